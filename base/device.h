@@ -1,0 +1,58 @@
+#ifndef SHOAL_BASE_DEVICE_H_
+#define SHOAL_BASE_DEVICE_H_
+
+#include <string_view>
+
+#include "base/buffer.h"
+#include "base/status.h"
+
+namespace shoal {
+
+class ThreadPool;
+
+// A point in a stream's work. Thread-safe.
+class Event {
+ public:
+  virtual ~Event() = default;
+  virtual bool Done() const = 0;
+};
+
+// An ordered queue of work on a device. A kernel is handed its stream, enqueues
+// and returns; on `cpu` it has finished when it returns.
+// Thread-compatible: one thread enqueues.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+
+  // The threads that a CPU kernel may split its outputs over; null elsewhere.
+  virtual ThreadPool* pool() = 0;
+
+  // An event that is done when all that was enqueued so far is.
+  virtual std::shared_ptr<Event> Record() = 0;
+
+  // What is enqueued from here on starts after `event`.
+  virtual Status Wait(const Event& event) = 0;
+
+  // Blocks until all that was enqueued is done. Errors: those of the kernels.
+  virtual Status Synchronize() = 0;
+};
+
+// Where buffers live and kernels run.
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual std::string_view name() const = 0;  // "cpu", "cuda", "shadow"
+  virtual bool host_can_read() const = 0;
+  virtual StatusOr<Buffer> Allocate(int64_t size_bytes) = 0;
+  virtual std::unique_ptr<Stream> CreateStream() = 0;
+  // Enqueues a copy between this device's memory and the host's, either way.
+  virtual Status Copy(void* to, const void* from, int64_t size_bytes,
+                      Stream& stream) = 0;
+};
+
+// The host. `pool` must outlive the device.
+std::unique_ptr<Device> CreateCpuDevice(ThreadPool& pool);
+
+}  // namespace shoal
+
+#endif  // SHOAL_BASE_DEVICE_H_

@@ -1,0 +1,312 @@
+#include "base/storage.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "base/mutex.h"
+#include "base/strcat.h"
+
+namespace shoal {
+namespace {
+
+namespace fs = std::filesystem;
+
+// What the path's file system answered, as the code that says what to do next.
+Status FileError(std::string_view doing, const std::string& path, int error) {
+  const std::string text = StrCat(
+      doing, " '", path, "': ", std::system_category().message(error));
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+      return NotFoundError(text);
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+      return ResourceExhaustedError(text);
+    default:
+      return UnavailableError(text);
+  }
+}
+
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  ~FileDescriptor() {
+    if (fd_ >= 0) {
+      ::close(fd_);
+    }
+  }
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+
+  int get() const { return fd_; }
+  // Closing can be the first to tell that a write failed. 0 or an errno.
+  int Close() {
+    const int result = ::close(std::exchange(fd_, -1));
+    return result == 0 ? 0 : errno;
+  }
+
+ private:
+  int fd_;
+};
+
+Status WriteAll(int fd, const std::string& path, const Buffer& piece) {
+  int64_t written = 0;
+  while (written < piece.size()) {
+    const ssize_t n = ::write(fd, piece.data() + written,
+                              static_cast<size_t>(piece.size() - written));
+    if (n < 0 && errno == EINTR) {
+      continue;
+    }
+    if (n <= 0) {
+      return FileError("write", path, n < 0 ? errno : ENOSPC);
+    }
+    written += n;
+  }
+  return OkStatus();
+}
+
+// Makes a rename or a new entry in `folder` survive a power failure.
+Status SyncFolder(const fs::path& folder) {
+  const std::string path = folder.empty() ? "." : folder.string();
+  const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY |
+                                                   O_CLOEXEC));
+  if (fd.get() < 0) {
+    return FileError("open folder", path, errno);
+  }
+  // Some network file systems cannot sync folders and say EINVAL.
+  if (::fsync(fd.get()) != 0 && errno != EINVAL) {
+    return FileError("fsync folder", path, errno);
+  }
+  return OkStatus();
+}
+
+Status MakeFolders(const fs::path& folder) {
+  std::error_code ignored;  // What is wrong shows when it is made.
+  if (folder.empty() || fs::is_directory(folder, ignored)) {
+    return OkStatus();
+  }
+  const fs::path parent = folder.parent_path();
+  if (parent != folder) {
+    SHOAL_RETURN_IF_ERROR(MakeFolders(parent));
+  }
+  if (::mkdir(folder.c_str(), 0777) != 0 && errno != EEXIST) {
+    return FileError("make folder", folder.string(), errno);
+  }
+  return SyncFolder(parent);
+}
+
+Status WriteTemporary(const std::string& path,
+                      std::span<const Buffer> pieces) {
+  FileDescriptor fd(::open(path.c_str(),
+                           O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+  if (fd.get() < 0) {
+    return FileError("create", path, errno);
+  }
+  for (const Buffer& piece : pieces) {
+    SHOAL_RETURN_IF_ERROR(WriteAll(fd.get(), path, piece));
+  }
+  if (::fsync(fd.get()) != 0) {
+    return FileError("fsync", path, errno);
+  }
+  if (const int error = fd.Close(); error != 0) {
+    return FileError("close", path, error);
+  }
+  return OkStatus();
+}
+
+class LocalStorage : public Storage {
+ public:
+  StatusOr<Buffer> ReadFile(const std::string& path) override {
+    const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (fd.get() < 0) {
+      return FileError("open", path, errno);
+    }
+    struct stat info = {};
+    if (::fstat(fd.get(), &info) != 0) {
+      return FileError("stat", path, errno);
+    }
+    if (!S_ISREG(info.st_mode)) {
+      return UnavailableError(StrCat("read '", path, "': not a plain file"));
+    }
+    Buffer bytes = Buffer::Allocate(info.st_size);
+    int64_t have = 0;
+    while (have < bytes.size()) {
+      const ssize_t n = ::read(fd.get(), bytes.data() + have,
+                               static_cast<size_t>(bytes.size() - have));
+      if (n < 0 && errno == EINTR) {
+        continue;
+      }
+      if (n < 0) {
+        return FileError("read", path, errno);
+      }
+      if (n == 0) {
+        return UnavailableError(StrCat("read '", path, "': it became shorter, ",
+                                       have, " of ", bytes.size(), " bytes"));
+      }
+      have += n;
+    }
+    return bytes;
+  }
+
+  Status PublishFile(const std::string& path,
+                     std::span<const Buffer> pieces) override {
+    const fs::path target(path);
+    if (!target.has_filename()) {
+      return UnavailableError(StrCat("write '", path, "': it names no file"));
+    }
+    SHOAL_RETURN_IF_ERROR(MakeFolders(target.parent_path()));
+    // The name is this writer's alone, so that two do not mix.
+    const std::string temporary = StrCat(
+        path, ".tmp-", ::getpid(), "-",
+        next_temporary_.fetch_add(1, std::memory_order_relaxed));
+    Status status = WriteTemporary(temporary, pieces);
+    if (status.ok() && ::rename(temporary.c_str(), path.c_str()) != 0) {
+      status = FileError("rename to", path, errno);
+    }
+    if (!status.ok()) {
+      ::unlink(temporary.c_str());
+      return status;
+    }
+    return SyncFolder(target.parent_path());
+  }
+
+  StatusOr<std::vector<std::string>> ListFolder(
+      const std::string& path) override {
+    std::error_code error;
+    std::vector<std::string> names;
+    fs::directory_iterator it(path, error);
+    for (; !error && it != fs::directory_iterator(); it.increment(error)) {
+      names.push_back(it->path().filename().string());
+    }
+    if (error) {
+      return FileError("list", path, error.value());
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+  Status Remove(const std::string& path) override {
+    std::error_code error;
+    fs::remove_all(path, error);
+    if (error) {
+      return FileError("remove", path, error.value());
+    }
+    return OkStatus();
+  }
+
+ private:
+  std::atomic<int64_t> next_temporary_{0};
+};
+
+// "a//b/./c/" and "a/b/c" are the same file.
+std::string Normal(const std::string& path) {
+  std::string normal = fs::path(path).lexically_normal().string();
+  if (normal.size() > 1 && normal.back() == '/') {
+    normal.pop_back();
+  }
+  return normal;
+}
+
+}  // namespace
+
+std::unique_ptr<Storage> CreateLocalStorage() {
+  return std::make_unique<LocalStorage>();
+}
+
+struct MemoryStorage::Impl {
+  Mutex mutex;
+  std::map<std::string, Buffer> files SHOAL_GUARDED_BY(mutex);
+  int64_t size_bytes SHOAL_GUARDED_BY(mutex) = 0;
+  int64_t size_bytes_max SHOAL_GUARDED_BY(mutex) = INT64_MAX;
+};
+
+MemoryStorage::MemoryStorage() : impl_(std::make_unique<Impl>()) {}
+MemoryStorage::~MemoryStorage() = default;
+
+void MemoryStorage::SetCapacity(int64_t size_bytes_max) {
+  const MutexLock lock(impl_->mutex);
+  impl_->size_bytes_max = size_bytes_max;
+}
+
+StatusOr<Buffer> MemoryStorage::ReadFile(const std::string& path) {
+  const MutexLock lock(impl_->mutex);
+  const auto it = impl_->files.find(Normal(path));
+  if (it == impl_->files.end()) {
+    return NotFoundError(StrCat("read '", path, "': no such file in memory"));
+  }
+  return it->second;
+}
+
+Status MemoryStorage::PublishFile(const std::string& path,
+                                  std::span<const Buffer> pieces) {
+  int64_t size = 0;
+  for (const Buffer& piece : pieces) {
+    size += piece.size();
+  }
+  Buffer bytes = Buffer::Allocate(size);
+  std::byte* end = bytes.data();
+  for (const Buffer& piece : pieces) {
+    end = std::copy_n(piece.data(), piece.size(), end);
+  }
+
+  const MutexLock lock(impl_->mutex);
+  const std::string name = Normal(path);
+  const auto old = impl_->files.find(name);
+  const int64_t old_size = old == impl_->files.end() ? 0 : old->second.size();
+  // The new file lies beside the old one for a moment, as on a disk.
+  if (impl_->size_bytes > impl_->size_bytes_max - size) {
+    return ResourceExhaustedError(
+        StrCat("write '", path, "': ", size, " bytes do not fit, ",
+               impl_->size_bytes, " of ", impl_->size_bytes_max, " are used"));
+  }
+  impl_->size_bytes += size - old_size;
+  impl_->files[name] = std::move(bytes);
+  return OkStatus();
+}
+
+StatusOr<std::vector<std::string>> MemoryStorage::ListFolder(
+    const std::string& path) {
+  const std::string normal = Normal(path);
+  const std::string prefix =
+      normal == "." || normal.empty() ? "" : normal == "/" ? "/" : normal + "/";
+  std::set<std::string> names;
+  const MutexLock lock(impl_->mutex);
+  for (const auto& [name, bytes] : impl_->files) {
+    if (name.starts_with(prefix)) {
+      const std::string rest = name.substr(prefix.size());
+      names.insert(rest.substr(0, rest.find('/')));
+    }
+  }
+  if (names.empty()) {
+    return NotFoundError(StrCat("list '", path, "': no such folder in memory"));
+  }
+  return std::vector<std::string>(names.begin(), names.end());
+}
+
+Status MemoryStorage::Remove(const std::string& path) {
+  const std::string name = Normal(path);
+  const MutexLock lock(impl_->mutex);
+  std::erase_if(impl_->files, [&](const auto& entry) {
+    const auto& [file, bytes] = entry;
+    if (file != name && !file.starts_with(name + "/")) {
+      return false;
+    }
+    impl_->size_bytes -= bytes.size();
+    return true;
+  });
+  return OkStatus();
+}
+
+}  // namespace shoal

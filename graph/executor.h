@@ -1,0 +1,119 @@
+#ifndef SHOAL_GRAPH_EXECUTOR_H_
+#define SHOAL_GRAPH_EXECUTOR_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/device.h"
+#include "base/status.h"
+#include "base/time.h"
+#include "graph/plan.h"
+#include "kernels/kernel.h"
+
+namespace shoal::graph {
+
+// Runs a plan, over and over, in an arena and on a stream of its own, so that
+// several executors of one plan may be at work at once (the pool of a device
+// runs one loop at a time, though: give each its own device).
+//
+// Thread-compatible. Run() does not allocate.
+class Executor {
+ public:
+  // `device` must outlive the executor; its pool has the plan's threads.
+  // Errors: kInvalidArgument (another device or number of threads than the
+  // plan's), kResourceExhausted (no memory).
+  static StatusOr<std::unique_ptr<Executor>> Create(
+      std::shared_ptr<const Plan> plan, Device& device);
+
+  const Plan& plan() const { return *plan_; }
+
+  // Values of symbols hold until they are set again; they start at their
+  // maximum. Errors: kInvalidArgument (not in [0, maximum], no such symbol).
+  Status SetSymbol(int symbol, int64_t value);
+  Status SetSymbol(std::string_view name, int64_t value);
+
+  // Memory is borrowed until it is bound anew; nothing is copied, nothing is
+  // written to a feed. It has the shape that the symbols give when Run() is
+  // called and may be longer; it must be aligned for its elements.
+  // Errors: kInvalidArgument (no such feed or fetch, not aligned, bound though
+  // the plan says otherwise).
+  Status BindFeed(int feed, const void* data, int64_t size_bytes);
+  Status BindFetch(int fetch, void* data, int64_t size_bytes);
+  // The same with whole elements.
+  template <typename T>
+  Status BindFeed(int feed, std::span<const T> data) {
+    return BindFeed(feed, data.data(), static_cast<int64_t>(data.size_bytes()));
+  }
+  template <typename T>
+  Status BindFetch(int fetch, std::span<T> data) {
+    return BindFetch(fetch, data.data(),
+                     static_cast<int64_t>(data.size_bytes()));
+  }
+
+  // Errors: kFailedPrecondition (a feed or fetch that is not bound or too
+  // small: named, with both sizes), or what a kernel says, naming the node;
+  // the fetches are then unspecified.
+  Status Run();
+
+  // Of the last run; a fetch in the arena is overwritten by the next.
+  TensorView fetch(int index) const;
+
+  // Called after each step; the name and the op live as long as the plan. An
+  // empty function turns it off. Costs two looks at the clock per step.
+  using TraceFn = std::function<void(std::string_view node, std::string_view op,
+                                     Time begin, Time end)>;
+  void SetTrace(TraceFn trace, const Clock* clock);
+
+  // The arena, for tests.
+  std::span<std::byte> arena() {
+    return {arena_.data(), static_cast<size_t>(arena_.size())};
+  }
+
+ private:
+  struct Bound {
+    void* data = nullptr;
+    int64_t size_bytes = 0;
+  };
+  // Where a step's views lie in views_.
+  struct StepViews {
+    size_t first_input = 0;
+    size_t num_inputs = 0;
+    size_t num_outputs = 0;
+  };
+
+  Executor(std::shared_ptr<const Plan> plan, Device& device);
+  Status Allocate(Device& device);
+  void LayOutViews();
+  void UpdateShapes();
+  Status ResolveStorages();
+  Status CheckBound(std::string_view kind, std::string_view name,
+                    const Bound& bound, const Shape& shape, DType dtype) const;
+  Status RunStep(size_t step);
+
+  std::shared_ptr<const Plan> plan_;
+  std::unique_ptr<Stream> stream_;
+  Buffer arena_;
+  Buffer constants_;
+  std::vector<int64_t> symbol_values_;
+  bool shapes_changed_ = true;
+  bool bindings_changed_ = true;
+  std::vector<Bound> feeds_;
+  std::vector<Bound> fetches_;
+  std::vector<Shape> shapes_;       // by value
+  std::vector<std::byte*> memory_;  // by storage
+  std::vector<TensorView> views_;   // of all steps, one after another
+  std::vector<int> view_values_;    // the value that each shows
+  std::vector<bool> view_shape_only_;
+  std::vector<StepViews> step_views_;
+  TraceFn trace_;
+  const Clock* clock_ = nullptr;
+};
+
+}  // namespace shoal::graph
+
+#endif  // SHOAL_GRAPH_EXECUTOR_H_

@@ -1,0 +1,74 @@
+#include "graph/passes.h"
+
+#include <gtest/gtest.h>
+
+#include "graph/graph_testing.h"
+#include "graph/op.h"
+#include "graph/ops.h"
+
+namespace shoal::graph {
+namespace {
+
+int NumOps(const Graph& graph) {
+  int n = 0;
+  for (const Node& node : graph.nodes()) {
+    n += node.op != nullptr ? 1 : 0;
+  }
+  return n;
+}
+
+TEST(SimplifyTest, EqualNodesBecomeOneAndUnneededOnesGo) {
+  GraphBuilder b;
+  const NodeRef x = b.Placeholder("x", {4});
+  b.Placeholder("unused", {4});
+  const NodeRef sum = Add(b, Square(b, x), Square(b, x));
+  Relu(b, sum);
+  const StatusOr<Graph> graph = b.Finish();
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  std::vector<NodeRef> keep = {sum};
+  const Graph simple = Simplify(*graph, keep);
+  EXPECT_EQ(NumOps(simple), 2);
+  EXPECT_EQ(simple.feeds().size(), 2U);
+  const Node& add = simple.node(keep[0]);
+  EXPECT_EQ(add.op->name, "Add");
+  EXPECT_EQ(add.inputs[0], add.inputs[1]);
+}
+
+TEST(SimplifyTest, AttributesAndSecondOutputsTellNodesApart) {
+  GraphBuilder b;
+  const NodeRef x = b.Placeholder("x", {4, 2});
+  const NodeRef z = b.Placeholder("z", {4, 2});
+  const NodeRef zero = Scale(b, x, 0.0);
+  const NodeRef minus_zero = Scale(b, x, -0.0);
+  const NodeRef first = b.Op("CrossCombineGrad", {x, z, x});
+  const NodeRef second = b.Op("CrossCombineGrad", {x, z, x});
+  std::vector<NodeRef> keep = {zero, minus_zero, b.Output(first, 0),
+                               b.Output(second, 1)};
+  const StatusOr<Graph> graph = b.Finish();
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  const Graph simple = Simplify(*graph, keep);
+  EXPECT_EQ(NumOps(simple), 3);
+  EXPECT_NE(keep[0], keep[1]);
+  EXPECT_EQ(keep[2].node, keep[3].node);
+  EXPECT_EQ(keep[3].output, 1);
+}
+
+TEST(SimplifyTest, WhatChangesNoBitIsLeftOut) {
+  GraphBuilder b;
+  const NodeRef x = b.Placeholder("x", {4, 2});
+  const NodeRef same = Scale(b, AddN(b, {x}), 1.0);
+  const NodeRef there = Reshape(b, Relu(b, same), {8});
+  const NodeRef back = Reshape(b, there, {4, 2});
+  const NodeRef other = Reshape(b, there, {2, 4});
+  std::vector<NodeRef> keep = {back, other};
+  const StatusOr<Graph> graph = b.Finish();
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  const Graph simple = Simplify(*graph, keep);
+  EXPECT_EQ(NumOps(simple), 2);
+  EXPECT_EQ(simple.node(keep[0]).op->name, "Relu");
+  EXPECT_EQ(simple.node(keep[1]).op->name, "Reshape");
+  EXPECT_EQ(simple.node(keep[1]).inputs[0], keep[0]);
+}
+
+}  // namespace
+}  // namespace shoal::graph

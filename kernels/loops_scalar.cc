@@ -1,0 +1,2 @@
+#define SHOAL_LOOPS_FUNCTION ScalarLoops
+#include "kernels/loops_impl.h"

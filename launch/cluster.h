@@ -1,0 +1,40 @@
+#ifndef SHOAL_LAUNCH_CLUSTER_H_
+#define SHOAL_LAUNCH_CLUSTER_H_
+
+#include <functional>
+#include <string>
+
+#include "base/status.h"
+#include "ps/coordinator.h"
+
+namespace shoal::launch {
+
+// The members of a job and how they are reached.
+struct ClusterShape {
+  std::string transport = "auto";
+  int servers = 1;
+  int shards = 1;  // per server
+  int workers = 1;
+  bool in_process = false;
+  std::string trace_folder;  // every process leaves its timeline here; or empty
+};
+
+// Each runs a whole job on a cluster of its own and blocks until it has ended:
+// OK, or the first failure, naming who failed. Nothing of it is left running.
+
+// Servers and workers as child processes of this one, which holds the
+// coordinator. Ctrl-C ends the job in order.
+Status RunAsProcesses(const ClusterShape& shape, ps::Coordinator& coordinator);
+
+// Everything as threads of this process.
+Status RunAsThreads(const ClusterShape& shape, ps::Coordinator& coordinator);
+
+// The coordinator on a thread beside `here`, which gets its address and runs on
+// the calling thread what else this process is; others start the rest.
+Status RunCoordinatorBeside(
+    const std::string& transport, ps::Coordinator& coordinator,
+    const std::function<Status(const std::string& address)>& here);
+
+}  // namespace shoal::launch
+
+#endif  // SHOAL_LAUNCH_CLUSTER_H_

@@ -1,0 +1,299 @@
+#include "launch/commands.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <utility>
+
+#include "base/log.h"
+#include "base/storage.h"
+#include "base/strcat.h"
+#include "base/trace.h"
+#include "launch/cluster.h"
+#include "launch/mpi_world.h"
+#include "ps/checkpoint_format.h"
+#include "worker/input/prepare.h"
+#include "worker/job.h"
+#include "worker/job.pb.h"
+#include "worker/metrics/metrics.h"
+
+namespace shoal::launch {
+namespace {
+
+// A process's timeline, from here to the end of the block.
+class ProcessTrace {
+ public:
+  ProcessTrace(std::string folder, std::string role)
+      : folder_(std::move(folder)), role_(std::move(role)) {
+    if (!folder_.empty()) {
+      StartTrace();
+    }
+  }
+  ~ProcessTrace() {
+    if (folder_.empty()) {
+      return;
+    }
+    StopTrace();
+    const std::unique_ptr<Storage> storage = CreateLocalStorage();
+    const Status status = WriteTrace(
+        *storage, StrCat(folder_, "/", TraceFileName(role_)), role_);
+    if (!status.ok()) {
+      LogWarning("the timeline is lost: ", status.message());
+    }
+  }
+  ProcessTrace(const ProcessTrace&) = delete;
+  ProcessTrace& operator=(const ProcessTrace&) = delete;
+
+ private:
+  std::string folder_;
+  std::string role_;
+};
+
+// Joins the timelines of all processes of a run.
+Status JoinTraces(const std::string& folder, const std::string& joined) {
+  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> names,
+                         storage->ListFolder(folder));
+  std::vector<std::string> paths;
+  for (const std::string& name : names) {
+    if (name.starts_with("trace-")) {
+      paths.push_back(StrCat(folder, "/", name));
+    }
+  }
+  return MergeTraces(*storage, paths, joined);
+}
+
+void PrintSummary(const JobRun& run, RunRequest::Kind kind) {
+  const worker::TrainingSummary& summary = run.summary();
+  if (summary.test.has_value()) {
+    std::string text;
+    for (const auto& [name, value] : worker::NamedMetrics(*summary.test)) {
+      char part[64];
+      std::snprintf(part, sizeof(part), " %s %.5f", std::string(name).c_str(),
+                    value);
+      text += part;
+    }
+    std::printf("test:%s (%lld examples)\n", text.c_str(),
+                static_cast<long long>(summary.test->count));
+  }
+  if (kind == RunRequest::Kind::kTrain) {
+    std::printf("trained on %lld examples in %.2f s (%.0f examples/s)\n",
+                static_cast<long long>(summary.examples), summary.seconds,
+                summary.examples_per_second());
+    std::printf("checkpoint: %s\nreport:     %s/report.html\n",
+                summary.checkpoint.c_str(), run.out().c_str());
+  }
+}
+
+// This process prepares the data and runs the coordinator with the members as
+// processes or threads.
+Status RunHere(JobRun& run) {
+  ps::Coordinator coordinator(run.CoordinatorOptions());
+  const ClusterShape shape = run.shape();
+  Status status;
+  {
+    const ProcessTrace trace(shape.trace_folder, "coordinator");
+    status = run.Finish(shape.in_process
+                            ? RunAsThreads(shape, coordinator)
+                            : RunAsProcesses(shape, coordinator));
+  }
+  if (status.ok() && !shape.trace_folder.empty()) {
+    const std::string joined = StrCat(run.out(), "/trace.json");
+    SHOAL_RETURN_IF_ERROR(JoinTraces(shape.trace_folder, joined));
+    std::printf("timeline:   %s (open it in ui.perfetto.dev)\n",
+                joined.c_str());
+  }
+  return status;
+}
+
+}  // namespace
+
+Status RunServerRole(const RoleOptions& options,
+                     const std::string& trace_folder) {
+  const std::string name = StrCat("server ", options.index);
+  SetLogRole(name);
+  const ProcessTrace trace(trace_folder, name);
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Role> role,
+                         Role::CreateServer(options));
+  return role->Run();
+}
+
+Status RunWorkerRole(const RoleOptions& options,
+                     const std::string& trace_folder) {
+  const std::string name = StrCat("worker ", options.index);
+  SetLogRole(name);
+  const ProcessTrace trace(trace_folder, name);
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Role> role,
+                         Role::CreateWorker(options));
+  return role->Run();
+}
+
+namespace {
+
+// Under mpirun: ranks 0 .. servers - 1 are the servers, the next ones the
+// workers; rank 0 prepares the data and runs the coordinator beside its server.
+// With one rank more than that, rank 0 is the coordinator alone.
+Status RunAsRanks(const RunRequest& request) {
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<MpiWorld> world,
+                         MpiWorld::Create());
+  SHOAL_ASSIGN_OR_RETURN(
+      const std::unique_ptr<worker::JobSpec> job,
+      worker::LoadJob(request.job_path, request.overrides));
+  const int servers = job->cluster().servers();
+  const int workers = job->cluster().workers();
+  const int extra = world->size() - servers - workers;
+  if (extra != 0 && extra != 1) {
+    return InvalidArgumentError(StrCat(
+        "mpirun started ", world->size(), " ranks, but the job needs ",
+        servers + workers, " (cluster.servers ", servers,
+        " + cluster.workers ", workers,
+        "), or one more for a coordinator of its own: run mpirun -np ",
+        servers + workers));
+  }
+  if (job->transport() == "inproc") {
+    return InvalidArgumentError(
+        "transport: inproc joins threads of one process; under mpirun use "
+        "auto, shm or zmq");
+  }
+  const std::string trace_folder =
+      request.trace ? StrCat(request.out.empty() ? StrCat("out/", job->name())
+                                                 : request.out,
+                             "/trace")
+                    : "";
+  RoleOptions role;
+  role.transport = job->transport();
+  role.shards = job->cluster().shards();
+  const auto run_role = [&](const std::string& address) -> Status {
+    role.coordinator_address = address;
+    const int place = world->rank() - extra;
+    const bool server = place < servers;
+    role.index = server ? place : place - servers;
+    return server ? RunServerRole(role, trace_folder)
+                  : RunWorkerRole(role, trace_folder);
+  };
+  // Preparing the data may take long; the other ranks wait for the address.
+  constexpr Duration kPrepareWithin = std::chrono::hours(1);
+  if (world->rank() > 0) {
+    SHOAL_ASSIGN_OR_RETURN(const std::string address,
+                           world->BroadcastFromFirst("", kPrepareWithin));
+    SHOAL_RETURN_IF_ERROR(run_role(address));
+    return world->Finalize();
+  }
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
+                         JobRun::Prepare(request));
+  ps::Coordinator coordinator(run->CoordinatorOptions());
+  SHOAL_RETURN_IF_ERROR(run->Finish(RunCoordinatorBeside(
+      role.transport, coordinator,
+      [&](const std::string& address) -> Status {
+        SHOAL_RETURN_IF_ERROR(
+            world->BroadcastFromFirst(address, kPrepareWithin).status());
+        return extra == 1 ? OkStatus() : run_role(address);
+      })));
+  PrintSummary(*run, request.kind);
+  return world->Finalize();
+}
+
+}  // namespace
+
+Status RunJob(const RunRequest& request) {
+  if (MpiWorld::Present() && !request.in_process) {
+    return RunAsRanks(request);
+  }
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
+                         JobRun::Prepare(request));
+  SHOAL_RETURN_IF_ERROR(RunHere(*run));
+  PrintSummary(*run, request.kind);
+  return OkStatus();
+}
+
+Status RunPredict(const RunRequest& request, const std::string& csv_path) {
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
+                         JobRun::Prepare(request));
+  SHOAL_RETURN_IF_ERROR(RunHere(*run));
+  const size_t rows = run->labels().size();
+  const size_t width = rows == 0 ? 1 : run->scores().size() / rows;
+  std::string text = "row";
+  for (size_t c = 0; c < width; ++c) {
+    text += width == 1 ? ",prediction" : StrCat(",class_", c);
+  }
+  text += ",label\n";
+  for (size_t row = 0; row < rows; ++row) {
+    text += std::to_string(row);
+    for (size_t c = 0; c < width; ++c) {
+      char number[32];
+      std::snprintf(number, sizeof(number), ",%.9g",
+                    static_cast<double>(run->scores()[row * width + c]));
+      text += number;
+    }
+    const float label = run->labels()[row];
+    text += std::isnan(label) ? std::string(",") : StrCat(",", label);
+    text += '\n';
+  }
+  if (csv_path == "-") {
+    std::fputs(text.c_str(), stdout);
+    return OkStatus();
+  }
+  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  const Buffer bytes = Buffer::CopyOf(text);
+  SHOAL_RETURN_IF_ERROR(storage->PublishFile(csv_path, {&bytes, 1}));
+  std::printf("%zu predictions: %s\n", rows, csv_path.c_str());
+  return OkStatus();
+}
+
+Status RunConvert(const std::string& job_path,
+                  const std::vector<std::string>& overrides,
+                  const std::string& out_path) {
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<worker::JobSpec> job,
+                         worker::LoadJob(job_path, overrides));
+  SHOAL_ASSIGN_OR_RETURN(const worker::PreparedData data,
+                         worker::ConvertToRecord(*job, out_path, 2));
+  std::printf("%s: %lld training and %lld test examples, %lld bad rows left "
+              "out (%.2f s)\n",
+              out_path.c_str(), static_cast<long long>(data.train.num_rows),
+              static_cast<long long>(data.test.num_rows),
+              static_cast<long long>(data.bad_rows), data.seconds);
+  return OkStatus();
+}
+
+Status RunCheckpointList(const std::string& path) {
+  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  SHOAL_ASSIGN_OR_RETURN(const std::string newest,
+                         ps::FindCheckpoint(*storage, path));
+  const std::string parent = newest.substr(0, newest.rfind('/'));
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<int64_t> steps,
+                         ps::ListCheckpoints(*storage, parent));
+  for (const int64_t step : steps) {
+    const std::string folder = StrCat(parent, "/step-", step);
+    SHOAL_ASSIGN_OR_RETURN(const ps::Manifest manifest,
+                           ps::ReadManifest(*storage, folder));
+    int64_t bytes = 0;
+    for (const ps::CheckpointPart& part : manifest.parts) {
+      bytes += part.size_bytes;
+    }
+    std::printf("%s  %zu parts  %lld bytes\n", folder.c_str(),
+                manifest.parts.size(), static_cast<long long>(bytes));
+  }
+  return OkStatus();
+}
+
+Status RunCheckpointVerify(const std::string& path) {
+  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  SHOAL_ASSIGN_OR_RETURN(const std::string folder,
+                         ps::FindCheckpoint(*storage, path));
+  SHOAL_RETURN_IF_ERROR(ps::VerifyCheckpoint(*storage, folder));
+  std::printf("%s: good\n", folder.c_str());
+  return OkStatus();
+}
+
+Status RunCheckpointDigest(const std::string& path) {
+  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  SHOAL_ASSIGN_OR_RETURN(const std::string folder,
+                         ps::FindCheckpoint(*storage, path));
+  SHOAL_ASSIGN_OR_RETURN(const std::string digest,
+                         ps::DigestCheckpoint(*storage, folder));
+  std::printf("%s\n", digest.c_str());
+  return OkStatus();
+}
+
+}  // namespace shoal::launch

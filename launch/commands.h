@@ -1,0 +1,41 @@
+#ifndef SHOAL_LAUNCH_COMMANDS_H_
+#define SHOAL_LAUNCH_COMMANDS_H_
+
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "launch/job_run.h"
+#include "launch/roles.h"
+
+namespace shoal::launch {
+
+// The commands of the `shoal` program. Each prints its results to standard
+// output, progress to standard error, and blocks until it is done.
+
+// train, eval: as processes, threads, or ranks of mpirun.
+Status RunJob(const RunRequest& request);
+
+// predict: a CSV file `csv_path` with a row per example ("-": standard output).
+Status RunPredict(const RunRequest& request, const std::string& csv_path);
+
+// data convert: a job's text files to one record file.
+Status RunConvert(const std::string& job_path,
+                  const std::vector<std::string>& overrides,
+                  const std::string& out_path);
+
+// checkpoint ls|verify|digest.
+Status RunCheckpointList(const std::string& path);
+Status RunCheckpointVerify(const std::string& path);
+Status RunCheckpointDigest(const std::string& path);
+
+// The roles that the launcher starts as processes of their own. With a trace
+// folder they leave their timeline there.
+Status RunServerRole(const RoleOptions& options,
+                     const std::string& trace_folder);
+Status RunWorkerRole(const RoleOptions& options,
+                     const std::string& trace_folder);
+
+}  // namespace shoal::launch
+
+#endif  // SHOAL_LAUNCH_COMMANDS_H_

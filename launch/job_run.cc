@@ -1,0 +1,426 @@
+#include "launch/job_run.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <ctime>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "base/log.h"
+#include "base/strcat.h"
+#include "base/trace.h"
+#include "ps/checkpoint_format.h"
+#include "worker/job.h"
+#include "worker/job.pb.h"
+#include "worker/metrics/metrics.h"
+#include "worker/model.h"
+#include "worker/open_worker.h"
+#include "worker/report/metrics_json.h"
+#include "worker/report/report_html.h"
+
+namespace shoal::launch {
+namespace {
+
+constexpr char kFittedText[] = "fitted";
+constexpr char kJobText[] = "job";
+
+double WallTime() {
+  return std::chrono::duration<double>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+std::string WallTimeText() {
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  localtime_r(&now, &local);
+  char text[64];
+  std::strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S %z", &local);
+  return text;
+}
+
+std::string Seconds(Duration duration) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.2f s", ToSeconds(duration));
+  return text;
+}
+
+std::string MetricsText(const worker::EvalResult& result) {
+  std::string text;
+  for (const auto& [name, value] : worker::NamedMetrics(result)) {
+    char part[64];
+    std::snprintf(part, sizeof(part), "%s%s %.5f", text.empty() ? "" : ", ",
+                  std::string(name).c_str(), value);
+    text += part;
+  }
+  return text;
+}
+
+}  // namespace
+
+JobRun::JobRun(const RunRequest& request)
+    : request_(request), storage_(CreateLocalStorage()) {}
+
+JobRun::~JobRun() = default;
+
+StatusOr<std::unique_ptr<JobRun>> JobRun::Prepare(const RunRequest& request) {
+  auto run = std::unique_ptr<JobRun>(new JobRun(request));
+  run->begin_ = run->clock_.Now();
+  SHOAL_RETURN_IF_ERROR(run->Load());
+  SHOAL_RETURN_IF_ERROR(run->PrepareData());
+  SHOAL_RETURN_IF_ERROR(run->BuildSpec());
+  return run;
+}
+
+Status JobRun::Load() {
+  SHOAL_ASSIGN_OR_RETURN(
+      job_, worker::LoadJob(request_.job_path, request_.overrides));
+  out_ = request_.out.empty() ? StrCat("out/", job_->name()) : request_.out;
+  std::error_code error;
+  std::filesystem::create_directories(out_, error);
+  if (error) {
+    return UnavailableError(
+        StrCat("--out ", out_, ": can't make the folder: ", error.message()));
+  }
+  if (!request_.checkpoint.empty()) {
+    return OpenCheckpoint(request_.checkpoint);
+  }
+  if (!job_->checkpoint().restore().empty()) {
+    return OpenCheckpoint(job_->checkpoint().restore());
+  }
+  return OkStatus();
+}
+
+Status JobRun::OpenCheckpoint(const std::string& path) {
+  SHOAL_ASSIGN_OR_RETURN(restore_folder_,
+                         ps::FindCheckpoint(*storage_, path));
+  SHOAL_ASSIGN_OR_RETURN(const ps::Manifest manifest,
+                         ps::ReadManifest(*storage_, restore_folder_));
+  restore_step_ = manifest.step;
+  const auto fitted = manifest.texts.find(kFittedText);
+  if (fitted != manifest.texts.end()) {
+    StatusOr<worker::FittedTransforms> transforms =
+        worker::FittedFromJson(fitted->second);
+    if (!transforms.ok()) {
+      return transforms.status().WithPrefix(restore_folder_);
+    }
+    fitted_ = *std::move(transforms);
+  }
+  return OkStatus();
+}
+
+Status JobRun::PrepareData() {
+  const std::string folder = StrCat(out_, "/data");
+  const int threads =
+      std::max<int>(1, static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)));
+  const worker::FittedTransforms* fitted =
+      fitted_.has_value() ? &*fitted_ : nullptr;
+  if (request_.kind == RunRequest::Kind::kPredict) {
+    if (fitted == nullptr) {
+      return FailedPreconditionError(
+          StrCat(restore_folder_, " does not say how its features were made"));
+    }
+    SHOAL_ASSIGN_OR_RETURN(
+        data_, worker::PrepareForPrediction(*job_, request_.predict_files,
+                                            folder, *fitted, threads));
+  } else {
+    SHOAL_ASSIGN_OR_RETURN(data_,
+                           worker::Prepare(*job_, folder, fitted, threads));
+  }
+  std::fprintf(stderr, "data: %lld training and %lld test examples, %lld bad "
+               "rows left out (%.2f s)\n",
+               static_cast<long long>(data_.train.num_rows),
+               static_cast<long long>(data_.test.num_rows),
+               static_cast<long long>(data_.bad_rows), data_.seconds);
+  for (const std::string& sample : data_.bad_row_samples) {
+    LogWarning("bad row: ", sample);
+  }
+  if (request_.kind == RunRequest::Kind::kEvaluate &&
+      data_.test.num_rows == 0) {
+    return InvalidArgumentError(
+        "there is no test example to evaluate on: see data.split");
+  }
+  if (request_.kind == RunRequest::Kind::kTrain &&
+      job_->cluster().workers() > data_.train.num_rows) {
+    return InvalidArgumentError(
+        StrCat("cluster.workers is ", job_->cluster().workers(),
+               ", but there are only ", data_.train.num_rows,
+               " training examples"));
+  }
+  return OkStatus();
+}
+
+Status JobRun::BuildSpec() {
+  const worker::PreparedPart& any =
+      data_.train.num_rows > 0 ? data_.train : data_.test;
+  if (any.num_rows == 0) {
+    return InvalidArgumentError("the data has no example");
+  }
+  SHOAL_ASSIGN_OR_RETURN(
+      worker::ModelGraph model,
+      worker::BuildModel(*job_, data_.schema, data_.label_mean));
+  spec_ = std::move(model.spec);
+  plan_ = worker::MakeTrainPlan(*job_, data_.train.num_rows,
+                                data_.test.num_rows > 0);
+  if (request_.kind != RunRequest::Kind::kTrain) {
+    plan_.total_steps = restore_step_;  // Nothing is trained.
+  }
+  summary_.job = job_->name();
+  summary_.model = job_->model().kind();
+  summary_.task = job_->model().task();
+  summary_.mode = job_->consistency().mode();
+  summary_.started = WallTimeText();
+  summary_.steps_per_epoch = plan_.steps_per_epoch;
+  summary_.bad_rows = data_.bad_rows;
+  summary_.job_yaml = worker::JobToYaml(*job_);
+  const worker::ClusterSpec& cluster = job_->cluster();
+  summary_.cluster = {
+      {"servers", std::to_string(cluster.servers())},
+      {"shards per server", std::to_string(cluster.shards())},
+      {"workers", std::to_string(cluster.workers())},
+      {"virtual workers", std::to_string(cluster.virtual_workers())},
+      {"threads per worker", std::to_string(cluster.threads())},
+      {"transport", shape().transport}};
+  summary_.timings.emplace_back("read and prepare the data",
+                                Seconds(clock_.Now() - begin_));
+  return OkStatus();
+}
+
+ClusterShape JobRun::shape() const {
+  ClusterShape shape;
+  shape.servers = job_->cluster().servers();
+  shape.shards = job_->cluster().shards();
+  shape.workers = job_->cluster().workers();
+  shape.transport = job_->transport();
+  shape.in_process = request_.in_process || shape.transport == "inproc";
+  if (shape.in_process && shape.transport == "auto") {
+    shape.transport = "inproc";
+  }
+  if (request_.trace) {
+    shape.trace_folder = StrCat(out_, "/trace");
+  }
+  return shape;
+}
+
+ps::Coordinator::Options JobRun::CoordinatorOptions() {
+  ps::Coordinator::Options options;
+  options.model = spec_;
+  options.plan = worker::MakeClusterPlan(*job_);
+  options.train = plan_;
+  options.num_servers = job_->cluster().servers();
+  options.shards_per_server = job_->cluster().shards();
+  options.num_workers = job_->cluster().workers();
+  options.job_text = worker::SerializeJob(*job_);
+  options.setup = worker::EncodeSetup(data_);
+  if (request_.kind == RunRequest::Kind::kTrain) {
+    options.checkpoint_folder = StrCat(out_, "/checkpoints");
+    options.checkpoints_kept = job_->checkpoint().keep();
+    options.checkpoint_texts = {
+        {kFittedText, worker::FittedToJson(data_.fitted)},
+        {kJobText, summary_.job_yaml}};
+  }
+  options.restore_folder = restore_folder_;
+  options.restore_step = restore_step_;
+  options.observer = this;
+  return options;
+}
+
+// --- While it runs ---------------------------------------------------------
+
+void JobRun::OnStarted(int64_t step) {
+  started_ = segment_start_ = last_progress_ = clock_.Now();
+  summary_.timings.emplace_back("until the first step",
+                                Seconds(started_ - begin_));
+  if (request_.kind != RunRequest::Kind::kTrain) {
+    return;
+  }
+  progress_ = std::make_unique<worker::Progress>(
+      worker::Progress::Detect(stderr), clock_);
+  progress_->Start(step, plan_.total_steps, plan_.steps_per_epoch);
+  summary_.steps = step;
+  StatusOr<std::unique_ptr<worker::EventFile>> events =
+      worker::EventFile::Create(StrCat(out_, "/tensorboard"), WallTime());
+  if (events.ok()) {
+    events_ = *std::move(events);
+  } else {
+    LogWarning("no TensorBoard events are written: ",
+               events.status().message());
+  }
+}
+
+void JobRun::AddLoss(int64_t window, double loss_sum, int64_t examples) {
+  if (window < 0) {
+    return;
+  }
+  if (static_cast<size_t>(window) >= windows_.size()) {
+    windows_.resize(static_cast<size_t>(window) + 1);
+  }
+  Window& to = windows_[static_cast<size_t>(window)];
+  to.loss_sum += loss_sum;
+  to.examples += examples;
+}
+
+void JobRun::OnProgress(int64_t step, int64_t window, double loss_sum,
+                        int64_t examples) {
+  AddLoss(window, loss_sum, examples);
+  last_progress_ = clock_.Now();
+  summary_.examples += examples;
+  summary_.steps = std::max(summary_.steps, step);
+  const Window& current = windows_[static_cast<size_t>(window)];
+  summary_.train_loss =
+      current.loss_sum /
+      static_cast<double>(std::max<int64_t>(current.examples, 1));
+  if (progress_ != nullptr) {
+    progress_->Update({.step = summary_.steps,
+                       .examples = summary_.examples,
+                       .loss = summary_.train_loss});
+  }
+}
+
+StatusOr<bool> JobRun::OnEvaluated(int64_t step, std::span<const float> scores,
+                                   std::span<const float> labels) {
+  if (request_.kind == RunRequest::Kind::kPredict) {
+    scores_.assign(scores.begin(), scores.end());
+    labels_.assign(labels.begin(), labels.end());
+    return false;
+  }
+  EndSegment();
+  SHOAL_ASSIGN_OR_RETURN(
+      const worker::EvalResult result,
+      worker::Evaluate(job_->model().task(), job_->model().classes(), scores,
+                       labels));
+  summary_.test = result;
+  const double epoch = static_cast<double>(step) /
+                       static_cast<double>(plan_.steps_per_epoch);
+  summary_.history.push_back(
+      {.step = step,
+       .epoch = epoch,
+       .seconds = ToSeconds(clock_.Now() - started_),
+       .result = result});
+  char head[64];
+  std::snprintf(head, sizeof(head), "epoch %.3g, step %lld: test ", epoch,
+                static_cast<long long>(step));
+  const std::string text = head + MetricsText(result);
+  if (progress_ != nullptr) {
+    progress_->Note(text);
+  } else {
+    std::fprintf(stderr, "%s\n", text.c_str());
+  }
+  if (events_ != nullptr) {
+    Status status;
+    for (const auto& [name, value] : worker::NamedMetrics(result)) {
+      status = events_->AddScalar(StrCat("test/", name), step, value,
+                                  WallTime());
+    }
+    if (status.ok()) {
+      status = events_->Flush();
+    }
+    if (!status.ok()) {
+      LogWarning("TensorBoard events end here: ", status.message());
+      events_.reset();
+    }
+  }
+  segment_start_ = clock_.Now();
+  return StopsEarly(result, step);
+}
+
+// Counts the time since the last evaluation or checkpoint in which examples
+// were trained on.
+void JobRun::EndSegment() {
+  if (last_progress_ > segment_start_) {
+    summary_.seconds += ToSeconds(last_progress_ - segment_start_);
+    segment_start_ = last_progress_;
+  }
+}
+
+StatusOr<bool> JobRun::StopsEarly(const worker::EvalResult& result,
+                                  int64_t step) {
+  const worker::EarlyStoppingSpec& spec = job_->train().early_stopping();
+  if (spec.patience() == 0 || request_.kind != RunRequest::Kind::kTrain) {
+    return false;
+  }
+  SHOAL_ASSIGN_OR_RETURN(const double value,
+                         worker::MetricOf(result, spec.metric()));
+  const double sign = worker::GreaterIsBetter(spec.metric()) ? 1 : -1;
+  if (!best_.has_value() || sign * (value - *best_) > spec.min_delta()) {
+    best_ = value;
+    evaluations_without_better_ = 0;
+    return false;
+  }
+  if (++evaluations_without_better_ < spec.patience()) {
+    return false;
+  }
+  summary_.outcome =
+      StrCat("stopped early at step ", step, ": test ", spec.metric(),
+             " was not better than ", *best_, " in ",
+             evaluations_without_better_, " evaluations");
+  return true;
+}
+
+void JobRun::OnSaved(int64_t /*step*/, const std::string& folder) {
+  EndSegment();
+  summary_.checkpoint = folder;
+  segment_start_ = clock_.Now();
+}
+
+// --- Its end ---------------------------------------------------------------
+
+Status JobRun::Finish(const Status& outcome) {
+  EndSegment();
+  if (progress_ != nullptr) {
+    if (outcome.ok()) {
+      progress_->Finish();
+    }
+    progress_.reset();
+  }
+  summary_.epochs = static_cast<double>(summary_.steps) /
+                    static_cast<double>(plan_.steps_per_epoch);
+  if (summary_.outcome.empty()) {
+    summary_.outcome =
+        outcome.ok() ? "finished" : StrCat("failed: ", outcome.message());
+  }
+  if (!outcome.ok() || request_.kind == RunRequest::Kind::kPredict) {
+    return outcome;
+  }
+  return WriteReports();
+}
+
+Status JobRun::WriteReports() {
+  if (!summary_.checkpoint.empty()) {
+    SHOAL_ASSIGN_OR_RETURN(
+        summary_.digest,
+        ps::DigestCheckpoint(*storage_, summary_.checkpoint));
+  }
+  const int64_t every = job_->train().log_every_steps();
+  for (size_t w = 0; w < windows_.size(); ++w) {
+    if (windows_[w].examples == 0) {
+      continue;
+    }
+    const int64_t step = std::min<int64_t>(
+        static_cast<int64_t>(w + 1) * every, summary_.steps);
+    const double loss =
+        windows_[w].loss_sum / static_cast<double>(windows_[w].examples);
+    summary_.losses.push_back({.step = step, .loss = loss});
+    if (events_ != nullptr) {
+      SHOAL_RETURN_IF_ERROR(
+          events_->AddScalar("train/loss", step, loss, WallTime()));
+    }
+  }
+  if (events_ != nullptr) {
+    SHOAL_RETURN_IF_ERROR(events_->Flush());
+  }
+  if (request_.kind == RunRequest::Kind::kEvaluate) {
+    return worker::WriteMetricsJson(*storage_, StrCat(out_, "/eval.json"),
+                                    summary_);
+  }
+  SHOAL_RETURN_IF_ERROR(worker::WriteMetricsJson(
+      *storage_, StrCat(out_, "/metrics.json"), summary_));
+  return worker::WriteReportHtml(*storage_, StrCat(out_, "/report.html"),
+                                 summary_);
+}
+
+}  // namespace shoal::launch

@@ -1,0 +1,115 @@
+#ifndef SHOAL_LAUNCH_JOB_RUN_H_
+#define SHOAL_LAUNCH_JOB_RUN_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "base/storage.h"
+#include "base/time.h"
+#include "launch/cluster.h"
+#include "ps/coordinator.h"
+#include "worker/input/prepare.h"
+#include "worker/report/progress.h"
+#include "worker/report/tensorboard.h"
+#include "worker/report/training_summary.h"
+
+namespace shoal::worker {
+class JobSpec;
+}  // namespace shoal::worker
+
+namespace shoal::launch {
+
+// What a user asks for on the command line.
+struct RunRequest {
+  enum class Kind { kTrain, kEvaluate, kPredict };
+  Kind kind = Kind::kTrain;
+  std::string job_path;
+  std::vector<std::string> overrides;  // KEY=VALUE
+  std::string out;                     // folder; empty: out/<name of the job>
+  bool in_process = false;
+  bool trace = false;
+  std::string checkpoint;                 // to evaluate or predict with
+  std::vector<std::string> predict_files;  // patterns
+};
+
+// One run of a job as the process of its coordinator sees it: reads the job,
+// prepares the data, watches the training, and writes what is left of it:
+// metrics.json, report.html, event files, the trace.
+//
+// Its callbacks run on the coordinator's thread, the rest on the caller's.
+class JobRun : public ps::JobObserver {
+ public:
+  // Blocks while the data is prepared. Errors: whatever is wrong with the job,
+  // its data or the checkpoint.
+  static StatusOr<std::unique_ptr<JobRun>> Prepare(const RunRequest& request);
+  ~JobRun() override;
+
+  const worker::JobSpec& job() const { return *job_; }
+  ClusterShape shape() const;
+  ps::Coordinator::Options CoordinatorOptions();
+
+  // Ends the run: writes reports for what `outcome` says, and returns it (or
+  // the first error of its own).
+  Status Finish(const Status& outcome);
+
+  // After a prediction: a score per row ([classes] of them), in the order of
+  // the rows; `labels` NaN where there was none.
+  const std::vector<float>& scores() const { return scores_; }
+  const std::vector<float>& labels() const { return labels_; }
+  const worker::TrainingSummary& summary() const { return summary_; }
+  const std::string& out() const { return out_; }
+
+  void OnStarted(int64_t step) override;
+  void OnProgress(int64_t step, int64_t window, double loss_sum,
+                  int64_t examples) override;
+  StatusOr<bool> OnEvaluated(int64_t step, std::span<const float> scores,
+                             std::span<const float> labels) override;
+  void OnSaved(int64_t step, const std::string& folder) override;
+
+ private:
+  explicit JobRun(const RunRequest& request);
+  Status Load();
+  Status PrepareData();
+  Status OpenCheckpoint(const std::string& path);
+  Status BuildSpec();
+  StatusOr<bool> StopsEarly(const worker::EvalResult& result, int64_t step);
+  void AddLoss(int64_t window, double loss_sum, int64_t examples);
+  void EndSegment();
+  Status WriteReports();
+
+  RunRequest request_;
+  SystemClock clock_;
+  std::unique_ptr<Storage> storage_;
+  std::unique_ptr<worker::JobSpec> job_;
+  std::string out_;
+  worker::PreparedData data_;
+  std::optional<worker::FittedTransforms> fitted_;  // from a checkpoint
+  std::string restore_folder_;
+  int64_t restore_step_ = 0;
+  ps::ModelSpec spec_;
+  ps::TrainPlan plan_;
+
+  Time begin_;    // of the run
+  Time started_;  // of the training
+  Time segment_start_;  // of the training since the last pause
+  Time last_progress_;
+  std::unique_ptr<worker::Progress> progress_;
+  std::unique_ptr<worker::EventFile> events_;
+  worker::TrainingSummary summary_;
+  struct Window {
+    double loss_sum = 0;
+    int64_t examples = 0;
+  };
+  std::vector<Window> windows_;
+  std::optional<double> best_;
+  int evaluations_without_better_ = 0;
+  std::vector<float> scores_;
+  std::vector<float> labels_;
+};
+
+}  // namespace shoal::launch
+
+#endif  // SHOAL_LAUNCH_JOB_RUN_H_

@@ -1,0 +1,162 @@
+// The `shoal` program.
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "launch/commands.h"
+#include "worker/job.h"
+
+namespace {
+
+using shoal::Status;
+using shoal::launch::RoleOptions;
+using shoal::launch::RunRequest;
+
+// What the commands that run a job have in common.
+void AddJobOptions(CLI::App& command, RunRequest& request) {
+  command.add_option("JOB", request.job_path, "Job file (YAML)")
+      ->required()
+      ->type_name("JOB.yaml");
+  command
+      .add_option("--set", request.overrides,
+                  "Sets a key of the job: --set cluster.workers=4")
+      ->type_name("KEY=VALUE")
+      ->expected(1)
+      ->take_all();
+  command.add_option("--out", request.out,
+                     "Folder for what the run leaves (default: out/<name>)")
+      ->type_name("DIR");
+  command.add_flag("--in-process", request.in_process,
+                   "Runs servers and workers as threads of this process");
+  command.add_flag("--trace", request.trace,
+                   "Writes a timeline that ui.perfetto.dev opens");
+}
+
+void AddRoleOptions(CLI::App& command, RoleOptions& role,
+                    std::string& trace_folder) {
+  command.add_option("--coordinator", role.coordinator_address,
+                     "The coordinator's address")
+      ->required();
+  command.add_option("--index", role.index, "Which server or worker, from 0");
+  command.add_option("--transport", role.transport, "auto, shm or zmq");
+  command.add_option("--shards", role.shards, "Shards of a server");
+  command.add_option("--trace", trace_folder, "Folder for its timeline");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{
+      "Shoal trains models too large for one machine on sharded parameter "
+      "servers."};
+  app.name("shoal");
+  app.require_subcommand(1);
+  Status status;
+
+  RunRequest train;
+  CLI::App* command = app.add_subcommand("train", "Trains a job's model");
+  AddJobOptions(*command, train);
+  command->callback([&] { status = shoal::launch::RunJob(train); });
+
+  RunRequest eval;
+  eval.kind = RunRequest::Kind::kEvaluate;
+  command = app.add_subcommand(
+      "eval", "Evaluates a checkpoint on the job's test part");
+  AddJobOptions(*command, eval);
+  command
+      ->add_option("--checkpoint", eval.checkpoint,
+                   "A job's folder, or one of its step-N folders")
+      ->required()
+      ->type_name("DIR");
+  command->callback([&] { status = shoal::launch::RunJob(eval); });
+
+  RunRequest predict;
+  predict.kind = RunRequest::Kind::kPredict;
+  std::string predictions = "-";
+  command = app.add_subcommand("predict",
+                               "Writes a prediction per row of files, as CSV");
+  AddJobOptions(*command, predict);
+  command
+      ->add_option("--checkpoint", predict.checkpoint,
+                   "A job's folder, or one of its step-N folders")
+      ->required()
+      ->type_name("DIR");
+  command
+      ->add_option("--input", predict.predict_files,
+                   "Files to read, as in data.files")
+      ->required()
+      ->type_name("FILE...");
+  command
+      ->add_option("--csv", predictions,
+                   "Where to write (default: standard output)")
+      ->type_name("FILE");
+  command->callback(
+      [&] { status = shoal::launch::RunPredict(predict, predictions); });
+
+  CLI::App* checkpoint =
+      app.add_subcommand("checkpoint", "Looks at checkpoints");
+  checkpoint->require_subcommand(1);
+  std::string path;
+  const auto checkpoint_command = [&](const char* name, const char* help,
+                                      Status (*run)(const std::string&)) {
+    CLI::App* sub = checkpoint->add_subcommand(name, help);
+    sub->add_option("DIR", path, "A job's folder, or one of its step-N folders")
+        ->required();
+    sub->callback([&status, &path, run] { status = run(path); });
+  };
+  checkpoint_command("ls", "Lists them", &shoal::launch::RunCheckpointList);
+  checkpoint_command("verify", "Reads one and checks everything",
+                     &shoal::launch::RunCheckpointVerify);
+  checkpoint_command("digest",
+                     "Prints a digest over all values and optimizer state",
+                     &shoal::launch::RunCheckpointDigest);
+
+  CLI::App* data = app.add_subcommand("data", "Works on training data");
+  data->require_subcommand(1);
+  std::string convert_job;
+  std::string convert_out;
+  std::vector<std::string> convert_set;
+  command = data->add_subcommand(
+      "convert", "Writes a job's text files as one record file");
+  command->add_option("JOB", convert_job, "Job file (YAML)")->required();
+  command->add_option("OUT", convert_out, "File to write (.shoalrec)")
+      ->required();
+  command->add_option("--set", convert_set, "Sets a key of the job")
+      ->type_name("KEY=VALUE")
+      ->expected(1)
+      ->take_all();
+  command->callback([&] {
+    status = shoal::launch::RunConvert(convert_job, convert_set, convert_out);
+  });
+
+  CLI::App* job = app.add_subcommand("job", "About job files");
+  bool explain = false;
+  job->add_flag("--explain", explain,
+                "Prints every key with its meaning and default")
+      ->required();
+  job->callback([&] {
+    const std::string text = shoal::worker::ExplainJob();
+    std::fputs(text.c_str(), stdout);
+  });
+
+  RoleOptions role;
+  std::string trace_folder;
+  command = app.add_subcommand("server", "Runs one server of a job");
+  AddRoleOptions(*command, role, trace_folder);
+  command->callback(
+      [&] { status = shoal::launch::RunServerRole(role, trace_folder); });
+  command = app.add_subcommand("worker", "Runs one worker of a job");
+  AddRoleOptions(*command, role, trace_folder);
+  command->callback(
+      [&] { status = shoal::launch::RunWorkerRole(role, trace_folder); });
+
+  CLI11_PARSE(app, argc, argv);
+  if (!status.ok()) {
+    std::fprintf(stderr, "shoal: %s\n", status.message().c_str());
+    return 1;
+  }
+  return 0;
+}

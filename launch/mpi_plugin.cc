@@ -1,0 +1,45 @@
+// The MPI plug-in: a library of its own, loaded only under `mpirun`, so that
+// the program runs where there is no MPI. Its C table is launch/mpi_table.h.
+
+#include <mpi.h>
+
+#include "launch/mpi_table.h"
+
+namespace {
+
+int Init(int* rank, int* size) {
+  int granted = 0;
+  if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &granted) !=
+      MPI_SUCCESS) {
+    return 1;
+  }
+  if (MPI_Comm_rank(MPI_COMM_WORLD, rank) != MPI_SUCCESS ||
+      MPI_Comm_size(MPI_COMM_WORLD, size) != MPI_SUCCESS) {
+    return 1;
+  }
+  return 0;
+}
+
+MPI_Request request = MPI_REQUEST_NULL;
+
+int StartBroadcast(void* data, int size_bytes, int root) {
+  return MPI_Ibcast(data, size_bytes, MPI_BYTE, root, MPI_COMM_WORLD,
+                    &request) == MPI_SUCCESS
+             ? 0
+             : 1;
+}
+
+int TestBroadcast(int* done) {
+  return MPI_Test(&request, done, MPI_STATUS_IGNORE) == MPI_SUCCESS ? 0 : 1;
+}
+
+int Finalize() { return MPI_Finalize() == MPI_SUCCESS ? 0 : 1; }
+
+}  // namespace
+
+extern "C" const ShoalMpiTable* ShoalMpiTableV1() {
+  static const ShoalMpiTable kTable = {SHOAL_MPI_TABLE_VERSION, &Init,
+                                       &StartBroadcast, &TestBroadcast,
+                                       &Finalize};
+  return &kTable;
+}

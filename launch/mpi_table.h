@@ -1,0 +1,24 @@
+#ifndef SHOAL_LAUNCH_MPI_TABLE_H_
+#define SHOAL_LAUNCH_MPI_TABLE_H_
+
+// What the program uses of MPI, as a C table that the plug-in hands over. All
+// functions return 0 or an error, and belong to the thread that called Init().
+
+#define SHOAL_MPI_TABLE_VERSION 1
+
+extern "C" {
+
+struct ShoalMpiTable {
+  int version;
+  int (*init)(int* rank, int* size);
+  // One broadcast at a time; `data` stays until test says that it is done.
+  int (*start_broadcast)(void* data, int size_bytes, int root);
+  int (*test_broadcast)(int* done);
+  int (*finalize)();
+};
+
+// The only symbol of the plug-in.
+const ShoalMpiTable* ShoalMpiTableV1();
+}
+
+#endif  // SHOAL_LAUNCH_MPI_TABLE_H_

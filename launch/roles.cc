@@ -1,0 +1,100 @@
+#include "launch/roles.h"
+
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/random.h"
+#include "base/strcat.h"
+#include "comm/pump.h"
+#include "ps/shard.h"
+#include "worker/open_worker.h"
+#include "worker/worker_node.h"
+
+namespace shoal::launch {
+namespace {
+
+// Nodes of one role, each pumped by a thread of its own.
+class NodesRole : public Role {
+ public:
+  Status Add(const std::string& transport, std::unique_ptr<comm::Node> node) {
+    comm::Pump::Options options;
+    options.transport = transport;
+    options.endpoint.self = comm::EndpointId{EntropySeed()};
+    SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<comm::Pump> pump,
+                           comm::Pump::Create(options));
+    parts_.push_back({std::move(pump), std::move(node), OkStatus()});
+    return OkStatus();
+  }
+
+  Status Run() override {
+    std::vector<std::thread> threads;
+    for (size_t i = 1; i < parts_.size(); ++i) {
+      threads.emplace_back([this, i] { RunPart(parts_[i]); });
+    }
+    RunPart(parts_[0]);
+    for (std::thread& thread : threads) {
+      thread.join();
+    }
+    for (const Part& part : parts_) {
+      if (!part.status.ok()) {
+        return part.status;
+      }
+    }
+    return OkStatus();
+  }
+
+  void Interrupt(const Status& why) override {
+    for (Part& part : parts_) {
+      part.pump->Interrupt(why);
+    }
+  }
+
+ private:
+  struct Part {
+    std::unique_ptr<comm::Pump> pump;
+    std::unique_ptr<comm::Node> node;
+    Status status;
+  };
+
+  // One that fails takes the others with it.
+  void RunPart(Part& part) {
+    part.status = part.pump->Run(*part.node);
+    if (!part.status.ok()) {
+      Interrupt(CancelledError(StrCat("another part of this process failed: ",
+                                      part.status.message())));
+    }
+  }
+
+  std::vector<Part> parts_;
+};
+
+}  // namespace
+
+StatusOr<std::unique_ptr<Role>> Role::CreateServer(const RoleOptions& options) {
+  auto role = std::make_unique<NodesRole>();
+  for (int shard = 0; shard < options.shards; ++shard) {
+    SHOAL_RETURN_IF_ERROR(
+        role->Add(options.transport,
+                  std::make_unique<ps::Shard>(ps::Shard::Options{
+                      .coordinator_address = options.coordinator_address,
+                      .server = options.index,
+                      .shard = shard,
+                      .join_within = options.join_within})));
+  }
+  return std::unique_ptr<Role>(std::move(role));
+}
+
+StatusOr<std::unique_ptr<Role>> Role::CreateWorker(const RoleOptions& options) {
+  auto role = std::make_unique<NodesRole>();
+  SHOAL_RETURN_IF_ERROR(role->Add(
+      options.transport,
+      std::make_unique<worker::WorkerNode>(worker::WorkerNode::Options{
+          .coordinator_address = options.coordinator_address,
+          .worker = options.index,
+          .join_within = options.join_within,
+          .open = &worker::OpenWorker})));
+  return std::unique_ptr<Role>(std::move(role));
+}
+
+}  // namespace shoal::launch

@@ -1,0 +1,699 @@
+#include "ps/coordinator.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/strcat.h"
+#include "ps/checkpoint_format.h"
+#include "ps/protocol.pb.h"
+#include "ps/slots.h"
+#include "ps/wire.h"
+
+namespace shoal::ps {
+namespace {
+
+// A lost connection is not yet a lost member: the launcher, which sees
+// processes end, is given this long to say what really happened.
+constexpr Duration kGrace = std::chrono::seconds(1);
+
+// Writing and reading checkpoints is bounded by disks, not by the network.
+constexpr Duration kStorageWithin = std::chrono::minutes(10);
+
+comm::Message OneWay(Method method,
+                     const google::protobuf::MessageLite& head) {
+  comm::Message message;
+  message.header.method = static_cast<uint16_t>(method);
+  message.frames.push_back(Encode(head));
+  return message;
+}
+
+}  // namespace
+
+Coordinator::Coordinator(Options options) : options_(std::move(options)) {
+  shards_.resize(static_cast<size_t>(options_.num_servers) *
+                 static_cast<size_t>(options_.shards_per_server));
+  workers_.resize(static_cast<size_t>(options_.num_workers));
+}
+
+Coordinator::~Coordinator() = default;
+
+void Coordinator::OnStart(comm::NodeContext& context) {
+  context_ = &context;
+  caller_.emplace(context);
+  join_timer_ = context_->SetTimer(
+      context_->Now() + options_.join_within, [this] {
+        Abort(DeadlineExceededError(
+            StrCat("waited ", ToString(options_.join_within),
+                   " for members to join; missing: ", MissingMembers())));
+      });
+  Watch();
+}
+
+void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
+  const auto member = members_.find(from);
+  if (member != members_.end()) {
+    member->second.last_heard = context_->Now();
+    member->second.suspect = false;
+  }
+  if (message.header.kind == comm::MessageKind::kReply) {
+    caller_->OnReply(from, std::move(message));
+    return;
+  }
+  const auto method = static_cast<Method>(message.header.method);
+  if (method == Method::kJoin) {
+    OnJoin(from, std::move(message));
+    return;
+  }
+  if (member == members_.end()) {
+    if (message.header.kind == comm::MessageKind::kRequest) {
+      Reply(from, MakeErrorReply(
+                      message, FailedPreconditionError(
+                                   "you are not a member of this job, or "
+                                   "another has taken your place")));
+    }
+    return;
+  }
+  switch (method) {
+    case Method::kPrepared:
+      return OnPrepared(from, std::move(message));
+    case Method::kAskOrder:
+      return OnAskOrder(from, std::move(message));
+    case Method::kClock:
+      return OnClock(from, std::move(message));
+    case Method::kProgress: {
+      wire::Progress progress;
+      if (Decode(message, progress).ok() && options_.observer != nullptr) {
+        options_.observer->OnProgress(progress.step(), progress.window(),
+                                      progress.loss_sum(),
+                                      progress.examples());
+      }
+      return;
+    }
+    case Method::kAbort: {
+      wire::Abort abort;
+      if (Decode(message, abort).ok()) {
+        Abort(Status(static_cast<StatusCode>(abort.code()), abort.text())
+                  .WithPrefix(member->second.name));
+      }
+      return;
+    }
+    case Method::kAlive:
+      return;
+    default:
+      if (message.header.kind == comm::MessageKind::kRequest) {
+        Reply(from, MakeErrorReply(
+                        message, InvalidArgumentError(StrCat(
+                                     "the coordinator has no method ",
+                                     message.header.method))));
+      }
+  }
+}
+
+// --- Joining ---------------------------------------------------------------
+
+void Coordinator::OnJoin(comm::EndpointId from, comm::Message message) {
+  const Status status = Admit(from, message);
+  if (!status.ok()) {
+    Reply(from, MakeErrorReply(message, status));
+    return;
+  }
+  const bool is_worker = members_.at(from).is_worker;
+  WaitingMessage waiting{from, std::move(message)};
+  if (ready_ || (all_joined_ && !is_worker)) {
+    AnswerJoin(waiting);
+    return;
+  }
+  waiting_joins_.push_back(std::move(waiting));
+  if (!all_joined_ && MissingMembers().empty()) {
+    OnAllJoined();
+  }
+}
+
+Status Coordinator::Admit(comm::EndpointId from,
+                          const comm::Message& message) {
+  wire::Join join;
+  SHOAL_RETURN_IF_ERROR(Decode(message, join));
+  Member member;
+  member.address = join.address();
+  member.host = join.host();
+  member.pid = join.pid();
+  member.last_heard = context_->Now();
+  member.is_worker = join.role() == wire::Join::WORKER;
+  std::optional<comm::EndpointId>* place = nullptr;
+  if (member.is_worker) {
+    int index = join.worker();
+    if (index < 0) {
+      index = 0;
+      while (index < options_.num_workers &&
+             workers_[static_cast<size_t>(index)].endpoint.has_value()) {
+        ++index;
+      }
+    }
+    if (index >= options_.num_workers) {
+      return FailedPreconditionError(
+          StrCat("join: worker ", index, " is one too many; the job has ",
+                 options_.num_workers, " (cluster.workers)"));
+    }
+    member.index = index;
+    member.name = StrCat("worker ", index);
+    place = &workers_[static_cast<size_t>(index)].endpoint;
+  } else {
+    if (join.server() < 0 || join.server() >= options_.num_servers ||
+        join.shard() < 0 || join.shard() >= options_.shards_per_server) {
+      return FailedPreconditionError(StrCat(
+          "join: server ", join.server(), " shard ", join.shard(),
+          " does not fit the job, which has ", options_.num_servers,
+          " servers of ", options_.shards_per_server, " shards"));
+    }
+    member.index = join.server() * options_.shards_per_server + join.shard();
+    member.name = StrCat("server ", join.server(), " shard ", join.shard());
+    place = &shards_[static_cast<size_t>(member.index)];
+  }
+  if (place->has_value() && **place != from) {
+    Member& before = members_.at(**place);
+    if (!before.suspect) {
+      return UnavailableError(StrCat("join: ", before.name,
+                                     " still counts as running, on host ",
+                                     before.host, " pid ", before.pid));
+    }
+    if (!member.is_worker && all_joined_) {
+      return FailedPreconditionError(
+          StrCat("join: ", before.name,
+                 " was lost with its data; start the job from its last "
+                 "checkpoint"));
+    }
+    members_.erase(**place);
+  }
+  if (member.is_worker) {
+    WorkerState& state = workers_[static_cast<size_t>(member.index)];
+    const int64_t clock = state.clock;
+    state = WorkerState{};
+    state.clock = clock;
+  }
+  *place = from;
+  caller_->AddPeer(from, member.address, member.name);
+  members_[from] = std::move(member);
+  return OkStatus();
+}
+
+std::string Coordinator::MissingMembers() const {
+  std::string missing;
+  const auto add = [&missing](const std::string& name) {
+    missing += (missing.empty() ? "" : ", ") + name;
+  };
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    if (!shards_[i].has_value()) {
+      const auto per_server = static_cast<size_t>(options_.shards_per_server);
+      add(StrCat("server ", i / per_server, " shard ", i % per_server));
+    }
+  }
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    if (!workers_[i].endpoint.has_value()) {
+      add(StrCat("worker ", i));
+    }
+  }
+  return missing;
+}
+
+void Coordinator::OnAllJoined() {
+  all_joined_ = true;
+  context_->CancelTimer(join_timer_);
+  route_.version = 1;
+  route_.slot_bits = SlotBitsFor(static_cast<int>(shards_.size()));
+  for (const auto& id : shards_) {
+    const Member& member = members_.at(*id);
+    route_.shards.push_back({*id, member.address, member.name});
+  }
+  std::vector<WaitingMessage> for_later;
+  for (WaitingMessage& waiting : waiting_joins_) {
+    if (members_.at(waiting.from).is_worker) {
+      for_later.push_back(std::move(waiting));
+    } else {
+      AnswerJoin(waiting);
+    }
+  }
+  waiting_joins_ = std::move(for_later);
+  if (options_.restore_folder.empty()) {
+    OnReady();
+  } else {
+    LoadShards();
+  }
+}
+
+void Coordinator::AnswerJoin(const WaitingMessage& waiting) {
+  const auto it = members_.find(waiting.from);
+  if (it == members_.end()) {
+    return;  // Replaced while it waited.
+  }
+  const Member& member = it->second;
+  wire::JoinReply reply;
+  reply.set_index(member.index);
+  reply.set_num_workers(options_.num_workers);
+  reply.set_job_text(options_.job_text);
+  ToWire(route_, *reply.mutable_route());
+  ToWire(options_.model, *reply.mutable_model());
+  ToWire(options_.plan, *reply.mutable_plan());
+  std::vector<Buffer> frames;
+  if (member.is_worker) {
+    const int64_t v = options_.plan.virtual_workers;
+    const int64_t w = options_.num_workers;
+    reply.set_virtual_begin(static_cast<int>(member.index * v / w));
+    reply.set_virtual_end(static_cast<int>((member.index + 1) * v / w));
+  }
+  frames.push_back(Encode(reply));
+  if (member.is_worker) {
+    frames.push_back(options_.setup);
+  }
+  Reply(waiting.from, MakeReply(waiting.message, std::move(frames)));
+}
+
+void Coordinator::LoadShards() {
+  wire::Load load;
+  load.set_folder(options_.restore_folder);
+  load.set_step(options_.restore_step);
+  calls_under_way_ = static_cast<int64_t>(route_.shards.size());
+  for (const RouteTable::Shard& shard : route_.shards) {
+    caller_->Start(shard.endpoint, comm::Lane::kBulk,
+                   static_cast<uint16_t>(Method::kLoad),
+                   StrCat("its part of ", options_.restore_folder),
+                   kStorageWithin, {Encode(load)},
+                   [this, name = shard.name](StatusOr<comm::Message> reply) {
+                     if (!reply.ok()) {
+                       Abort(reply.status().WithPrefix(
+                           StrCat("restore on ", name)));
+                     } else if (--calls_under_way_ == 0 && !ending_) {
+                       position_ = committed_ = options_.restore_step;
+                       for (WorkerState& worker : workers_) {
+                         worker.clock = position_;
+                       }
+                       OnReady();
+                     }
+                   });
+  }
+}
+
+void Coordinator::OnReady() {
+  ready_ = true;
+  for (const WaitingMessage& waiting : waiting_joins_) {
+    AnswerJoin(waiting);
+  }
+  waiting_joins_.clear();
+  if (options_.observer != nullptr) {
+    options_.observer->OnStarted(position_);
+  }
+  if (position_ < options_.train.total_steps) {
+    GiveOrder(OrderKind::kTrain, position_,
+              options_.train.NextBoundary(position_));
+  } else {
+    AfterBoundary();
+  }
+}
+
+// --- Orders ----------------------------------------------------------------
+
+void Coordinator::GiveOrder(OrderKind kind, int64_t from, int64_t until) {
+  order_ = {order_.number + 1, kind, from, until};
+  for (WorkerState& worker : workers_) {
+    worker.scores = Buffer();
+    worker.labels = Buffer();
+  }
+  for (int i = 0; i < options_.num_workers; ++i) {
+    AnswerOrder(i);
+  }
+}
+
+void Coordinator::AnswerOrder(int worker) {
+  WorkerState& state = workers_[static_cast<size_t>(worker)];
+  if (!state.asking.has_value() || state.done_order >= order_.number) {
+    return;
+  }
+  wire::Order order;
+  order.set_number(order_.number);
+  order.set_from_step(order_.from);
+  order.set_until_step(order_.until);
+  switch (order_.kind) {
+    case OrderKind::kTrain: {
+      order.set_kind(wire::Order::TRAIN);
+      // A worker in place of a lost one goes on where the job is.
+      const int64_t reached =
+          options_.plan.mode == Mode::kSync ? committed_ : state.clock;
+      order.set_from_step(std::clamp(reached, order_.from, order_.until));
+      break;
+    }
+    case OrderKind::kEvaluate:
+      order.set_kind(wire::Order::EVALUATE);
+      break;
+    case OrderKind::kStop:
+      order.set_kind(wire::Order::STOP);
+      break;
+  }
+  const WaitingMessage asking = *std::exchange(state.asking, std::nullopt);
+  Reply(asking.from, MakeReply(asking.message, {Encode(order)}));
+}
+
+void Coordinator::OnAskOrder(comm::EndpointId from, comm::Message message) {
+  const Member& member = members_.at(from);
+  wire::AskOrder ask;
+  if (const Status status = Decode(message, ask);
+      !status.ok() || !member.is_worker) {
+    Reply(from, MakeErrorReply(message,
+                               status.ok() ? InvalidArgumentError(
+                                                 "only workers ask for orders")
+                                           : status));
+    return;
+  }
+  const int index = member.index;
+  WorkerState& state = workers_[static_cast<size_t>(index)];
+  const bool is_news = ask.done_order() == order_.number &&
+                       state.done_order < order_.number;
+  state.done_order = std::max(state.done_order, ask.done_order());
+  if (is_news && order_.kind == OrderKind::kTrain) {
+    state.clock = std::max(state.clock, order_.until);
+    AnswerClocks();
+  }
+  if (is_news && order_.kind == OrderKind::kEvaluate &&
+      message.frames.size() == 3) {
+    // Copied: what stays must not pin the transport's memory.
+    state.scores = Buffer::CopyOf(message.frames[1].text());
+    state.labels = Buffer::CopyOf(message.frames[2].text());
+  }
+  state.asking = WaitingMessage{from, std::move(message)};
+  if (order_.number > state.done_order) {
+    AnswerOrder(index);
+  } else if (is_news &&
+             std::all_of(workers_.begin(), workers_.end(),
+                         [this](const WorkerState& worker) {
+                           return worker.done_order == order_.number;
+                         })) {
+    OnOrderDone();
+  }
+}
+
+void Coordinator::OnOrderDone() {
+  switch (order_.kind) {
+    case OrderKind::kTrain:
+      position_ = order_.until;
+      AfterBoundary();
+      break;
+    case OrderKind::kEvaluate:
+      Evaluated();
+      break;
+    case OrderKind::kStop:
+      FinishShards();
+      break;
+  }
+}
+
+void Coordinator::AfterBoundary() {
+  if (options_.train.EvaluatesAt(position_)) {
+    GiveOrder(OrderKind::kEvaluate, position_, position_);
+  } else {
+    SaveCheckpoint();
+  }
+}
+
+void Coordinator::Evaluated() {
+  std::vector<float> scores;
+  std::vector<float> labels;
+  for (const WorkerState& worker : workers_) {
+    const auto s = worker.scores.As<float>();
+    const auto l = worker.labels.As<float>();
+    scores.insert(scores.end(), s.begin(), s.end());
+    labels.insert(labels.end(), l.begin(), l.end());
+  }
+  if (options_.observer != nullptr) {
+    const StatusOr<bool> stop =
+        options_.observer->OnEvaluated(position_, scores, labels);
+    if (!stop.ok()) {
+      Abort(stop.status().WithPrefix(
+          StrCat("evaluation at step ", position_)));
+      return;
+    }
+    stop_early_ = *stop;
+  }
+  SaveCheckpoint();
+}
+
+std::string Coordinator::StepFolder(int64_t step) const {
+  return StrCat(options_.checkpoint_folder, "/step-", step);
+}
+
+void Coordinator::SaveCheckpoint() {
+  const bool due = stop_early_ || options_.train.SavesAt(position_);
+  if (!due || options_.checkpoint_folder.empty()) {
+    OnPartsSaved();
+    return;
+  }
+  saved_here_ = true;
+  parts_.assign(shards_.size(), "");
+  calls_under_way_ = static_cast<int64_t>(shards_.size());
+  for (size_t i = 0; i < route_.shards.size(); ++i) {
+    const RouteTable::Shard& shard = route_.shards[i];
+    wire::Save save;
+    save.set_folder(StepFolder(position_));
+    save.set_file(StrCat("part-", i, ".safetensors"));
+    save.set_step(position_);
+    caller_->Start(
+        shard.endpoint, comm::Lane::kBulk,
+        static_cast<uint16_t>(Method::kSave),
+        StrCat("its part of the checkpoint of step ", position_),
+        kStorageWithin, {Encode(save)},
+        [this, i, name = shard.name](StatusOr<comm::Message> reply) {
+          wire::SaveReply saved;
+          Status status = reply.status();
+          if (reply.ok()) {
+            status = Decode(*reply, saved);
+          }
+          if (!status.ok()) {
+            const Status why =
+                status.WithPrefix(StrCat("checkpoint of step ", position_,
+                                         " on ", name));
+            context_->StartStorage(
+                [folder = StepFolder(position_)](
+                    Storage& storage) -> StatusOr<Buffer> {
+                  SHOAL_RETURN_IF_ERROR(storage.Remove(folder));
+                  return Buffer();
+                },
+                [this, why](const StatusOr<Buffer>&) { Abort(why); });
+            return;
+          }
+          parts_[i] = saved.part();
+          if (--calls_under_way_ == 0 && !ending_) {
+            OnPartsSaved();
+          }
+        });
+  }
+}
+
+// The manifest is published last: a folder without one does not exist.
+void Coordinator::OnPartsSaved() {
+  const auto go_on = [this] {
+    if (stop_early_ || position_ >= options_.train.total_steps) {
+      GiveOrder(OrderKind::kStop, position_, position_);
+    } else {
+      GiveOrder(OrderKind::kTrain, position_,
+                options_.train.NextBoundary(position_));
+    }
+  };
+  if (!std::exchange(saved_here_, false)) {
+    go_on();
+    return;
+  }
+  context_->StartStorage(
+      [folder = StepFolder(position_), step = position_, parts = parts_,
+       texts = options_.checkpoint_texts, parent = options_.checkpoint_folder,
+       kept = options_.checkpoints_kept](Storage& storage)
+          -> StatusOr<Buffer> {
+        SHOAL_RETURN_IF_ERROR(
+            PublishManifest(storage, folder, step, parts, texts));
+        SHOAL_RETURN_IF_ERROR(PruneCheckpoints(storage, parent, kept));
+        return Buffer();
+      },
+      [this, go_on](const StatusOr<Buffer>& done) {
+        if (!done.ok()) {
+          Abort(done.status().WithPrefix(
+              StrCat("checkpoint of step ", position_)));
+          return;
+        }
+        if (options_.observer != nullptr) {
+          options_.observer->OnSaved(position_, StepFolder(position_));
+        }
+        go_on();
+      });
+}
+
+void Coordinator::FinishShards() {
+  ending_ = true;
+  for (WorkerState& worker : workers_) {
+    if (worker.asking.has_value()) {
+      const WaitingMessage asking = *std::exchange(worker.asking, std::nullopt);
+      wire::Order order;
+      order.set_number(order_.number);
+      order.set_kind(wire::Order::STOP);
+      Reply(asking.from, MakeReply(asking.message, {Encode(order)}));
+    }
+  }
+  calls_under_way_ = static_cast<int64_t>(shards_.size());
+  for (const RouteTable::Shard& shard : route_.shards) {
+    caller_->Start(shard.endpoint, comm::Lane::kUrgent,
+                   static_cast<uint16_t>(Method::kFinish), "its end",
+                   options_.plan.timeout, {Encode(wire::Finish())},
+                   [this](const StatusOr<comm::Message>&) {
+                     // One that does not answer has nothing left to lose.
+                     if (--calls_under_way_ == 0) {
+                       context_->Stop(OkStatus());
+                     }
+                   });
+  }
+}
+
+// --- Steps and clocks ------------------------------------------------------
+
+void Coordinator::OnPrepared(comm::EndpointId from, comm::Message message) {
+  wire::Prepared prepared;
+  Status status = Decode(message, prepared);
+  if (status.ok() && prepared.step() > committed_) {
+    status = InternalError(StrCat("prepared step ", prepared.step(),
+                                  ", but the job is at ", committed_));
+  }
+  if (!status.ok()) {
+    Reply(from, MakeErrorReply(message, status));
+    return;
+  }
+  WaitingMessage waiting{from, std::move(message)};
+  if (prepared.step() < committed_) {
+    ReplyCommit(waiting, prepared.step());  // Its first reply was lost.
+    return;
+  }
+  prepared_.insert_or_assign(from, std::move(waiting));
+  if (prepared_.size() == shards_.size()) {
+    Commit();
+  }
+}
+
+void Coordinator::Commit() {
+  const int64_t step = committed_++;
+  for (const auto& [shard, waiting] : prepared_) {
+    ReplyCommit(waiting, step);
+  }
+  prepared_.clear();
+}
+
+void Coordinator::ReplyCommit(const WaitingMessage& waiting, int64_t step) {
+  wire::Commit commit;
+  commit.set_step(step);
+  commit.set_learning_rate_factor(options_.train.LearningRateFactor(step));
+  Reply(waiting.from, MakeReply(waiting.message, {Encode(commit)}));
+}
+
+int64_t Coordinator::MinimumClock() const {
+  int64_t minimum = workers_.front().clock;
+  for (const WorkerState& worker : workers_) {
+    minimum = std::min(minimum, worker.clock);
+  }
+  return minimum;
+}
+
+void Coordinator::OnClock(comm::EndpointId from, comm::Message message) {
+  const Member& member = members_.at(from);
+  wire::Clock clock;
+  const Status status = Decode(message, clock);
+  if (!status.ok() || !member.is_worker) {
+    Reply(from, MakeErrorReply(message, status.ok() ? InvalidArgumentError(
+                                                          "only workers have "
+                                                          "clocks")
+                                                    : status));
+    return;
+  }
+  WorkerState& state = workers_[static_cast<size_t>(member.index)];
+  state.clock = std::max(state.clock, clock.clock());
+  // A newer report takes the place of one that waits.
+  state.clock_wanted = 0;
+  AnswerClocks();
+  state.clock_wanted = clock.wait_for();
+  state.awaiting_clock = WaitingMessage{from, std::move(message)};
+  AnswerClocks();
+}
+
+void Coordinator::AnswerClocks() {
+  const int64_t minimum = MinimumClock();
+  for (WorkerState& worker : workers_) {
+    if (worker.awaiting_clock.has_value() && worker.clock_wanted <= minimum) {
+      const WaitingMessage waiting =
+          *std::exchange(worker.awaiting_clock, std::nullopt);
+      wire::ClockReply reply;
+      reply.set_minimum(minimum);
+      Reply(waiting.from, MakeReply(waiting.message, {Encode(reply)}));
+    }
+  }
+}
+
+// --- Liveness --------------------------------------------------------------
+
+void Coordinator::Watch() {
+  const Time now = context_->Now();
+  const Duration timeout = options_.plan.timeout;
+  std::vector<comm::EndpointId> silent;
+  for (const auto& [id, member] : members_) {
+    if (now - member.last_heard >= timeout) {
+      silent.push_back(id);
+      continue;
+    }
+    // A lost sign of life is made up for by the next.
+    (void)context_->Send(id, comm::Lane::kUrgent,
+                         OneWay(Method::kAlive, wire::Alive()));
+  }
+  for (const comm::EndpointId id : silent) {
+    Lost(id, UnavailableError(StrCat("said nothing for ", ToString(timeout))));
+  }
+  watch_timer_ = context_->SetTimer(now + timeout / 4, [this] { Watch(); });
+}
+
+void Coordinator::OnPeerDown(comm::EndpointId peer, const Status& why) {
+  caller_->OnPeerDown(peer, why);
+  const auto it = members_.find(peer);
+  if (it == members_.end() || ending_) {
+    return;
+  }
+  it->second.suspect = true;
+  context_->SetTimer(
+      context_->Now() + std::max(kGrace, options_.replace_within),
+      [this, peer, why] {
+        const auto member = members_.find(peer);
+        if (member != members_.end() && member->second.suspect) {
+          Lost(peer, why);
+        }
+      });
+}
+
+void Coordinator::Lost(comm::EndpointId peer, const Status& why) {
+  const Member& member = members_.at(peer);
+  Abort(UnavailableError(StrCat(member.name, " (host ", member.host, ", pid ",
+                                member.pid, ") was lost: ", why.message())));
+}
+
+void Coordinator::OnSendable(comm::EndpointId /*peer*/) {}
+
+void Coordinator::Abort(const Status& why) {
+  if (std::exchange(ending_, true)) {
+    return;
+  }
+  wire::Abort abort;
+  abort.set_code(static_cast<int>(StatusCode::kCancelled));
+  abort.set_text(StrCat("the job was called off: ", why.message()));
+  for (const auto& [id, member] : members_) {
+    // One that can't be reached ends by itself when it hears nothing more.
+    (void)context_->Send(id, comm::Lane::kUrgent,
+                         OneWay(Method::kAbort, abort));
+  }
+  context_->Stop(why);
+}
+
+void Coordinator::Reply(comm::EndpointId to, comm::Message reply) {
+  // A reply that can't be sent is asked for again, or its waiter's deadline
+  // passes: nothing is kept for it here.
+  (void)context_->Send(to, comm::Lane::kUrgent, std::move(reply));
+}
+
+}  // namespace shoal::ps

@@ -1,0 +1,178 @@
+#ifndef SHOAL_PS_COORDINATOR_H_
+#define SHOAL_PS_COORDINATOR_H_
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "comm/node.h"
+#include "ps/caller.h"
+#include "ps/model_spec.h"
+#include "ps/train_plan.h"
+
+namespace shoal::ps {
+
+// What the coordinator tells whoever runs the job; called on its thread.
+class JobObserver {
+ public:
+  virtual ~JobObserver() = default;
+
+  // All members are there; training starts at `step`.
+  virtual void OnStarted(int64_t step) = 0;
+
+  // Training has reached `step`; `examples` more were seen, whose losses sum to
+  // `loss_sum`, all of the steps of `window` (see Options::log_every_steps).
+  virtual void OnProgress(int64_t step, int64_t window, double loss_sum,
+                          int64_t examples) = 0;
+
+  // Scores and labels of the whole test part at `step`, in no fixed order:
+  // labels [n], scores [n] or [n, classes]. True ends the training early.
+  virtual StatusOr<bool> OnEvaluated(int64_t step,
+                                     std::span<const float> scores,
+                                     std::span<const float> labels) = 0;
+
+  virtual void OnSaved(int64_t step, const std::string& folder) = 0;
+};
+
+// Lets members in, deals virtual workers, leads the steps of `sync`, keeps the
+// clocks of `bounded`, and drives the job from boundary to boundary: train,
+// evaluate, save, stop.
+//
+// Belongs to the thread that pumps it; never blocks.
+class Coordinator : public comm::Node {
+ public:
+  struct Options {
+    ModelSpec model;
+    ClusterPlan plan;
+    TrainPlan train;
+    int num_servers = 1;
+    int shards_per_server = 1;
+    int num_workers = 1;
+    std::string job_text;  // handed to every member
+    Buffer setup;          // handed to workers, opaque here
+    // Checkpoints are folders `step-N` in here; empty: none are written.
+    std::string checkpoint_folder;
+    int checkpoints_kept = 3;
+    std::map<std::string, std::string> checkpoint_texts;  // kept in each
+    std::string restore_folder;  // a `step-N` folder to start from, or empty
+    int64_t restore_step = 0;
+    // How long members may take to join, and how long a job waits for another
+    // worker in place of one that was lost; zero ends the job at once.
+    Duration join_within = std::chrono::seconds(60);
+    Duration replace_within = Duration::zero();
+    JobObserver* observer = nullptr;  // must outlive the coordinator
+  };
+
+  explicit Coordinator(Options options);
+  ~Coordinator() override;
+
+  void OnStart(comm::NodeContext& context) override;
+  void OnMessage(comm::EndpointId from, comm::Message message) override;
+  void OnPeerDown(comm::EndpointId peer, const Status& why) override;
+  void OnSendable(comm::EndpointId peer) override;
+
+  // Ends the job: members are told why and the node stops. For the launcher,
+  // which sees processes end; on the node's thread (Post it).
+  void Abort(const Status& why);
+
+ private:
+  struct Member {
+    std::string name;  // "worker 1", "server 0 shard 1"
+    std::string address;
+    std::string host;
+    int64_t pid = 0;
+    bool is_worker = false;
+    int index = 0;
+    Time last_heard;
+    bool suspect = false;  // its connection ended; it may come back
+  };
+  struct WaitingMessage {
+    comm::EndpointId from;
+    comm::Message message;
+  };
+  // What one worker has done.
+  struct WorkerState {
+    std::optional<comm::EndpointId> endpoint;
+    int64_t clock = 0;       // steps whose pushes are acknowledged
+    int64_t done_order = 0;  // number of the last order it finished
+    std::optional<WaitingMessage> asking;
+    std::optional<WaitingMessage> awaiting_clock;
+    int64_t clock_wanted = 0;
+    Buffer scores;
+    Buffer labels;
+  };
+  enum class OrderKind : uint8_t { kTrain, kEvaluate, kStop };
+  struct CurrentOrder {
+    int64_t number = 0;  // 0: none yet
+    OrderKind kind = OrderKind::kTrain;
+    int64_t from = 0;
+    int64_t until = 0;
+  };
+
+  // Joining.
+  void OnJoin(comm::EndpointId from, comm::Message message);
+  Status Admit(comm::EndpointId from, const comm::Message& message);
+  void AnswerJoin(const WaitingMessage& waiting);
+  void OnAllJoined();
+  void LoadShards();
+  void OnReady();
+  std::string MissingMembers() const;
+
+  // Orders.
+  void GiveOrder(OrderKind kind, int64_t from, int64_t until);
+  void AnswerOrder(int worker);
+  void OnAskOrder(comm::EndpointId from, comm::Message message);
+  void OnOrderDone();
+  void AfterBoundary();
+  void Evaluated();
+  void SaveCheckpoint();
+  void OnPartsSaved();
+  void FinishShards();
+
+  // Steps and clocks.
+  void OnPrepared(comm::EndpointId from, comm::Message message);
+  void Commit();
+  void ReplyCommit(const WaitingMessage& waiting, int64_t step);
+  void OnClock(comm::EndpointId from, comm::Message message);
+  void AnswerClocks();
+  int64_t MinimumClock() const;
+
+  // Liveness.
+  void Watch();
+  void Lost(comm::EndpointId peer, const Status& why);
+
+  const Member* FindMember(comm::EndpointId id) const;
+  void Reply(comm::EndpointId to, comm::Message reply);
+  std::string StepFolder(int64_t step) const;
+
+  Options options_;
+  comm::NodeContext* context_ = nullptr;
+  std::optional<Caller> caller_;
+  std::unordered_map<comm::EndpointId, Member> members_;
+  std::vector<std::optional<comm::EndpointId>> shards_;  // by index
+  std::vector<WorkerState> workers_;                     // by index
+  std::vector<WaitingMessage> waiting_joins_;
+  RouteTable route_;
+  bool all_joined_ = false;
+  bool ready_ = false;
+  bool ending_ = false;
+  comm::TimerId join_timer_ = comm::TimerId::kNone;
+  comm::TimerId watch_timer_ = comm::TimerId::kNone;
+
+  CurrentOrder order_;
+  int64_t position_ = 0;   // steps done at the last boundary
+  int64_t committed_ = 0;  // sync: steps committed
+  bool stop_early_ = false;
+  bool saved_here_ = false;
+  std::unordered_map<comm::EndpointId, WaitingMessage> prepared_;
+  std::vector<std::string> parts_;  // of the checkpoint being written
+  int64_t calls_under_way_ = 0;
+};
+
+}  // namespace shoal::ps
+
+#endif  // SHOAL_PS_COORDINATOR_H_

@@ -1,0 +1,47 @@
+#ifndef SHOAL_PS_DENSE_LAYOUT_H_
+#define SHOAL_PS_DENSE_LAYOUT_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "ps/model_spec.h"
+
+namespace shoal::ps {
+
+// A piece of a dense variable: the unit that a shard holds.
+struct DenseChunk {
+  int variable = 0;
+  int64_t first = 0;   // its first element in the variable
+  int64_t count = 0;   // elements
+  int64_t offset = 0;  // of its first element in the flat memory
+};
+
+// How a worker lays all dense variables out in one flat piece of memory, and
+// how they are cut into chunks for the shards: chunk c lies in slot c modulo
+// the number of slots. A function of the model alone.
+class DenseLayout {
+ public:
+  static constexpr int64_t kChunkElements = 16384;  // 64 KiB of f32
+  static constexpr int64_t kAlignElements = 16;     // a cache line
+
+  explicit DenseLayout(const ModelSpec& model);
+
+  // Elements of the flat memory, with what aligns each variable.
+  int64_t size() const { return size_; }
+  int64_t offset(int variable) const {
+    return offsets_[static_cast<size_t>(variable)];
+  }
+  const std::vector<DenseChunk>& chunks() const { return chunks_; }
+
+  // The chunks that a shard owns, in order.
+  std::vector<DenseChunk> ChunksOf(int shard, const RouteTable& route) const;
+
+ private:
+  std::vector<int64_t> offsets_;
+  std::vector<DenseChunk> chunks_;
+  int64_t size_ = 0;
+};
+
+}  // namespace shoal::ps
+
+#endif  // SHOAL_PS_DENSE_LAYOUT_H_

@@ -1,0 +1,54 @@
+#ifndef SHOAL_PS_DENSE_STORE_H_
+#define SHOAL_PS_DENSE_STORE_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/status.h"
+#include "ps/dense_layout.h"
+#include "ps/model_spec.h"
+#include "ps/optimizer.h"
+
+namespace shoal::ps {
+
+// The chunks of dense variables that a shard holds. Each is values and then
+// optimizer state, as a row of a table. First values are a function of (seed,
+// variable, element). Belongs to its shard's thread.
+class DenseStore {
+ public:
+  // Errors: those of CreateOptimizer().
+  static StatusOr<std::unique_ptr<DenseStore>> Create(
+      const ModelSpec& model, std::vector<DenseChunk> chunks);
+
+  const std::vector<DenseChunk>& chunks() const { return chunks_; }
+  // Over all chunks.
+  int64_t num_elements() const { return num_elements_; }
+
+  // A copy of all chunks' values, one after another, shared by all who ask
+  // before the next Apply().
+  Buffer Snapshot();
+
+  // `gradients` has num_elements().
+  void Apply(std::span<const float> gradients, double learning_rate_factor);
+
+  std::span<const float> values(size_t chunk) const;
+  std::span<const float> state(size_t chunk) const;
+  void Load(size_t chunk, std::span<const float> values,
+            std::span<const float> state);
+
+ private:
+  DenseStore() = default;
+
+  std::vector<DenseChunk> chunks_;
+  int64_t num_elements_ = 0;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::vector<std::vector<float>> rows_;  // per chunk: values, state
+  Buffer snapshot_;
+};
+
+}  // namespace shoal::ps
+
+#endif  // SHOAL_PS_DENSE_STORE_H_

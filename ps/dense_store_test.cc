@@ -1,0 +1,102 @@
+#include "ps/dense_store.h"
+
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+#include "ps/dense_layout.h"
+
+namespace shoal::ps {
+namespace {
+
+// One variable of three chunks, the last one short, and a small one.
+ModelSpec DenseModel(const std::string& optimizer) {
+  ModelSpec model;
+  model.variables = {{"deep/0/w", {5, 8000}, {Initializer::Kind::kNormal, 0.1}},
+                     {"deep/0/b", {7}, {Initializer::Kind::kConstant, 0.5}}};
+  model.dense_optimizer.kind = optimizer;
+  model.seed = 11;
+  return model;
+}
+
+std::unique_ptr<DenseStore> MakeStore(const ModelSpec& model,
+                                      std::vector<DenseChunk> chunks) {
+  auto made = DenseStore::Create(model, std::move(chunks));
+  EXPECT_TRUE(made.ok()) << made.status();
+  return *std::move(made);
+}
+
+TEST(DenseStoreTest, FirstValuesDoNotDependOnTheChunks) {
+  const ModelSpec model = DenseModel("sgd");
+  const DenseLayout layout(model);
+  ASSERT_EQ(layout.chunks().size(), 4U);
+  const auto store = MakeStore(model, layout.chunks());
+  EXPECT_EQ(store->num_elements(), 40007);
+  EXPECT_EQ(store->values(3)[6], 0.5F);
+  // Cut where no chunk begins.
+  const auto piece = MakeStore(
+      model, {{.variable = 0, .first = 16001, .count = 1000, .offset = 16001}});
+  const auto whole = store->Snapshot();
+  EXPECT_EQ(0, std::memcmp(piece->values(0).data(),
+                           whole.As<float>().data() + 16001, 4000));
+}
+
+TEST(DenseStoreTest, EachChunkIsUpdatedByItsPartOfTheGradients) {
+  const ModelSpec model = DenseModel("adam");
+  const DenseLayout layout(model);
+  const auto all = MakeStore(model, layout.chunks());
+  std::vector<float> gradients(40007);
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    gradients[i] = static_cast<float>(i % 97) / 97 - 0.5F;
+  }
+  for (int step = 0; step < 3; ++step) {
+    all->Apply(gradients, 0.5);
+  }
+  // Every chunk alone, as another number of shards would hold it.
+  size_t at = 0;
+  for (size_t c = 0; c < layout.chunks().size(); ++c) {
+    const auto one = MakeStore(model, {layout.chunks()[c]});
+    const std::span<const float> part(gradients.data() + at,
+                                      one->values(0).size());
+    for (int step = 0; step < 3; ++step) {
+      one->Apply(part, 0.5);
+    }
+    EXPECT_EQ(0, std::memcmp(one->values(0).data(), all->values(c).data(),
+                             part.size_bytes()));
+    EXPECT_EQ(0, std::memcmp(one->state(0).data(), all->state(c).data(),
+                             one->state(0).size_bytes()));
+    at += part.size();
+  }
+}
+
+TEST(DenseStoreTest, SnapshotStaysAsItWasWhenTaken) {
+  const ModelSpec model = DenseModel("sgd");
+  const auto store = MakeStore(model, DenseLayout(model).chunks());
+  const Buffer before = store->Snapshot();
+  EXPECT_EQ(store->Snapshot().data(), before.data());
+  const std::vector<float> first(before.As<float>().begin(),
+                                 before.As<float>().end());
+  store->Apply(std::vector<float>(40007, 1), 1);
+  EXPECT_EQ(0, std::memcmp(first.data(), before.data(), first.size() * 4));
+  const Buffer after = store->Snapshot();
+  EXPECT_FLOAT_EQ(after.As<float>()[5], first[5] - 0.05F);
+  const std::vector<float> values(7, 3);
+  store->Load(3, values, {});
+  EXPECT_EQ(store->Snapshot().As<float>()[40006], 3);
+}
+
+TEST(DenseStoreTest, HoldsNoChunks) {
+  const auto store = MakeStore(DenseModel("adagrad"), {});
+  store->Apply({}, 1);
+  EXPECT_TRUE(store->Snapshot().empty());
+}
+
+TEST(DenseStoreTest, UnknownOptimizerIsNotFound) {
+  EXPECT_EQ(DenseStore::Create(DenseModel("none"), {}).status().code(),
+            StatusCode::kNotFound);
+}
+
+}  // namespace
+}  // namespace shoal::ps

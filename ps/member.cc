@@ -1,0 +1,135 @@
+#include "ps/member.h"
+
+#include <unistd.h>
+
+#include <utility>
+
+#include "base/strcat.h"
+#include "ps/protocol.pb.h"
+#include "ps/wire.h"
+
+namespace shoal::ps {
+namespace {
+
+StatusOr<JoinResult> ReadJoinReply(const comm::Message& message) {
+  wire::JoinReply reply;
+  SHOAL_RETURN_IF_ERROR(Decode(message, reply));
+  JoinResult result;
+  result.index = reply.index();
+  result.num_workers = reply.num_workers();
+  result.virtual_begin = reply.virtual_begin();
+  result.virtual_end = reply.virtual_end();
+  SHOAL_ASSIGN_OR_RETURN(result.route, FromWire(reply.route()));
+  SHOAL_ASSIGN_OR_RETURN(result.model, FromWire(reply.model()));
+  SHOAL_ASSIGN_OR_RETURN(result.plan, FromWire(reply.plan()));
+  result.job_text = reply.job_text();
+  if (message.frames.size() > 1) {
+    result.setup = message.frames[1];
+  }
+  return result;
+}
+
+}  // namespace
+
+Member::Member(comm::NodeContext& context, Caller& caller,
+               const Options& options,
+               std::function<void(StatusOr<JoinResult>)> joined,
+               std::function<void(Status)> ended)
+    : context_(context),
+      caller_(caller),
+      options_(options),
+      joined_(std::move(joined)),
+      ended_(std::move(ended)) {}
+
+Member::~Member() { context_.CancelTimer(timer_); }
+
+void Member::Start() {
+  caller_.AddPeer(options_.coordinator, options_.coordinator_address,
+                  StrCat("the coordinator at ", options_.coordinator_address));
+  wire::Join join;
+  join.set_role(options_.is_worker ? wire::Join::WORKER : wire::Join::SHARD);
+  join.set_server(options_.server);
+  join.set_shard(options_.shard);
+  join.set_worker(options_.worker);
+  join.set_address(context_.address());
+  char host[256] = "";
+  (void)gethostname(host, sizeof(host) - 1);
+  join.set_host(host);
+  join.set_pid(getpid());
+  caller_.Start(options_.coordinator, comm::Lane::kUrgent,
+                static_cast<uint16_t>(Method::kJoin), "leave to join",
+                options_.join_within, {Encode(join)},
+                [this](StatusOr<comm::Message> reply) {
+                  OnJoinReply(std::move(reply));
+                });
+}
+
+void Member::OnJoinReply(StatusOr<comm::Message> reply) {
+  if (!reply.ok()) {
+    joined_(reply.status().WithPrefix("join"));
+    return;
+  }
+  StatusOr<JoinResult> result = ReadJoinReply(*reply);
+  if (result.ok()) {
+    timeout_ = result->plan.timeout;
+    last_heard_ = context_.Now();
+    Watch();
+  }
+  joined_(std::move(result));
+}
+
+void Member::Watch() {
+  const Duration silent = context_.Now() - last_heard_;
+  if (silent >= timeout_) {
+    End(UnavailableError(StrCat("heard nothing from the coordinator at ",
+                                options_.coordinator_address, " for ",
+                                ToString(silent))));
+    return;
+  }
+  timer_ =
+      context_.SetTimer(context_.Now() + timeout_ / 4, [this] { Watch(); });
+}
+
+bool Member::OnMessage(comm::EndpointId from, const comm::Message& message) {
+  if (from != options_.coordinator) {
+    return false;
+  }
+  last_heard_ = context_.Now();
+  switch (static_cast<Method>(message.header.method)) {
+    case Method::kAlive: {
+      comm::Message answer;
+      answer.header.method = static_cast<uint16_t>(Method::kAlive);
+      // A lost sign of life is made up for by the next.
+      (void)context_.Send(from, comm::Lane::kUrgent, std::move(answer));
+      return true;
+    }
+    case Method::kAbort: {
+      wire::Abort abort;
+      if (Decode(message, abort).ok()) {
+        End(Status(static_cast<StatusCode>(abort.code()), abort.text()));
+      }
+      return true;
+    }
+    default:
+      return false;
+  }
+}
+
+void Member::OnPeerDown(comm::EndpointId peer) {
+  if (peer == options_.coordinator) {
+    // It may have lost only this connection: it will hear from us again, and
+    // Watch() decides when it is really gone.
+    (void)context_.Connect(peer, options_.coordinator_address);
+    comm::Message hello;
+    hello.header.method = static_cast<uint16_t>(Method::kAlive);
+    (void)context_.Send(peer, comm::Lane::kUrgent, std::move(hello));
+  }
+}
+
+void Member::End(const Status& why) {
+  if (ended_) {
+    std::exchange(ended_, nullptr)(why);
+  }
+}
+
+}  // namespace shoal::ps

@@ -1,0 +1,75 @@
+#ifndef SHOAL_PS_MEMBER_H_
+#define SHOAL_PS_MEMBER_H_
+
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "comm/node.h"
+#include "ps/caller.h"
+#include "ps/model_spec.h"
+
+namespace shoal::ps {
+
+// What the coordinator tells a member that it lets in.
+struct JoinResult {
+  int index = 0;  // a shard's among all shards, a worker's among workers
+  int num_workers = 0;
+  int virtual_begin = 0;  // a worker's virtual workers [begin, end)
+  int virtual_end = 0;
+  RouteTable route;
+  ModelSpec model;
+  ClusterPlan plan;
+  std::string job_text;
+  Buffer setup;
+};
+
+// A node's life in the cluster: joins the coordinator, answers its signs of
+// life, and tells when it is gone or calls the job off.
+// Belongs to the node's thread.
+class Member {
+ public:
+  struct Options {
+    comm::EndpointId coordinator = comm::kCoordinator;
+    std::string coordinator_address;
+    bool is_worker = false;
+    int server = 0;   // shards only
+    int shard = 0;    // shards only
+    int worker = -1;  // workers only; -1: any that is free
+    Duration join_within = std::chrono::seconds(30);
+  };
+
+  // `joined` runs once, with the coordinator's answer or why there is none.
+  // `ended` runs at most once, when the coordinator is lost (kUnavailable),
+  // aborts the job (its reason), both naming it.
+  Member(comm::NodeContext& context, Caller& caller, const Options& options,
+         std::function<void(StatusOr<JoinResult>)> joined,
+         std::function<void(Status)> ended);
+  ~Member();
+  Member(const Member&) = delete;
+  Member& operator=(const Member&) = delete;
+
+  void Start();
+
+  // Takes messages that concern membership; false for others.
+  bool OnMessage(comm::EndpointId from, const comm::Message& message);
+  void OnPeerDown(comm::EndpointId peer);
+
+ private:
+  void OnJoinReply(StatusOr<comm::Message> reply);
+  void Watch();
+  void End(const Status& why);
+
+  comm::NodeContext& context_;
+  Caller& caller_;
+  Options options_;
+  std::function<void(StatusOr<JoinResult>)> joined_;
+  std::function<void(Status)> ended_;
+  Duration timeout_ = std::chrono::seconds(20);
+  Time last_heard_;
+  comm::TimerId timer_ = comm::TimerId::kNone;
+};
+
+}  // namespace shoal::ps
+
+#endif  // SHOAL_PS_MEMBER_H_

@@ -1,0 +1,85 @@
+#ifndef SHOAL_PS_MODEL_SPEC_H_
+#define SHOAL_PS_MODEL_SPEC_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/time.h"
+#include "comm/message.h"
+#include "ps/initializer.h"
+#include "ps/optimizer.h"
+
+namespace shoal::ps {
+
+struct VariableSpec {
+  std::string name;
+  std::vector<int64_t> dims;
+  Initializer initializer;
+
+  int64_t num_elements() const {
+    int64_t n = 1;
+    for (const int64_t dim : dims) {
+      n *= dim;
+    }
+    return n;
+  }
+};
+
+struct TableSpec {
+  std::string name;
+  int64_t dim = 0;
+  OptimizerConfig optimizer;
+  Initializer initializer;
+};
+
+// What the servers hold for a job, in an order that all members share.
+struct ModelSpec {
+  std::vector<VariableSpec> variables;
+  std::vector<TableSpec> tables;
+  // Groups of tables that are always looked up with the same ids, so that the
+  // ids travel once. Every table is in exactly one.
+  std::vector<std::vector<int>> groups;
+  OptimizerConfig dense_optimizer;
+  uint64_t seed = 1;
+
+  int64_t num_dense_elements() const {
+    int64_t n = 0;
+    for (const VariableSpec& variable : variables) {
+      n += variable.num_elements();
+    }
+    return n;
+  }
+};
+
+enum class Mode : uint8_t { kSync = 0, kBounded = 1, kAsync = 2 };
+
+// What every member must know of how the job runs.
+struct ClusterPlan {
+  Mode mode = Mode::kSync;
+  int64_t staleness = 0;
+  int virtual_workers = 1;
+  // The longest that any wait for another member may take.
+  Duration timeout = std::chrono::seconds(20);
+};
+
+// Which shard owns a slot, and where it is. Slots are dealt round-robin, so
+// that neighbouring slots (the chunks of one variable) lie on different shards.
+struct RouteTable {
+  struct Shard {
+    comm::EndpointId endpoint;
+    std::string address;
+    std::string name;  // "server 1 shard 0"
+  };
+  uint64_t version = 0;
+  int slot_bits = 10;
+  std::vector<Shard> shards;
+
+  int ShardOfSlot(int64_t slot) const {
+    return static_cast<int>(slot % static_cast<int64_t>(shards.size()));
+  }
+};
+
+}  // namespace shoal::ps
+
+#endif  // SHOAL_PS_MODEL_SPEC_H_

@@ -1,0 +1,66 @@
+#ifndef SHOAL_PS_OPTIMIZER_H_
+#define SHOAL_PS_OPTIMIZER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/registry.h"
+#include "base/status.h"
+
+namespace shoal::ps {
+
+struct OptimizerConfig {
+  std::string kind = "adagrad";
+  double learning_rate = 0.05;
+  double momentum = 0.9;
+  double initial_accumulator = 0.1;
+  double epsilon = 1e-8;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double l1 = 0;
+  double l2 = 0;
+  double beta = 1;
+};
+
+// The rows that one Apply() changes. A row is `dim` values and then its state,
+// StateFloats(dim) of it, all f32; rows[i] gets gradients[i, dim].
+struct ApplyBatch {
+  float* const* rows = nullptr;
+  const float* gradients = nullptr;
+  int64_t num_rows = 0;
+  int64_t dim = 0;
+  double learning_rate_factor = 1;
+};
+
+// How gradients change values; used by table rows and dense chunks alike (a
+// chunk is one long row). Equal bits on every SIMD path: plain IEEE operations
+// in a fixed order per element. Thread-safe.
+//
+// A row counts its own updates where an optimizer needs a time (Adam's bias
+// correction): for a dense chunk that is the job's step in `sync` and the
+// chunk's own updates otherwise; rows of tables are "lazy".
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  virtual int64_t StateFloats(int64_t dim) const = 0;
+  virtual void InitState(float* state, int64_t dim) const = 0;
+  virtual void Apply(const ApplyBatch& batch) const = 0;
+};
+
+// Errors: kNotFound (no such optimizer; lists the known), kInvalidArgument (a
+// number that the optimizer can't work with).
+StatusOr<std::unique_ptr<Optimizer>> CreateOptimizer(
+    const OptimizerConfig& config);
+
+using OptimizerFactory =
+    StatusOr<std::unique_ptr<Optimizer>> (*)(const OptimizerConfig&);
+Registry<OptimizerFactory>& OptimizerRegistry();
+
+#define SHOAL_REGISTER_OPTIMIZER(name, factory)                   \
+  [[maybe_unused]] static const bool shoal_optimizer_registered = \
+      ::shoal::ps::OptimizerRegistry().Add(name, factory, __FILE__)
+
+}  // namespace shoal::ps
+
+#endif  // SHOAL_PS_OPTIMIZER_H_

@@ -1,0 +1,399 @@
+#include "ps/shard.h"
+
+#include <utility>
+
+#include "base/strcat.h"
+#include "ps/checkpoint_format.h"
+#include "ps/protocol.pb.h"
+#include "ps/slots.h"
+#include "ps/wire.h"
+
+namespace shoal::ps {
+
+Shard::Shard(const Options& options) : options_(options) {}
+Shard::~Shard() = default;
+
+void Shard::OnStart(comm::NodeContext& context) {
+  context_ = &context;
+  caller_.emplace(context);
+  member_.emplace(
+      context, *caller_,
+      Member::Options{.coordinator = options_.coordinator,
+                      .coordinator_address = options_.coordinator_address,
+                      .server = options_.server,
+                      .shard = options_.shard,
+                      .join_within = options_.join_within},
+      [this](StatusOr<JoinResult> joined) {
+        if (!joined.ok()) {
+          context_->Stop(joined.status());
+          return;
+        }
+        OnJoined(*joined);
+      },
+      [this](const Status& why) { context_->Stop(why); });
+  member_->Start();
+}
+
+void Shard::OnJoined(const JoinResult& joined) {
+  model_ = joined.model;
+  plan_ = joined.plan;
+  route_ = joined.route;
+  for (const TableSpec& table : model_.tables) {
+    StatusOr<std::unique_ptr<SparseTable>> made = SparseTable::Create(
+        {.name = table.name,
+         .dim = table.dim,
+         .optimizer = table.optimizer,
+         .initializer = table.initializer,
+         .seed = model_.seed,
+         .slot_bits = route_.slot_bits});
+    if (!made.ok()) {
+      Fail(made.status());
+      return;
+    }
+    tables_.push_back(*std::move(made));
+  }
+  const DenseLayout layout(model_);
+  StatusOr<std::unique_ptr<DenseStore>> dense = DenseStore::Create(
+      model_, layout.ChunksOf(joined.index, route_));
+  if (!dense.ok()) {
+    Fail(dense.status());
+    return;
+  }
+  dense_ = *std::move(dense);
+  stage_.emplace(model_, plan_.virtual_workers);
+  shape_ = {.model = &model_,
+            .dense_elements = dense_->num_elements(),
+            .slot_bits = route_.slot_bits,
+            .num_shards = static_cast<int>(route_.shards.size()),
+            .shard_index = joined.index};
+  joined_ = true;
+}
+
+void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
+  if (message.header.kind == comm::MessageKind::kReply) {
+    caller_->OnReply(from, std::move(message));
+    return;
+  }
+  if (member_->OnMessage(from, message)) {
+    return;
+  }
+  if (message.header.kind != comm::MessageKind::kRequest) {
+    return;  // Of another version of the program; nobody waits.
+  }
+  if (!joined_) {
+    ReplyError(from, message, UnavailableError("has not joined the job yet"));
+    return;
+  }
+  switch (static_cast<Method>(message.header.method)) {
+    case Method::kPull:
+      return OnPull(from, std::move(message));
+    case Method::kPush:
+      return OnPush(from, std::move(message));
+    case Method::kSave:
+      return OnSave(from, message);
+    case Method::kLoad:
+      return OnLoad(from, message);
+    case Method::kFinish:
+      Reply(from, MakeReply(message, {}));
+      context_->Stop(OkStatus());
+      return;
+    default:
+      ReplyError(from, message,
+                 InvalidArgumentError(StrCat("a shard has no method ",
+                                             message.header.method)));
+  }
+}
+
+void Shard::OnPeerDown(comm::EndpointId peer, const Status& why) {
+  caller_->OnPeerDown(peer, why);
+  member_->OnPeerDown(peer);
+  // Whoever waited will ask again on a new connection.
+  std::erase_if(waiting_, [&](const auto& entry) {
+    if (entry.second.from != peer) {
+      return false;
+    }
+    context_->CancelTimer(entry.second.timer);
+    return true;
+  });
+}
+
+void Shard::OnSendable(comm::EndpointId /*peer*/) {}
+
+// --- Pulls -----------------------------------------------------------------
+
+void Shard::OnPull(comm::EndpointId from, comm::Message request) {
+  wire::Pull pull;
+  Status status = Decode(request, pull);
+  if (status.ok() && request.frames.size() != model_.groups.size() + 1) {
+    status = InvalidArgumentError(
+        StrCat("pull: has ", request.frames.size(), " frames, expected ",
+               model_.groups.size() + 1));
+  }
+  for (size_t g = 0; status.ok() && g < model_.groups.size(); ++g) {
+    status =
+        CheckIds(request.frames[g + 1].As<uint64_t>(), shape_).WithPrefix(
+            "pull");
+  }
+  if (status.ok() && plan_.mode == Mode::kSync && pull.step() < step_) {
+    status = FailedPreconditionError(
+        StrCat("pull: asks for step ", pull.step(), ", but the job is at ",
+               step_, ": another worker has taken this one's place"));
+  }
+  if (!status.ok()) {
+    ReplyError(from, request, status);
+    return;
+  }
+  if (plan_.mode != Mode::kSync || pull.step() == step_) {
+    AnswerPull(from, request);
+    return;
+  }
+  const uint64_t waiting = next_waiting_++;
+  const Duration deadline(pull.deadline_ns());
+  waiting_.emplace(
+      waiting,
+      WaitingPull{.from = from,
+                  .request = std::move(request),
+                  .step = pull.step(),
+                  .timer = context_->SetTimer(
+                      context_->Now() + deadline,
+                      [this, waiting] { OnPullDeadline(waiting); })});
+}
+
+void Shard::OnPullDeadline(uint64_t waiting) {
+  const auto it = waiting_.find(waiting);
+  if (it == waiting_.end()) {
+    return;
+  }
+  const std::string missing = stage_->MissingVirtualWorkers();
+  ReplyError(it->second.from, it->second.request,
+             DeadlineExceededError(
+                 missing.empty()
+                     ? StrCat("step ", step_,
+                              " is complete here but not committed: the "
+                              "coordinator or another shard is late")
+                     : StrCat("step ", step_, " lacks the gradients of virtual "
+                              "workers ", missing)));
+  waiting_.erase(it);
+}
+
+void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
+  wire::Pull pull;
+  // Decoded once before, when it came.
+  SHOAL_CHECK(Decode(request, pull).ok());
+  wire::PullReply reply;
+  reply.set_step(step_);
+  std::vector<Buffer> frames = {Encode(reply)};
+  for (size_t g = 0; g < model_.groups.size(); ++g) {
+    const auto ids = request.frames[g + 1].As<uint64_t>();
+    for (const int index : model_.groups[g]) {
+      SparseTable& table = *tables_[static_cast<size_t>(index)];
+      Buffer rows = Buffer::Allocate(static_cast<int64_t>(ids.size()) *
+                                     table.dim() * 4);
+      table.Pull(ids, rows.MutableAs<float>().data());
+      frames.push_back(std::move(rows));
+    }
+  }
+  if (pull.dense()) {
+    frames.push_back(dense_->Snapshot());
+  }
+  Reply(from, MakeReply(request, std::move(frames)));
+}
+
+// --- Pushes ----------------------------------------------------------------
+
+void Shard::OnPush(comm::EndpointId from, comm::Message request) {
+  StatusOr<PushParts> push = ReadPush(request, shape_);
+  Status status = push.status();
+  if (status.ok()) {
+    status = plan_.mode == Mode::kSync ? StagePush(*std::move(push))
+                                       : ApplyPush(from, *push);
+  }
+  if (!status.ok()) {
+    ReplyError(from, request, status);
+    return;
+  }
+  wire::PushReply reply;
+  reply.set_step(step_);
+  Reply(from, MakeReply(request, {Encode(reply)}));
+  if (plan_.mode == Mode::kSync && stage_->complete() && !prepared_) {
+    SendPrepared();
+  }
+}
+
+Status Shard::StagePush(PushParts push) {
+  if (push.step < step_) {
+    return OkStatus();  // A repeat of what is applied.
+  }
+  if (push.step > step_) {
+    return FailedPreconditionError(
+        StrCat("push: is for step ", push.step, ", but the job is at ", step_));
+  }
+  for (Piece& piece : push.pieces) {
+    SHOAL_RETURN_IF_ERROR(stage_->Add(std::move(piece)));
+  }
+  return OkStatus();
+}
+
+Status Shard::ApplyPush(comm::EndpointId from, const PushParts& push) {
+  uint64_t& last = last_sequence_[from];
+  if (push.sequence <= last) {
+    return OkStatus();  // A retry: the push arrived, its reply did not.
+  }
+  if (push.sequence != last + 1) {
+    // The one before is on its way again.
+    return UnavailableError(StrCat("push: sequence ", push.sequence,
+                                   " came before ", last + 1));
+  }
+  last = push.sequence;
+  for (const Piece& piece : push.pieces) {
+    Apply(piece, push.learning_rate_factor);
+  }
+  ++step_;
+  return OkStatus();
+}
+
+void Shard::SendPrepared() {
+  prepared_ = true;
+  wire::Prepared prepared;
+  prepared.set_step(step_);
+  caller_->Start(options_.coordinator, comm::Lane::kUrgent,
+                 static_cast<uint16_t>(Method::kPrepared),
+                 StrCat("the commit of step ", step_), plan_.timeout,
+                 {Encode(prepared)},
+                 [this](const StatusOr<comm::Message>& reply) {
+                   OnCommit(reply);
+                 });
+  // Summed while the commit is on its way.
+  sum_ = stage_->Sum();
+}
+
+void Shard::OnCommit(const StatusOr<comm::Message>& reply) {
+  if (!reply.ok()) {
+    Fail(reply.status());
+    return;
+  }
+  wire::Commit commit;
+  if (const Status status = Decode(*reply, commit); !status.ok()) {
+    Fail(status);
+    return;
+  }
+  if (commit.step() != step_) {
+    Fail(InternalError(StrCat("a commit of step ", commit.step(),
+                              " came at step ", step_)));
+    return;
+  }
+  Apply(sum_, commit.learning_rate_factor());
+  ++step_;
+  prepared_ = false;
+  std::vector<WaitingPull> ready;
+  std::erase_if(waiting_, [&](auto& entry) {
+    if (entry.second.step != step_) {
+      return false;
+    }
+    context_->CancelTimer(entry.second.timer);
+    ready.push_back(std::move(entry.second));
+    return true;
+  });
+  for (const WaitingPull& pull : ready) {
+    AnswerPull(pull.from, pull.request);
+  }
+  // After the answers: nobody waits for the memory to be freed.
+  sum_ = Piece();
+  stage_->Clear();
+}
+
+void Shard::Apply(const Piece& piece, double learning_rate_factor) {
+  for (size_t g = 0; g < piece.groups.size(); ++g) {
+    const GroupGradients& gradients = piece.groups[g];
+    for (size_t t = 0; t < gradients.tables.size(); ++t) {
+      const auto index = static_cast<size_t>(model_.groups[g][t]);
+      tables_[index]->Apply(gradients.ids, gradients.tables[t].data(),
+                            learning_rate_factor);
+    }
+  }
+  dense_->Apply(piece.dense, learning_rate_factor);
+}
+
+// --- Checkpoints -----------------------------------------------------------
+
+void Shard::OnSave(comm::EndpointId from, const comm::Message& request) {
+  wire::Save save;
+  if (const Status status = Decode(request, save); !status.ok()) {
+    ReplyError(from, request, status);
+    return;
+  }
+  // The coordinator asks when nothing is under way, so the tables stay as they
+  // are while the storage thread reads them.
+  auto part = std::make_shared<std::string>();
+  context_->StartStorage(
+      [this, save, part](Storage& storage) -> StatusOr<Buffer> {
+        SHOAL_ASSIGN_OR_RETURN(
+            *part, SavePart(storage, save.folder(), save.file(), state()));
+        return Buffer();
+      },
+      [this, from, request, part](const StatusOr<Buffer>& done) {
+        if (!done.ok()) {
+          ReplyError(from, request, done.status());
+          return;
+        }
+        wire::SaveReply reply;
+        reply.set_part(*part);
+        Reply(from, MakeReply(request, {Encode(reply)}));
+      });
+}
+
+void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
+  wire::Load load;
+  if (const Status status = Decode(request, load); !status.ok()) {
+    ReplyError(from, request, status);
+    return;
+  }
+  context_->StartStorage(
+      [this, load](Storage& storage) -> StatusOr<Buffer> {
+        SHOAL_RETURN_IF_ERROR(LoadParts(
+            storage, load.folder(),
+            [this](uint64_t id) {
+              return SlotOfHash(IdHash(id), shape_.slot_bits) %
+                         shape_.num_shards ==
+                     shape_.shard_index;
+            },
+            state()));
+        return Buffer();
+      },
+      [this, from, request, step = load.step()](const StatusOr<Buffer>& done) {
+        if (!done.ok()) {
+          ReplyError(from, request, done.status());
+          return;
+        }
+        step_ = step;
+        Reply(from, MakeReply(request, {}));
+      });
+}
+
+// ---------------------------------------------------------------------------
+
+void Shard::Reply(comm::EndpointId to, comm::Message reply) {
+  // A reply that can't be sent is asked for again, or its waiter's deadline
+  // passes: nothing is kept for it here.
+  (void)context_->Send(to, comm::Lane::kBulk, std::move(reply));
+}
+
+void Shard::ReplyError(comm::EndpointId to, const comm::Message& request,
+                       const Status& status) {
+  Reply(to, MakeErrorReply(request, status));
+}
+
+void Shard::Fail(const Status& why) {
+  comm::Message message;
+  message.header.method = static_cast<uint16_t>(Method::kAbort);
+  wire::Abort abort;
+  abort.set_code(static_cast<int>(why.code()));
+  abort.set_text(why.message());
+  message.frames.push_back(Encode(abort));
+  // If it does not arrive, the coordinator sees this process end.
+  (void)context_->Send(options_.coordinator, comm::Lane::kUrgent,
+                       std::move(message));
+  context_->Stop(why);
+}
+
+}  // namespace shoal::ps

@@ -1,0 +1,110 @@
+#ifndef SHOAL_PS_SHARD_H_
+#define SHOAL_PS_SHARD_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "comm/node.h"
+#include "ps/caller.h"
+#include "ps/checkpoint_format.h"
+#include "ps/dense_store.h"
+#include "ps/member.h"
+#include "ps/model_spec.h"
+#include "ps/sparse_table.h"
+#include "ps/step_stage.h"
+
+namespace shoal::ps {
+
+// One shard of a server: holds the slots that the route gives it and answers
+// pulls and pushes for them. See docs/architecture.md, "One training step".
+//
+// In `sync` it is at one step at all times: pushes of step t are staged, the
+// coordinator is told when they are complete, and its commit applies them;
+// pulls of t + 1 wait for that. In `bounded` and `async` a push is applied on
+// arrival, once per (client, sequence).
+//
+// Belongs to the thread that pumps it; never blocks.
+class Shard : public comm::Node {
+ public:
+  struct Options {
+    comm::EndpointId coordinator = comm::kCoordinator;
+    std::string coordinator_address;
+    int server = 0;
+    int shard = 0;  // of this server
+    Duration join_within = std::chrono::seconds(30);
+  };
+
+  explicit Shard(const Options& options);
+  ~Shard() override;
+
+  void OnStart(comm::NodeContext& context) override;
+  void OnMessage(comm::EndpointId from, comm::Message message) override;
+  void OnPeerDown(comm::EndpointId peer, const Status& why) override;
+  void OnSendable(comm::EndpointId peer) override;
+
+ private:
+  // A pull that came before the step that it asks for.
+  struct WaitingPull {
+    comm::EndpointId from;
+    comm::Message request;
+    int64_t step = 0;
+    comm::TimerId timer = comm::TimerId::kNone;
+  };
+
+  void OnJoined(const JoinResult& joined);
+  void OnPull(comm::EndpointId from, comm::Message request);
+  void OnPullDeadline(uint64_t waiting);
+  void AnswerPull(comm::EndpointId from, const comm::Message& request);
+  void OnPush(comm::EndpointId from, comm::Message request);
+  Status StagePush(PushParts push);                                // sync
+  Status ApplyPush(comm::EndpointId from, const PushParts& push);  // others
+  void OnSave(comm::EndpointId from, const comm::Message& request);
+  void OnLoad(comm::EndpointId from, const comm::Message& request);
+
+  // sync: tells the coordinator that the step is staged, again after a lost
+  // connection, until its commit comes.
+  void SendPrepared();
+  void OnCommit(const StatusOr<comm::Message>& reply);
+
+  void Apply(const Piece& piece, double learning_rate_factor);
+  ShardState state() {
+    return {.model = &model_, .tables = tables_, .dense = dense_.get()};
+  }
+  void Reply(comm::EndpointId to, comm::Message reply);
+  void ReplyError(comm::EndpointId to, const comm::Message& request,
+                  const Status& status);
+  // Tells the coordinator, then stops.
+  void Fail(const Status& why);
+
+  Options options_;
+  comm::NodeContext* context_ = nullptr;
+  std::optional<Caller> caller_;
+  std::optional<Member> member_;
+
+  bool joined_ = false;
+  ModelSpec model_;
+  ClusterPlan plan_;
+  RouteTable route_;
+  PushShape shape_;
+  int64_t step_ = 0;  // sync: steps applied; otherwise pushes applied
+  std::vector<std::unique_ptr<SparseTable>> tables_;
+  std::unique_ptr<DenseStore> dense_;
+
+  // sync: the pushes of step_ and, once they are complete, their sum.
+  std::optional<StepStage> stage_;
+  bool prepared_ = false;
+  Piece sum_;
+  uint64_t next_waiting_ = 1;
+  std::map<uint64_t, WaitingPull> waiting_;
+  // Outside sync: the last applied push of each client.
+  std::unordered_map<comm::EndpointId, uint64_t> last_sequence_;
+};
+
+}  // namespace shoal::ps
+
+#endif  // SHOAL_PS_SHARD_H_

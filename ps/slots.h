@@ -1,0 +1,31 @@
+#ifndef SHOAL_PS_SLOTS_H_
+#define SHOAL_PS_SLOTS_H_
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+
+#include "base/random.h"
+
+namespace shoal::ps {
+
+// The one hash of an id: its top bits name the slot, the others the place in
+// the slot's index. A bijection, so distinct ids have distinct hashes.
+constexpr uint64_t IdHash(uint64_t id) {
+  return Mix64(id + 0x9e3779b97f4a7c15ULL);
+}
+
+constexpr int64_t SlotOfHash(uint64_t hash, int slot_bits) {
+  return static_cast<int64_t>(hash >> (64 - slot_bits));
+}
+
+// Fixed for a job's life: enough slots that shards can be filled evenly.
+constexpr int SlotBitsFor(int shards_max) {
+  const auto wanted = static_cast<uint64_t>(64) *
+                      static_cast<uint64_t>(std::max(shards_max, 1));
+  return std::max(10, static_cast<int>(std::bit_width(wanted - 1)));
+}
+
+}  // namespace shoal::ps
+
+#endif  // SHOAL_PS_SLOTS_H_

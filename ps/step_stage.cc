@@ -1,0 +1,291 @@
+#include "ps/step_stage.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "base/strcat.h"
+#include "ps/protocol.pb.h"
+#include "ps/slots.h"
+#include "ps/wire.h"
+
+namespace shoal::ps {
+namespace {
+
+// Whether all are finite, without a branch per element: an exponent of all ones
+// survives the maximum.
+bool AllFinite(std::span<const float> values) {
+  uint32_t highest = 0;
+  for (const float value : values) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    highest = std::max(highest, bits & 0x7f800000U);
+  }
+  return highest != 0x7f800000U;
+}
+
+// Reads a message's array frames one after another.
+class FrameReader {
+ public:
+  explicit FrameReader(const comm::Message& message) : message_(message) {}
+
+  StatusOr<const Buffer*> Next(const std::string& what) {
+    if (next_ >= message_.frames.size()) {
+      return InvalidArgumentError(
+          StrCat("push: has ", message_.frames.size(), " frames, none for ",
+                 what));
+    }
+    return &message_.frames[next_++];
+  }
+
+  StatusOr<std::span<const float>> Floats(const std::string& what,
+                                          int64_t count) {
+    SHOAL_ASSIGN_OR_RETURN(const Buffer* frame, Next(what));
+    const auto floats = frame->As<float>();
+    if (frame->size() != count * static_cast<int64_t>(sizeof(float)) ||
+        static_cast<int64_t>(floats.size()) != count) {
+      return InvalidArgumentError(StrCat("push: ", what, " has ",
+                                         frame->size(), " bytes, expected ",
+                                         count * 4));
+    }
+    if (!AllFinite(floats)) {
+      return InvalidArgumentError(
+          StrCat("push: ", what,
+                 " is not finite (the loss has diverged): lower the learning "
+                 "rate or look for extreme values in the data"));
+    }
+    return floats;
+  }
+
+  bool AtEnd() const { return next_ == message_.frames.size(); }
+
+ private:
+  const comm::Message& message_;
+  size_t next_ = 1;
+};
+
+StatusOr<GroupGradients> ReadGroup(FrameReader& frames, int group,
+                                   const PushShape& shape) {
+  GroupGradients out;
+  SHOAL_ASSIGN_OR_RETURN(const Buffer* ids,
+                         frames.Next(StrCat("ids of group ", group)));
+  out.ids = ids->As<uint64_t>();
+  if (static_cast<int64_t>(out.ids.size_bytes()) != ids->size()) {
+    return InvalidArgumentError(StrCat("push: ids of group ", group, " have ",
+                                       ids->size(), " bytes, no multiple of 8"));
+  }
+  SHOAL_RETURN_IF_ERROR(CheckIds(out.ids, shape).WithPrefix("push"));
+  for (const int index : shape.model->groups[static_cast<size_t>(group)]) {
+    const TableSpec& table = shape.model->tables[static_cast<size_t>(index)];
+    SHOAL_ASSIGN_OR_RETURN(
+        const std::span<const float> grads,
+        frames.Floats(StrCat("gradient of table '", table.name, "'"),
+                      static_cast<int64_t>(out.ids.size()) * table.dim));
+    out.tables.push_back(grads);
+  }
+  return out;
+}
+
+}  // namespace
+
+Status CheckIds(std::span<const uint64_t> ids, const PushShape& shape) {
+  uint64_t previous = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const uint64_t hash = IdHash(ids[i]);
+    if (i > 0 && hash <= previous) {
+      return InvalidArgumentError(
+          StrCat("id ", ids[i], " at ", i, " does not rise by its hash"));
+    }
+    previous = hash;
+    const int64_t slot = SlotOfHash(hash, shape.slot_bits);
+    if (slot % shape.num_shards != shape.shard_index) {
+      return AbortedError(StrCat("id ", ids[i], " is in slot ", slot,
+                                 ", which shard ", slot % shape.num_shards,
+                                 " owns, not ", shape.shard_index));
+    }
+  }
+  return OkStatus();
+}
+
+StatusOr<PushParts> ReadPush(const comm::Message& message,
+                             const PushShape& shape) {
+  wire::Push head;
+  SHOAL_RETURN_IF_ERROR(Decode(message, head));
+  const auto num_groups = static_cast<int>(shape.model->groups.size());
+  PushParts push;
+  push.step = head.step();
+  push.sequence = head.sequence();
+  push.learning_rate_factor = head.learning_rate_factor();
+  FrameReader frames(message);
+  for (const int64_t node : head.nodes()) {
+    Piece piece;
+    piece.node = node;
+    for (int group = 0; group < num_groups; ++group) {
+      SHOAL_ASSIGN_OR_RETURN(GroupGradients gradients,
+                             ReadGroup(frames, group, shape));
+      piece.groups.push_back(std::move(gradients));
+    }
+    SHOAL_ASSIGN_OR_RETURN(
+        piece.dense, frames.Floats("dense gradient", shape.dense_elements));
+    piece.owners = message.frames;
+    push.pieces.push_back(std::move(piece));
+  }
+  if (!frames.AtEnd()) {
+    return InvalidArgumentError(StrCat("push: has ", message.frames.size(),
+                                       " frames, more than its ",
+                                       head.nodes_size(), " pieces need"));
+  }
+  return push;
+}
+
+Status StepStage::Add(Piece piece) {
+  if (!tree_.IsNode(piece.node)) {
+    return InvalidArgumentError(
+        StrCat("push: the step tree has no node ", piece.node));
+  }
+  if (pieces_.contains(piece.node)) {
+    return OkStatus();
+  }
+  const auto [begin, end] = tree_.Range(piece.node);
+  for (const auto& [node, other] : pieces_) {
+    const auto [other_begin, other_end] = tree_.Range(node);
+    if (begin < other_end && other_begin < end) {
+      // A replacement may run other virtual workers than the one that it
+      // replaces: what is covered already has the same bits.
+      if (other_begin <= begin && end <= other_end) {
+        return OkStatus();
+      }
+      return InvalidArgumentError(
+          StrCat("push: virtual workers ", begin, " to ", end - 1,
+                 " overlap those of node ", node, ", which came before"));
+    }
+  }
+  num_present_ += end - begin;
+  pieces_.emplace(piece.node, std::move(piece));
+  return OkStatus();
+}
+
+std::string StepStage::MissingVirtualWorkers() const {
+  std::vector<bool> present(static_cast<size_t>(tree_.num_leaves()), false);
+  for (const auto& [node, piece] : pieces_) {
+    const auto [begin, end] = tree_.Range(node);
+    std::fill(present.begin() + begin, present.begin() + end, true);
+  }
+  std::string missing;
+  for (size_t i = 0; i < present.size(); ++i) {
+    if (!present[i]) {
+      missing += StrCat(missing.empty() ? "" : ", ", i);
+    }
+  }
+  return missing;
+}
+
+Piece StepStage::Sum() const {
+  SHOAL_CHECK(complete());
+  return SumUnder(1);
+}
+
+Piece StepStage::SumUnder(int64_t node) const {
+  const auto it = pieces_.find(node);
+  if (it != pieces_.end()) {
+    return it->second;
+  }
+  Piece left = SumUnder(2 * node);
+  if (!tree_.IsNode(2 * node + 1)) {
+    return left;  // Padding is skipped.
+  }
+  return AddPieces(left, SumUnder(2 * node + 1));
+}
+
+namespace {
+
+// Where each side's ids go in their union, or -1.
+struct Union {
+  Buffer ids;
+  std::vector<int32_t> from_left;
+  std::vector<int32_t> from_right;
+};
+
+Union UnionOf(std::span<const uint64_t> left, std::span<const uint64_t> right) {
+  Union out;
+  const size_t most = left.size() + right.size();
+  Buffer ids = Buffer::Allocate(static_cast<int64_t>(most * sizeof(uint64_t)));
+  uint64_t* to = ids.MutableAs<uint64_t>().data();
+  out.from_left.reserve(most);
+  out.from_right.reserve(most);
+  size_t l = 0;
+  size_t r = 0;
+  size_t n = 0;
+  while (l < left.size() || r < right.size()) {
+    const bool take_left =
+        r == right.size() ||
+        (l < left.size() && IdHash(left[l]) <= IdHash(right[r]));
+    const bool take_right =
+        l == left.size() ||
+        (r < right.size() && IdHash(right[r]) <= IdHash(left[l]));
+    to[n++] = take_left ? left[l] : right[r];
+    out.from_left.push_back(take_left ? static_cast<int32_t>(l++) : -1);
+    out.from_right.push_back(take_right ? static_cast<int32_t>(r++) : -1);
+  }
+  out.ids = ids.Slice(0, static_cast<int64_t>(n * sizeof(uint64_t)));
+  return out;
+}
+
+void AddRows(const Union& ids, int64_t dim, std::span<const float> left,
+             std::span<const float> right, float* out) {
+  for (size_t i = 0; i < ids.from_left.size(); ++i) {
+    const int64_t l = ids.from_left[i];
+    const int64_t r = ids.from_right[i];
+    const float* a = l < 0 ? nullptr : left.data() + l * dim;
+    const float* b = r < 0 ? nullptr : right.data() + r * dim;
+    float* to = out + static_cast<int64_t>(i) * dim;
+    if (a != nullptr && b != nullptr) {
+      for (int64_t j = 0; j < dim; ++j) {
+        to[j] = a[j] + b[j];
+      }
+    } else {
+      std::memcpy(to, a != nullptr ? a : b,
+                  static_cast<size_t>(dim) * sizeof(float));
+    }
+  }
+}
+
+}  // namespace
+
+Piece StepStage::AddPieces(const Piece& left, const Piece& right) const {
+  Piece sum;
+  for (size_t g = 0; g < left.groups.size(); ++g) {
+    const Union ids = UnionOf(left.groups[g].ids, right.groups[g].ids);
+    GroupGradients gradients;
+    gradients.ids = ids.ids.As<uint64_t>();
+    sum.owners.push_back(ids.ids);
+    for (size_t t = 0; t < left.groups[g].tables.size(); ++t) {
+      const auto index = static_cast<size_t>(model_.groups[g][t]);
+      const int64_t dim = model_.tables[index].dim;
+      Buffer rows = Buffer::Allocate(
+          static_cast<int64_t>(ids.from_left.size()) * dim * 4);
+      AddRows(ids, dim, left.groups[g].tables[t], right.groups[g].tables[t],
+              rows.MutableAs<float>().data());
+      gradients.tables.push_back(rows.As<float>());
+      sum.owners.push_back(std::move(rows));
+    }
+    sum.groups.push_back(std::move(gradients));
+  }
+  Buffer dense =
+      Buffer::Allocate(static_cast<int64_t>(left.dense.size_bytes()));
+  float* to = dense.MutableAs<float>().data();
+  for (size_t i = 0; i < left.dense.size(); ++i) {
+    to[i] = left.dense[i] + right.dense[i];
+  }
+  sum.dense = dense.As<float>();
+  sum.owners.push_back(std::move(dense));
+  return sum;
+}
+
+void StepStage::Clear() {
+  pieces_.clear();
+  num_present_ = 0;
+}
+
+}  // namespace shoal::ps

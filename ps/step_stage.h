@@ -1,0 +1,97 @@
+#ifndef SHOAL_PS_STEP_STAGE_H_
+#define SHOAL_PS_STEP_STAGE_H_
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/status.h"
+#include "comm/message.h"
+#include "ps/model_spec.h"
+#include "ps/step_tree.h"
+
+namespace shoal::ps {
+
+// Gradients of one group of tables: `ids` rise strictly by IdHash() and
+// grads[i] is [ids.size(), dim of the group's i-th table].
+struct GroupGradients {
+  std::span<const uint64_t> ids;
+  std::vector<std::span<const float>> tables;
+};
+
+// The gradient sum of one node of the step tree, as far as one shard owns it.
+// Spans point into the message that brought it, or into a sum's own memory.
+struct Piece {
+  int64_t node = 0;
+  std::vector<GroupGradients> groups;  // in the order of ModelSpec::groups
+  std::span<const float> dense;        // all chunks of the shard, in order
+  std::vector<Buffer> owners;          // keep the spans alive
+};
+
+// A push as its receiver reads it.
+struct PushParts {
+  int64_t step = 0;
+  uint64_t sequence = 0;
+  double learning_rate_factor = 1;
+  std::vector<Piece> pieces;
+};
+
+// What a shard checks a push against.
+struct PushShape {
+  const ModelSpec* model = nullptr;
+  int64_t dense_elements = 0;  // of the shard's chunks
+  int slot_bits = 10;
+  int num_shards = 1;
+  int shard_index = 0;
+};
+
+// Checks a whole push before anything is written: counts and sizes agree, ids
+// rise and belong to this shard, every gradient is finite.
+// Errors: kInvalidArgument naming what is wrong; kAborted for an id that
+// another shard owns.
+StatusOr<PushParts> ReadPush(const comm::Message& message,
+                             const PushShape& shape);
+
+// The ids that a pull or push names belong to the shard and rise.
+// Errors: as ReadPush().
+Status CheckIds(std::span<const uint64_t> ids, const PushShape& shape);
+
+// The pushes of one step in `sync`, until they are complete, and their sum
+// along the step tree. Whoever sends a piece, and however often, the sum is the
+// same. Belongs to its shard's thread.
+class StepStage {
+ public:
+  // `model` must outlive the stage.
+  StepStage(const ModelSpec& model, int virtual_workers)
+      : model_(model), tree_(virtual_workers) {}
+
+  // Takes a piece whose virtual workers are not there yet; a repeated one is
+  // dropped. Errors: kInvalidArgument (no such node, or it overlaps others).
+  Status Add(Piece piece);
+
+  bool complete() const { return num_present_ == tree_.num_leaves(); }
+
+  // "2, 3": whose gradients have not come.
+  std::string MissingVirtualWorkers() const;
+
+  // The sum over all pieces; only when complete().
+  Piece Sum() const;
+
+  void Clear();
+
+ private:
+  Piece SumUnder(int64_t node) const;
+  Piece AddPieces(const Piece& left, const Piece& right) const;
+
+  const ModelSpec& model_;
+  StepTree tree_;
+  std::map<int64_t, Piece> pieces_;  // by node
+  int num_present_ = 0;              // virtual workers
+};
+
+}  // namespace shoal::ps
+
+#endif  // SHOAL_PS_STEP_STAGE_H_

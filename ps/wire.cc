@@ -1,0 +1,197 @@
+#include "ps/wire.h"
+
+#include <utility>
+
+#include "base/strcat.h"
+#include "ps/protocol.pb.h"
+
+namespace shoal::ps {
+namespace {
+
+// In the order of OptimizerConfig's fields; a number more or less is refused,
+// so that two versions of the program do not train different models.
+void OptimizerToWire(const OptimizerConfig& in, wire::Optimizer& out) {
+  out.set_kind(in.kind);
+  for (const double number :
+       {in.learning_rate, in.momentum, in.initial_accumulator, in.epsilon,
+        in.beta1, in.beta2, in.l1, in.l2, in.beta}) {
+    out.add_numbers(number);
+  }
+}
+
+StatusOr<OptimizerConfig> OptimizerFromWire(const wire::Optimizer& in) {
+  constexpr int kNumbers = 9;
+  if (in.numbers_size() != kNumbers) {
+    return InvalidArgumentError(StrCat("optimizer '", in.kind(), "' has ",
+                                       in.numbers_size(), " numbers, expected ",
+                                       kNumbers));
+  }
+  OptimizerConfig out;
+  out.kind = in.kind();
+  int i = 0;
+  for (auto* number :
+       {&out.learning_rate, &out.momentum, &out.initial_accumulator,
+        &out.epsilon, &out.beta1, &out.beta2, &out.l1, &out.l2, &out.beta}) {
+    *number = static_cast<std::remove_pointer_t<decltype(number)>>(
+        in.numbers(i++));
+  }
+  return out;
+}
+
+void InitializerToWire(const Initializer& in, wire::Initializer& out) {
+  out.set_kind(static_cast<int>(in.kind));
+  out.set_scale(in.scale);
+}
+
+StatusOr<Initializer> InitializerFromWire(const wire::Initializer& in) {
+  if (in.kind() < 0 ||
+      in.kind() > static_cast<int>(Initializer::Kind::kConstant)) {
+    return InvalidArgumentError(
+        StrCat("initializer: there is no kind ", in.kind()));
+  }
+  Initializer out;
+  out.kind = static_cast<Initializer::Kind>(in.kind());
+  out.scale = static_cast<decltype(out.scale)>(in.scale());
+  return out;
+}
+
+}  // namespace
+
+Buffer Encode(const google::protobuf::MessageLite& head) {
+  Buffer buffer = Buffer::Allocate(static_cast<int64_t>(head.ByteSizeLong()));
+  head.SerializeWithCachedSizesToArray(
+      reinterpret_cast<uint8_t*>(buffer.data()));
+  return buffer;
+}
+
+Status Decode(const comm::Message& message,
+              google::protobuf::MessageLite& head) {
+  if (message.frames.empty()) {
+    return InvalidArgumentError(
+        StrCat("method ", message.header.method, ": the message is empty"));
+  }
+  const Buffer& frame = message.frames.front();
+  if (!head.ParseFromArray(frame.data(), static_cast<int>(frame.size()))) {
+    return InvalidArgumentError(StrCat("method ", message.header.method,
+                                       ": frame 0 is no ",
+                                       head.GetTypeName()));
+  }
+  return OkStatus();
+}
+
+void ToWire(const ModelSpec& model, wire::Model& out) {
+  for (const VariableSpec& variable : model.variables) {
+    wire::Model::Variable& v = *out.add_variables();
+    v.set_name(variable.name);
+    for (const int64_t dim : variable.dims) {
+      v.add_dims(dim);
+    }
+    InitializerToWire(variable.initializer, *v.mutable_initializer());
+  }
+  for (const TableSpec& table : model.tables) {
+    wire::Model::Table& t = *out.add_tables();
+    t.set_name(table.name);
+    t.set_dim(table.dim);
+    OptimizerToWire(table.optimizer, *t.mutable_optimizer());
+    InitializerToWire(table.initializer, *t.mutable_initializer());
+  }
+  for (const std::vector<int>& group : model.groups) {
+    wire::Model::Group& g = *out.add_groups();
+    for (const int table : group) {
+      g.add_tables(table);
+    }
+  }
+  OptimizerToWire(model.dense_optimizer, *out.mutable_dense_optimizer());
+  out.set_seed(model.seed);
+}
+
+void ToWire(const ClusterPlan& plan, wire::Plan& out) {
+  out.set_mode(static_cast<int>(plan.mode));
+  out.set_staleness(plan.staleness);
+  out.set_virtual_workers(plan.virtual_workers);
+  out.set_timeout_ns(plan.timeout.count());
+}
+
+void ToWire(const RouteTable& route, wire::Route& out) {
+  out.set_version(route.version);
+  out.set_slot_bits(route.slot_bits);
+  for (const RouteTable::Shard& shard : route.shards) {
+    wire::Route::Shard& s = *out.add_shards();
+    s.set_endpoint(shard.endpoint.value);
+    s.set_address(shard.address);
+    s.set_name(shard.name);
+  }
+}
+
+StatusOr<ModelSpec> FromWire(const wire::Model& in) {
+  ModelSpec out;
+  for (const wire::Model::Variable& v : in.variables()) {
+    VariableSpec variable;
+    variable.name = v.name();
+    for (const int64_t dim : v.dims()) {
+      if (dim < 1 || dim > (int64_t{1} << 40)) {
+        return InvalidArgumentError(
+            StrCat("variable '", v.name(), "' has a size of ", dim));
+      }
+      variable.dims.push_back(dim);
+    }
+    SHOAL_ASSIGN_OR_RETURN(variable.initializer,
+                           InitializerFromWire(v.initializer()));
+    out.variables.push_back(std::move(variable));
+  }
+  for (const wire::Model::Table& t : in.tables()) {
+    TableSpec table;
+    table.name = t.name();
+    table.dim = t.dim();
+    if (table.dim < 1 || table.dim > 1 << 20) {
+      return InvalidArgumentError(
+          StrCat("table '", t.name(), "' has dim ", t.dim()));
+    }
+    SHOAL_ASSIGN_OR_RETURN(table.optimizer, OptimizerFromWire(t.optimizer()));
+    SHOAL_ASSIGN_OR_RETURN(table.initializer,
+                           InitializerFromWire(t.initializer()));
+    out.tables.push_back(std::move(table));
+  }
+  std::vector<int> uses(out.tables.size(), 0);
+  for (const wire::Model::Group& g : in.groups()) {
+    for (const int table : g.tables()) {
+      if (table < 0 || table >= static_cast<int>(uses.size()) ||
+          ++uses[static_cast<size_t>(table)] > 1) {
+        return InvalidArgumentError(
+            StrCat("groups: table ", table, " is unknown or in two groups"));
+      }
+    }
+    out.groups.emplace_back(g.tables().begin(), g.tables().end());
+  }
+  SHOAL_ASSIGN_OR_RETURN(out.dense_optimizer,
+                         OptimizerFromWire(in.dense_optimizer()));
+  out.seed = in.seed();
+  return out;
+}
+
+StatusOr<ClusterPlan> FromWire(const wire::Plan& in) {
+  if (in.mode() < 0 || in.mode() > static_cast<int>(Mode::kAsync) ||
+      in.virtual_workers() < 1 || in.timeout_ns() < 1) {
+    return InvalidArgumentError("the cluster's plan is not valid");
+  }
+  return ClusterPlan{.mode = static_cast<Mode>(in.mode()),
+                     .staleness = in.staleness(),
+                     .virtual_workers = in.virtual_workers(),
+                     .timeout = Duration(in.timeout_ns())};
+}
+
+StatusOr<RouteTable> FromWire(const wire::Route& in) {
+  if (in.shards_size() < 1 || in.slot_bits() < 1 || in.slot_bits() > 30) {
+    return InvalidArgumentError("the route table is not valid");
+  }
+  RouteTable out;
+  out.version = in.version();
+  out.slot_bits = in.slot_bits();
+  for (const wire::Route::Shard& shard : in.shards()) {
+    out.shards.push_back({comm::EndpointId{shard.endpoint()}, shard.address(),
+                          shard.name()});
+  }
+  return out;
+}
+
+}  // namespace shoal::ps

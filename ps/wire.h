@@ -1,0 +1,57 @@
+#ifndef SHOAL_PS_WIRE_H_
+#define SHOAL_PS_WIRE_H_
+
+#include <cstdint>
+#include <string>
+
+#include "base/buffer.h"
+#include "base/status.h"
+#include "comm/message.h"
+#include "ps/model_spec.h"
+
+namespace google::protobuf {
+class MessageLite;
+}  // namespace google::protobuf
+
+namespace shoal::ps {
+
+namespace wire {
+class Model;
+class Plan;
+class Route;
+}  // namespace wire
+
+// Methods of the parameter server; their messages are in ps/protocol.proto.
+enum class Method : uint16_t {
+  kJoin = 1,
+  kPull = 2,
+  kPush = 3,
+  kPrepared = 4,
+  kAskOrder = 5,
+  kProgress = 6,
+  kClock = 7,
+  kSave = 8,
+  kLoad = 9,
+  kAlive = 10,
+  kFinish = 11,
+  kAbort = 12,
+};
+
+Buffer Encode(const google::protobuf::MessageLite& head);
+
+// Reads frame 0. Errors: kInvalidArgument (no frame, or not such a message).
+Status Decode(const comm::Message& message,
+              google::protobuf::MessageLite& head);
+
+void ToWire(const ModelSpec& model, wire::Model& out);
+void ToWire(const ClusterPlan& plan, wire::Plan& out);
+void ToWire(const RouteTable& route, wire::Route& out);
+
+// Errors: kInvalidArgument naming the field.
+StatusOr<ModelSpec> FromWire(const wire::Model& in);
+StatusOr<ClusterPlan> FromWire(const wire::Plan& in);
+StatusOr<RouteTable> FromWire(const wire::Route& in);
+
+}  // namespace shoal::ps
+
+#endif  // SHOAL_PS_WIRE_H_

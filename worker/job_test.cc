@@ -1,0 +1,561 @@
+#include "worker/job.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "worker/job.pb.h"
+#include "worker/yaml_document.h"
+
+namespace shoal::worker {
+namespace {
+
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+// The shortest csv job; tests add to it.
+constexpr char kLeastJob[] =
+    "data:\n"
+    "  files: [a.csv]\n"
+    "  label: late\n"
+    "  features:\n"
+    "    - column: origin\n";
+
+StatusOr<std::unique_ptr<JobSpec>> ParseText(
+    std::string_view text, const std::vector<std::string>& overrides = {}) {
+  return ParseJob(text, "job.yaml", overrides);
+}
+
+// The error of a text, or "OK".
+std::string ErrorOf(std::string_view text,
+                    const std::vector<std::string>& overrides = {}) {
+  const auto job = ParseText(text, overrides);
+  if (job.ok()) {
+    return "OK";
+  }
+  EXPECT_EQ(job.status().code(), StatusCode::kInvalidArgument);
+  return job.status().message();
+}
+
+std::string ErrorOfSet(const std::vector<std::string>& overrides) {
+  return ErrorOf(kLeastJob, overrides);
+}
+
+TEST(JobTest, ReadsEveryKindOfValue) {
+  const auto read = ParseText(
+      "name: flights  # a comment\n"
+      "seed: 18446744073709551615\n"
+      "cluster: {servers: 2, workers: 3, timeout_seconds: 2.5}\n"
+      "data:\n"
+      "  root: 'my data'\n"
+      "  files:\n"
+      "    - a.csv\n"
+      "    - \"b \\\"x\\\".csv\"\n"
+      "  label: arr_delay > 15\n"
+      "  shuffle: false\n"
+      "  csv:\n"
+      "    missing: [NA, '?']\n"
+      "    aliases: {sched: sched_dep, 'a.b': c}\n"
+      "  features:\n"
+      "    - {column: origin}\n"
+      "    - name: hour\n"
+      "      buckets: {edges: [1, 2.5, -3e1]}\n"
+      "      column: dep_time\n"
+      "model: {kind: mlp, hidden: 32, dim: +16}\n"
+      "tables:\n"
+      "  embedding: {init: normal, optimizer: {kind: ftrl, l1: 1e-3}}\n");
+  ASSERT_TRUE(read.ok()) << read.status();
+  const JobSpec& job = **read;
+  EXPECT_EQ(job.name(), "flights");
+  EXPECT_EQ(job.seed(), std::numeric_limits<uint64_t>::max());
+  EXPECT_EQ(job.cluster().servers(), 2);
+  EXPECT_EQ(job.cluster().timeout_seconds(), 2.5);
+  EXPECT_EQ(job.cluster().virtual_workers(), 4);  // its default
+  EXPECT_EQ(job.data().root(), "my data");
+  EXPECT_THAT(job.data().files(), ElementsAre("a.csv", "b \"x\".csv"));
+  EXPECT_FALSE(job.data().shuffle());
+  EXPECT_THAT(job.data().csv().missing(), ElementsAre("NA", "?"));
+  EXPECT_EQ(job.data().csv().aliases().at("sched"), "sched_dep");
+  EXPECT_EQ(job.data().csv().aliases().at("a.b"), "c");
+  ASSERT_EQ(job.data().features_size(), 2);
+  EXPECT_THAT(job.data().features(1).buckets().edges(),
+              ElementsAre(1, 2.5, -30));
+  EXPECT_THAT(job.model().hidden(), ElementsAre(32));  // one value is a list
+  EXPECT_EQ(job.model().dim(), 16);
+  EXPECT_EQ(job.tables().at("embedding").optimizer().l1(), 1e-3);
+}
+
+TEST(JobTest, UnknownKeyNamesLineAndNearestKey) {
+  EXPECT_EQ(ErrorOf("seed: 1\ncluster:\n  servers: 1\n  worker: 2\n"),
+            "job.yaml:4: unknown key 'worker' under cluster; did you mean "
+            "'workers'?");
+  EXPECT_EQ(ErrorOf("clutser: {}\n"),
+            "job.yaml:1: unknown key 'clutser'; did you mean 'cluster'?");
+}
+
+TEST(JobTest, KeyOfAnotherSectionIsFoundThere) {
+  EXPECT_EQ(ErrorOf("cluster: {batch_size: 5}\n"),
+            "job.yaml:1: unknown key 'batch_size' under cluster; did you mean "
+            "'train.batch_size'?");
+}
+
+TEST(JobTest, KeyLikeNoOtherListsWhatThereIs) {
+  EXPECT_THAT(ErrorOf("consistency: {xyzzyplugh: 5}\n"),
+              HasSubstr("under consistency; there are: mode, staleness"));
+}
+
+TEST(JobTest, UnknownKeyInsideListNamesElement) {
+  EXPECT_EQ(ErrorOf("data:\n  features:\n    - column: a\n    - colum: b\n"),
+            "job.yaml:4: unknown key 'colum' under data.features.1; did you "
+            "mean 'column'?");
+}
+
+TEST(JobTest, UnknownTableIsRefused) {
+  EXPECT_EQ(ErrorOf("tables:\n  embeding: {}\n"),
+            "job.yaml:2: unknown key 'embeding' under tables; did you mean "
+            "'embedding'?");
+}
+
+TEST(JobTest, WrongTypeNamesKeyExpectedAndFound) {
+  const auto cluster = [](const char* value) {
+    return ErrorOf(std::string("cluster:\n  servers: ") + value + "\n");
+  };
+  EXPECT_EQ(cluster("two"),
+            "job.yaml:2: cluster.servers: expected a whole number, found "
+            "'two'");
+  EXPECT_THAT(cluster("2.5"), HasSubstr("found '2.5'"));
+  EXPECT_THAT(cluster("0x10"), HasSubstr("expected a whole number"));
+  EXPECT_THAT(cluster("1-"), HasSubstr("expected a whole number"));
+  EXPECT_THAT(cluster("'2'"), HasSubstr("leave the quotes out"));
+  EXPECT_THAT(cluster("[1, 2]"), HasSubstr("found a list"));
+  EXPECT_THAT(cluster("{a: 1}"), HasSubstr("found a map"));
+  EXPECT_THAT(ErrorOf("model: {dropout: much}\n"),
+              HasSubstr("model.dropout: expected a number, found 'much'"));
+  EXPECT_THAT(ErrorOf("model: {dropout: .nan}\n"),
+              HasSubstr("model.dropout: expected a number"));
+  EXPECT_THAT(ErrorOf("data: {shuffle: maybe}\n"),
+              HasSubstr("data.shuffle: expected true or false, found 'maybe'"));
+  EXPECT_THAT(ErrorOf("data: {label: [a]}\n"),
+              HasSubstr("data.label: expected text, found a list"));
+  EXPECT_THAT(ErrorOf("cluster: 3\n"),
+              HasSubstr("cluster: expected a map of keys (servers, "));
+  EXPECT_THAT(ErrorOf("tables: [1]\n"), HasSubstr("expected a map"));
+  EXPECT_THAT(ErrorOf("model: {hidden: [1, x]}\n"),
+              HasSubstr("model.hidden.1: expected a list of whole numbers"));
+  EXPECT_THAT(ErrorOf("- a\n"), HasSubstr("a job: expected a map"));
+  EXPECT_THAT(ErrorOf("hello\n"), HasSubstr("a job: expected a map"));
+}
+
+TEST(JobTest, NullIsRefused) {
+  for (const char* text : {"seed:\n", "seed: ~\n", "seed: null\n"}) {
+    EXPECT_THAT(ErrorOf(text), AllOf(StartsWith("job.yaml:1: seed: expected"),
+                                     HasSubstr("found nothing")));
+  }
+  EXPECT_THAT(ErrorOf("cluster:\nseed: 1\n"),
+              StartsWith("job.yaml:1: cluster: expected a map"));
+}
+
+TEST(JobTest, KeyGivenTwiceNamesBothLines) {
+  EXPECT_EQ(ErrorOf("seed: 1\nname: a\nseed: 2\n"),
+            "job.yaml:3: not valid YAML: key 'seed' is given twice, first on "
+            "line 1");
+}
+
+TEST(JobTest, BrokenYamlNamesLine) {
+  EXPECT_THAT(ErrorOf("seed: 1\ncluster: {servers: 1\n"),
+              StartsWith("job.yaml:3: not valid YAML: "));
+  EXPECT_THAT(ErrorOf("seed: 1\n\tname: a\n"),
+              StartsWith("job.yaml:2: not valid YAML: "));
+  EXPECT_THAT(ErrorOf("seed: 1\nname: [a\nb: 2\n"),
+              StartsWith("job.yaml:3: not valid YAML: "));
+}
+
+TEST(JobTest, SecondDocumentTagAndComplexKeyAreRefused) {
+  EXPECT_THAT(ErrorOf("seed: 1\n---\nseed: 2\n"),
+              HasSubstr("a second document begins"));
+  EXPECT_THAT(ErrorOf("seed: !!int 1\n"), HasSubstr("tags such as"));
+  EXPECT_THAT(ErrorOf("? [a, b]\n: 1\n"), HasSubstr("a key must be"));
+}
+
+TEST(JobTest, AnchorsAreExpandedWithinBounds) {
+  const auto job = ParseText(std::string(kLeastJob) +
+                             "dense: &o {kind: adam, learning_rate: 0.25}\n"
+                             "tables: {linear: {optimizer: *o}}\n");
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_EQ((*job)->tables().at("linear").optimizer().learning_rate(), 0.25);
+
+  std::string bomb = "name: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
+  for (int i = 1; i < 10; ++i) {
+    const std::string last = "*a" + std::to_string(i - 1);
+    bomb += "k" + std::to_string(i) + ": &a" + std::to_string(i) + " [" + last;
+    for (int j = 1; j < 10; ++j) {
+      bomb += ", " + last;
+    }
+    bomb += "]\n";
+  }
+  EXPECT_THAT(ErrorOf(bomb), HasSubstr("aliases expand to more than"));
+  EXPECT_THAT(ErrorOf("name: &a [*a]\n"), HasSubstr("inside its own anchor"));
+}
+
+TEST(JobTest, DeepLargeOrGarbledTextIsRefused) {
+  EXPECT_THAT(ErrorOf(std::string(100'000, '[')), HasSubstr("levels"));
+  EXPECT_THAT(ErrorOf(std::string(size_t{2} << 20, 'a')),
+              HasSubstr("it has more than"));
+  EXPECT_EQ(ErrorOf("seed: 1\nname: a\xff\n"),
+            "job.yaml:2: a byte is not UTF-8; save the file as UTF-8");
+  EXPECT_THAT(ErrorOf("name: \xe0\x80\xaf\n"), HasSubstr("not UTF-8"));
+  EXPECT_THAT(ErrorOf("name: \xed\xa0\x80\n"), HasSubstr("not UTF-8"));
+  EXPECT_THAT(ErrorOf("name: \"a\\0b\"\n"), HasSubstr("control character"));
+}
+
+TEST(JobTest, TextInOtherAlphabetsIsKept) {
+  const auto job = ParseText(kLeastJob, {"name=Möwe 🐟 漢"});
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_EQ((*job)->name(), "Möwe 🐟 漢");
+}
+
+TEST(JobTest, ValueOutOfBoundsNamesLineAndBounds) {
+  EXPECT_EQ(ErrorOf("cluster:\n  servers: 0\n"),
+            "job.yaml:2: cluster.servers: 0 is too small; allowed: 1 to 1024");
+  EXPECT_EQ(ErrorOf("cluster:\n  servers: 2000\n"),
+            "job.yaml:2: cluster.servers: 2000 is too large; allowed: 1 to "
+            "1024");
+  EXPECT_EQ(ErrorOf("cluster:\n  servers: 99999999999\n"),
+            "job.yaml:2: cluster.servers: '99999999999' is out of range; "
+            "allowed: 1 to 1024");
+  EXPECT_EQ(ErrorOf("seed: -1\n"), "job.yaml:1: seed: '-1' is out of range");
+  EXPECT_THAT(ErrorOf("model: {dropout: 1e999}\n"),
+              HasSubstr("out of range; allowed: 0 to 0.95"));
+  EXPECT_THAT(ErrorOf("model: {dropout: 1}\n"),
+              HasSubstr("model.dropout: 1 is too large"));
+  EXPECT_THAT(ErrorOf("model:\n  hidden:\n    - 4\n    - 0\n"),
+              StartsWith("job.yaml:4: model.hidden.1: 0 is too small"));
+  EXPECT_THAT(ErrorOf("tables: {linear: {init_scale: -1}}\n"),
+              HasSubstr("tables.linear.init_scale: -1 is too small"));
+}
+
+TEST(JobTest, TextThatIsNoneOfTheAllowedSuggestsOne) {
+  EXPECT_EQ(ErrorOf("consistency:\n  mode: snyc\n"),
+            "job.yaml:2: consistency.mode: 'snyc' is not known; allowed: sync, "
+            "bounded or async; did you mean 'sync'?");
+}
+
+TEST(JobTest, OverridesReplaceScalarsAndListsAndMergeMaps) {
+  const auto read = ParseText(
+      std::string(kLeastJob) +
+          "cluster: {servers: 1, workers: 2}\nmodel: {hidden: [1, 2, 3]}\n",
+      {"cluster.servers=3", "cluster={shards: 2}", "model.hidden=[7]",
+       "data.label=arr_delay > 15", "tables.linear.optimizer.kind=ftrl",
+       "data.csv.aliases.a.b=c", "data.features.0.min_count=2", "name='true'",
+       "name=last"});
+  ASSERT_TRUE(read.ok()) << read.status();
+  const JobSpec& job = **read;
+  EXPECT_EQ(job.cluster().servers(), 3);
+  EXPECT_EQ(job.cluster().shards(), 2);
+  EXPECT_EQ(job.cluster().workers(), 2);
+  EXPECT_THAT(job.model().hidden(), ElementsAre(7));
+  EXPECT_EQ(job.data().label(), "arr_delay > 15");
+  EXPECT_EQ(job.tables().at("linear").optimizer().kind(), "ftrl");
+  EXPECT_EQ(job.data().csv().aliases().at("a.b"), "c");
+  EXPECT_EQ(job.data().features(0).column(), "origin");
+  EXPECT_EQ(job.data().features(0).min_count(), 2);
+  EXPECT_EQ(job.name(), "last");
+}
+
+TEST(JobTest, OverrideErrorsRepeatTheOverride) {
+  EXPECT_EQ(ErrorOfSet({"cluster.servres=3"}),
+            "--set cluster.servres=3: unknown key 'servres' under cluster; did "
+            "you mean 'servers'?");
+  EXPECT_EQ(ErrorOfSet({"cluster.servers=two"}),
+            "--set cluster.servers=two: cluster.servers: expected a whole "
+            "number, found 'two'");
+  EXPECT_THAT(ErrorOfSet({"cluster.servers=0"}),
+              StartsWith("--set cluster.servers=0: cluster.servers: 0 is"));
+  EXPECT_THAT(ErrorOfSet({"cluster.servers"}), HasSubstr("KEY=VALUE"));
+  EXPECT_THAT(ErrorOfSet({"=3"}), HasSubstr("KEY=VALUE"));
+  EXPECT_THAT(ErrorOfSet({"seed ="}), HasSubstr("blank"));
+  EXPECT_THAT(ErrorOfSet({"seed="}), HasSubstr("found nothing"));
+  EXPECT_THAT(ErrorOfSet({"cluster="}), HasSubstr("found nothing"));
+  EXPECT_THAT(ErrorOfSet({"cluster..servers=1"}), HasSubstr("unknown key ''"));
+  EXPECT_THAT(ErrorOfSet({"seed.x=1"}), HasSubstr("no key 'x' under it"));
+  EXPECT_THAT(ErrorOfSet({"model.hidden=[1"}), HasSubstr("not valid YAML"));
+  EXPECT_THAT(ErrorOfSet({"tables.foo.init=zero"}),
+              HasSubstr("unknown key 'foo' under tables; there are: linear, "
+                        "embedding"));
+  EXPECT_THAT(ErrorOfSet({"data.features.1.column=x"}),
+              HasSubstr("'1' is no element of data.features; it holds 1"));
+}
+
+TEST(JobTest, ProblemsOfDefaultsNameTheFile) {
+  EXPECT_THAT(ErrorOf("seed: 1\n"), StartsWith("job.yaml: data.files: "));
+}
+
+struct RuleCase {
+  std::vector<std::string> overrides;
+  std::string error;  // how it goes on after the place
+};
+
+TEST(JobRulesTest, BrokenRulesNameKeyAndWhatToDo) {
+  const std::vector<RuleCase> cases = {
+      {{"cluster.workers=5"}, "cluster.virtual_workers: 4 is less than"},
+      {{"train.batch_size=3"}, "train.batch_size: 3 is less than"},
+      {{"data.files=[]"}, "data.files: it must name"},
+      {{"data.label=''"}, "data.label: format csv needs it"},
+      {{"data.features=[]"}, "data.features: format csv needs it"},
+      {{"data.features=[{}]"}, "data.features.0: a feature needs exactly one"},
+      {{"data.features=[{column: a, cross: [b, c]}]"},
+       "data.features.0: a feature needs exactly one"},
+      {{"data.features=[{column: a, cross_only: true}]"},
+       "data.features: all are cross_only"},
+      {{"data.features=[{when: {column: a}}]"},
+       "data.features.0.when: `part` is missing"},
+      {{"data.csv.delimiter=ab"}, "data.csv.delimiter: 'ab' can't be"},
+      {{"data.csv.delimiter='\"'"}, "data.csv.delimiter: '\"' can't be"},
+      {{"data.csv.header=false"}, "data.csv.columns: it must name"},
+      {{"data.csv.columns=[a]"}, "data.csv.columns: given, but"},
+      {{"data.format=libsvm"}, "data.features: it works on columns"},
+      {{"data.format=libsvm", "data.features=[]"},
+       "data.label: it works on columns"},
+      {{"data.format=record", "data.features=[]", "data.label=''",
+        "data.filter=[a present]"},
+       "data.filter: it works on columns"},
+      {{"data.format=criteo", "data.label=''"},
+       "data.label: format criteo with features needs it"},
+      {{"data.format=libsvm", "data.features=[]", "data.label=''",
+        "data.split.by=hash"},
+       "data.split.by: 'hash' needs columns"},
+      {{"data.split.test=5"}, "data.split.test: 5 is no part of 0 to 4"},
+      {{"data.split.by=hash"}, "data.split.column: it must name"},
+      {{"data.split={by: range, column: a, from: 1}"},
+       "data.split.from: split by range needs"},
+      {{"data.split={by: range, column: a, from: 2, to: 1}"},
+       "data.split.from: split by range needs"},
+      {{"data.split.by=tail"}, "data.split.test_rows: split by tail needs"},
+      {{"data.split.by=files"}, "data.test_files: split by files needs"},
+      {{"data.test_files=[b.csv]"}, "data.test_files: given, but"},
+      {{"model.kind=deepfm"}, "model.hidden: deepfm needs"},
+      {{"model.classes=3"}, "model.classes: 3 classes, but model.task"},
+      {{"model={kind: dlrm, hidden: [4]}"},
+       "model.kind: dlrm needs at least one feature of kind numeric"},
+      {{"model={kind: dlrm, hidden: [4]}", "data.features.0.kind=numeric"},
+       "model.bottom: dlrm needs"},
+      {{"model={kind: dlrm, hidden: [4], bottom: [16, 4]}",
+        "data.features.0.kind=numeric"},
+       "model.bottom: its last width is 4 but model.dim is 8"},
+      {{"dense={initial_accumulator: 0, epsilon: 0}"},
+       "dense.initial_accumulator: adagrad: 0 with epsilon 0"},
+      {{"dense={kind: adam, beta1: 1}"}, "dense.beta1: adam: 1 never forgets"},
+      {{"dense={kind: adam, beta2: 1}"}, "dense.beta2: adam: 1 never forgets"},
+      {{"dense={kind: adam, epsilon: 0}"}, "dense.epsilon: adam: 0 divides"},
+      {{"tables.linear.optimizer={kind: ftrl, learning_rate: 0}"},
+       "tables.linear.optimizer.learning_rate: ftrl: 0 divides"},
+      {{"tables.linear.optimizer={kind: ftrl, beta: 0, initial_accumulator: "
+        "0}"},
+       "tables.linear.optimizer.beta: ftrl: 0 with"},
+      {{"model.task=regression", "train.early_stopping.patience=2"},
+       "train.early_stopping.metric: model.task regression has no auc; use "
+       "rmse"},
+      {{"data.split.by=none", "train.early_stopping.patience=2"},
+       "train.early_stopping.patience: early stopping watches the test part"},
+      {{"train.eval.every_epoch=false", "train.early_stopping.patience=2"},
+       "train.early_stopping.patience: early stopping needs evaluations"},
+  };
+  for (const RuleCase& c : cases) {
+    EXPECT_THAT(ErrorOfSet(c.overrides), HasSubstr(": " + c.error))
+        << testing::PrintToString(c.overrides);
+  }
+}
+
+TEST(JobRulesTest, AllowedNeighboursOfBrokenRulesPass) {
+  const std::vector<std::vector<std::string>> cases = {
+      {"cluster.workers=4"},
+      {"train.batch_size=4"},
+      {"data.csv.delimiter=\"\\t\""},
+      {"data.csv.delimiter=;"},
+      {"data.csv.header=false", "data.csv.columns=[origin, late]"},
+      {"data.format=libsvm", "data.features=[]", "data.label=''"},
+      {"data.format=criteo", "data.features=[]", "data.label=''"},
+      {"data.format=criteo", "data.features=[{column: C1}]"},
+      {"data.split={by: range, column: a, from: 1, to: 1}"},
+      {"data.split={by: hash, column: a}"},
+      {"data.split.by=files", "data.test_files=b.csv"},
+      {"data.split={by: tail, test_rows: 1}"},
+      {"model={task: multiclass, classes: 10}"},
+      {"model={kind: dlrm, hidden: [4], bottom: [16, 8]}",
+       "data.features.0.kind=numeric"},
+      {"model.task=regression",
+       "train.early_stopping={patience: 1, metric: rmse}"},
+      {"train.early_stopping={patience: 1, metric: log_loss}"},
+  };
+  for (const auto& overrides : cases) {
+    EXPECT_EQ(ErrorOfSet(overrides), "OK") << testing::PrintToString(overrides);
+  }
+}
+
+TEST(JobTest, MissingFileAndFolderAreErrors) {
+  const std::string folder = testing::TempDir() + "/job_test_folder";
+  std::filesystem::create_directories(folder);
+  const auto missing = LoadJob(folder + "/none.yaml", {});
+  EXPECT_EQ(missing.status().code(), StatusCode::kNotFound);
+  EXPECT_THAT(missing.status().message(), HasSubstr("none.yaml: "));
+  const auto is_folder = LoadJob(folder, {});
+  EXPECT_EQ(is_folder.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(is_folder.status().message(), HasSubstr("is it a folder?"));
+}
+
+TEST(JobTest, LoadsFromFile) {
+  const std::string path = testing::TempDir() + "/job_test_load.yaml";
+  std::ofstream(path) << kLeastJob;
+  const auto job = LoadJob(path, {"seed=9"});
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_EQ((*job)->seed(), 9U);
+  EXPECT_EQ((*job)->data().label(), "late");
+  std::filesystem::remove(path);
+}
+
+// Equality of messages, independent of the order of maps.
+std::string BytesOf(const JobSpec& job) { return SerializeJob(job); }
+
+TEST(JobTest, SerializedJobReadsBackEqual) {
+  const auto job =
+      ParseText(kLeastJob, {"tables={linear: {init: zero}, embedding: {}}",
+                            "data.csv.aliases={z: a, b: c, d: e}"});
+  ASSERT_TRUE(job.ok()) << job.status();
+  const auto again = ParseSerializedJob(SerializeJob(**job));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(BytesOf(**again), BytesOf(**job));
+  EXPECT_EQ((*again)->data().csv().aliases().size(), 3U);
+}
+
+TEST(JobTest, SerializedGarbageIsRefused) {
+  std::mt19937_64 random(1);
+  for (int i = 0; i < 1000; ++i) {
+    std::string bytes(random() % 64, '\0');
+    for (char& c : bytes) {
+      c = static_cast<char>(random());
+    }
+    EXPECT_FALSE(ParseSerializedJob(bytes).ok()) << "round " << i;
+  }
+  JobSpec job;
+  job.mutable_cluster()->set_servers(-5);
+  const auto parsed = ParseSerializedJob(SerializeJob(job));
+  EXPECT_EQ(parsed.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(parsed.status().message(), HasSubstr("cluster.servers: -5"));
+  JobSpec tables;
+  (*tables.mutable_tables())["other"];
+  EXPECT_THAT(ValidateJob(tables).message(),
+              HasSubstr("tables.other: unknown key"));
+  JobSpec infinite;
+  infinite.mutable_dense()->set_learning_rate(
+      std::numeric_limits<double>::infinity());
+  EXPECT_THAT(ValidateJob(infinite).message(), HasSubstr("not finite"));
+}
+
+TEST(JobTest, YamlOfJobReadsBackToTheSameYaml) {
+  const auto job = ParseText(
+      kLeastJob,
+      {"name='yes'", "data.label='a \"b\" \\ c: d # e'", "seed=7",
+       "data.csv.missing=['', '~', 'null', '-', '1']",
+       "data.csv.aliases={'x: y': 'z', '3': a}",
+       "data.features=[{cross: [a, b]}, {column: c, buckets: {}}, {when: "
+       "{column: t, part: hour}}]",
+       "tables={embedding: {}, linear: {optimizer: {learning_rate: 0.1}}}",
+       "model.l2_dense=1e-7"});
+  ASSERT_TRUE(job.ok()) << job.status();
+  const std::string yaml = JobToYaml(**job);
+  const auto again = ParseText(yaml);
+  ASSERT_TRUE(again.ok()) << again.status() << "\n" << yaml;
+  EXPECT_EQ(JobToYaml(**again), yaml);
+  EXPECT_EQ((*again)->name(), "yes");
+  EXPECT_EQ((*again)->data().label(), "a \"b\" \\ c: d # e");
+  EXPECT_THAT((*again)->data().csv().missing(),
+              ElementsAre("", "~", "null", "-", "1"));
+  EXPECT_EQ((*again)->data().csv().aliases().at("x: y"), "z");
+  EXPECT_TRUE((*again)->data().features(1).has_buckets());
+  EXPECT_FALSE((*again)->data().features(0).has_buckets());
+  EXPECT_TRUE((*again)->tables().contains("embedding"));
+  EXPECT_FALSE((*again)->tables().at("embedding").has_optimizer());
+  EXPECT_EQ((*again)->model().l2_dense(), 1e-7);
+  EXPECT_THAT(yaml, HasSubstr("\n  virtual_workers: 4\n"));  // a default
+}
+
+TEST(JobTest, ExplainNamesEveryKeyWithinEightyColumns) {
+  const std::string text = ExplainJob();
+  EXPECT_THAT(text, HasSubstr("  servers: (whole number, 1 to 1024; default "
+                              "1)\n      Server processes.\n"));
+  EXPECT_THAT(text,
+              HasSubstr("  mode: (sync, bounded or async; default sync)"));
+  EXPECT_THAT(text, HasSubstr("  hidden: (list of whole numbers, "));
+  EXPECT_THAT(text, HasSubstr("  linear or embedding:\n    optimizer:\n"));
+  size_t begin = 0;
+  while (begin < text.size()) {
+    const size_t end = text.find('\n', begin);
+    EXPECT_LE(end - begin, 80U) << text.substr(begin, end - begin);
+    begin = end + 1;
+  }
+}
+
+// Every key, and every message below it, has a help text and readable bounds.
+void ExpectExplained(const google::protobuf::Descriptor& type) {
+  for (int i = 0; i < type.field_count(); ++i) {
+    const google::protobuf::FieldDescriptor& field = *type.field(i);
+    EXPECT_FALSE(field.options().GetExtension(help).empty())
+        << field.full_name();
+    if (field.is_map()) {
+      if (field.message_type()->map_value()->message_type() != nullptr) {
+        ExpectExplained(*field.message_type()->map_value()->message_type());
+      }
+    } else if (field.message_type() != nullptr) {
+      ExpectExplained(*field.message_type());
+    }
+  }
+}
+
+TEST(JobTest, EveryKeyHasHelp) { ExpectExplained(*JobSpec::descriptor()); }
+
+TEST(JobTest, RandomTextsNeverCrash) {
+  static constexpr const char* kPieces[] = {
+      "data",   ":", " ",    "\n",  "  ",   "-",     "[",  "]",    "{",
+      "}",      ",", "'",    "\"",  "&a",   "*a",    "!",  "#",    "|",
+      ">",      "?", "seed", "1",   "null", "files", "~",  "\t",   "model",
+      "tables", "%", "---",  "...", "@",    "`",     "\\", "\xc3", "<<"};
+  const uint64_t seed = std::random_device()();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937_64 random(seed);
+  for (int i = 0; i < 3000; ++i) {
+    std::string text;
+    for (uint64_t n = random() % 30; n > 0; --n) {
+      text += kPieces[random() % std::size(kPieces)];
+    }
+    const auto job = ParseText(text);  // random texts name no data files
+    EXPECT_FALSE(job.ok()) << text;
+    EXPECT_FALSE(ParseText(kLeastJob, {text}).ok() && text.empty());
+  }
+}
+
+TEST(YamlDocumentTest, LinesAndQuotesAreKept) {
+  int line = 0;
+  const auto root = ParseYaml("a: 1\nb:\n  - 'x'\n  - |\n    y\n", &line);
+  ASSERT_TRUE(root.ok()) << root.status();
+  ASSERT_EQ(root->entries.size(), 2U);
+  EXPECT_EQ(root->entries[0].second.line, 1);
+  EXPECT_FALSE(root->entries[0].second.quoted);
+  const YamlNode& list = root->entries[1].second;
+  ASSERT_EQ(list.items.size(), 2U);
+  EXPECT_EQ(list.items[0].line, 3);
+  EXPECT_TRUE(list.items[0].quoted);
+  EXPECT_TRUE(list.items[1].quoted);
+  EXPECT_EQ(list.items[1].text, "y\n");
+}
+
+}  // namespace
+}  // namespace shoal::worker

@@ -1,0 +1,57 @@
+#ifndef SHOAL_WORKER_MODEL_RUNNER_H_
+#define SHOAL_WORKER_MODEL_RUNNER_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+#include "ps/client.h"
+#include "worker/step_input.h"
+
+namespace shoal::worker {
+
+struct ModelGraph;
+
+// Gradients of one share, or sums of several.
+struct Gradients {
+  std::vector<float> dense;              // as DenseLayout lays it out
+  std::vector<std::vector<float>> rows;  // per table [rows of its group, dim]
+};
+
+// What was pulled for a step.
+struct PulledValues {
+  const float* dense = nullptr;        // as DenseLayout lays it out
+  std::span<float* const> rows;        // per table [rows of its group, dim]
+  std::span<const ps::GroupIds> groups;
+};
+
+// Runs a model's graph over shares. Thread-compatible: one call at a time.
+class ModelRunner {
+ public:
+  struct Options {
+    int64_t share_size_max = 1;
+    int threads = 1;
+  };
+
+  // `model` is shared with whoever builds other runners of it.
+  static StatusOr<std::unique_ptr<ModelRunner>> Create(
+      std::shared_ptr<const ModelGraph> model, const Options& options);
+  virtual ~ModelRunner() = default;
+
+  // Fills `out` (sized as needed) with the gradients of the share and gives the
+  // sum of its examples' losses, penalties not counted.
+  virtual StatusOr<double> Train(const ShareInput& share,
+                                 const PulledValues& values,
+                                 Gradients& out) = 0;
+
+  // Appends a score per example ([classes] of them for multiclass):
+  // probabilities, or predictions of a regression.
+  virtual Status Score(const ShareInput& share, const PulledValues& values,
+                       std::vector<float>& scores) = 0;
+};
+
+}  // namespace shoal::worker
+
+#endif  // SHOAL_WORKER_MODEL_RUNNER_H_

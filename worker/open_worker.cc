@@ -1,0 +1,157 @@
+#include "worker/open_worker.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "base/strcat.h"
+#include "worker/job.h"
+#include "worker/job.pb.h"
+#include "worker/model.h"
+
+namespace shoal::worker {
+namespace {
+
+void PartToSetup(const PreparedPart& part, WorkerSetup::Part& out) {
+  out.set_path(part.path);
+  out.set_begin(part.rows.begin);
+  out.set_end(part.rows.end);
+  out.set_modulus(part.rows.modulus);
+  out.set_part(part.rows.part);
+  out.set_inverted(part.rows.inverted);
+  out.set_skip(part.rows.skip);
+  out.set_count(part.rows.count);
+}
+
+StatusOr<Examples> OpenPart(const WorkerSetup::Part& part) {
+  if (part.path().empty()) {
+    return Examples();
+  }
+  return Examples::Open(part.path(), {.begin = part.begin(),
+                                      .end = part.end(),
+                                      .modulus = part.modulus(),
+                                      .part = part.part(),
+                                      .inverted = part.inverted(),
+                                      .skip = part.skip(),
+                                      .count = part.count()});
+}
+
+Status CheckSameModel(const ps::ModelSpec& built, const ps::ModelSpec& held) {
+  const auto differ = [](const std::string& what) {
+    return FailedPreconditionError(
+        StrCat("the servers hold another model than this worker builds (",
+               what, "): is it the same version of the program?"));
+  };
+  if (built.variables.size() != held.variables.size() ||
+      built.tables.size() != held.tables.size() ||
+      built.groups != held.groups) {
+    return differ("number of variables or tables");
+  }
+  for (size_t i = 0; i < built.variables.size(); ++i) {
+    if (built.variables[i].name != held.variables[i].name ||
+        built.variables[i].dims != held.variables[i].dims) {
+      return differ(held.variables[i].name);
+    }
+  }
+  for (size_t i = 0; i < built.tables.size(); ++i) {
+    if (built.tables[i].name != held.tables[i].name ||
+        built.tables[i].dim != held.tables[i].dim) {
+      return differ(held.tables[i].name);
+    }
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+Buffer EncodeSetup(const PreparedData& data) {
+  WorkerSetup setup;
+  PartToSetup(data.train, *setup.mutable_train());
+  PartToSetup(data.test, *setup.mutable_test());
+  setup.set_label_mean(data.label_mean);
+  return Buffer::CopyOf(setup.SerializeAsString());
+}
+
+StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined) {
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobSpec> job,
+                         ParseSerializedJob(joined.job_text));
+  WorkerSetup setup;
+  if (!setup.ParseFromArray(joined.setup.data(),
+                            static_cast<int>(joined.setup.size()))) {
+    return InvalidArgumentError("the worker's setup can't be read");
+  }
+  SHOAL_ASSIGN_OR_RETURN(Examples train, OpenPart(setup.train()));
+  SHOAL_ASSIGN_OR_RETURN(Examples test, OpenPart(setup.test()));
+  const Examples& any = train.num_rows() > 0 ? train : test;
+  if (any.num_rows() == 0) {
+    return InvalidArgumentError("there is no example, neither to train on "
+                                "nor to evaluate");
+  }
+  SHOAL_ASSIGN_OR_RETURN(
+      ModelGraph built, BuildModel(*job, any.schema(), setup.label_mean()));
+  SHOAL_RETURN_IF_ERROR(CheckSameModel(built.spec, joined.model));
+  const auto model = std::make_shared<const ModelGraph>(std::move(built));
+
+  WorkerJob out;
+  out.source = std::make_unique<StepSource>(StepSource::Options{
+      .train = train,
+      .test = test,
+      .seed = job->seed(),
+      .shuffle = job->data().shuffle(),
+      .batch_size = job->train().batch_size(),
+      .virtual_workers = joined.plan.virtual_workers,
+      .virtual_begin = joined.virtual_begin,
+      .virtual_end = joined.virtual_end,
+      .global_mean = joined.plan.mode == ps::Mode::kSync,
+      .groups = model->groups,
+      .slot_bits = joined.route.slot_bits,
+      .num_shards = static_cast<int>(joined.route.shards.size())});
+  SHOAL_ASSIGN_OR_RETURN(
+      out.runner,
+      ModelRunner::Create(model,
+                          {.share_size_max = out.source->share_size_max(),
+                           .threads = job->cluster().threads()}));
+  out.log_every_steps = job->train().log_every_steps();
+  out.learning_rate_factor =
+      [plan = MakeTrainPlan(*job, train.num_rows(), test.num_rows() > 0)](
+          int64_t step) { return plan.LearningRateFactor(step); };
+  return out;
+}
+
+ps::TrainPlan MakeTrainPlan(const JobSpec& job, int64_t train_rows,
+                            bool has_test) {
+  const TrainSpec& train = job.train();
+  ps::TrainPlan plan;
+  plan.steps_per_epoch = std::max<int64_t>(
+      1, (train_rows + train.batch_size() - 1) / train.batch_size());
+  plan.total_steps = plan.steps_per_epoch * train.epochs();
+  if (train.max_steps() > 0) {
+    plan.total_steps = std::min(plan.total_steps, train.max_steps());
+  }
+  plan.has_test = has_test;
+  plan.eval_every_epoch = train.eval().every_epoch();
+  plan.eval_every_steps = train.eval().every_steps();
+  plan.checkpoint_every_steps = job.checkpoint().every_steps();
+  const ScheduleSpec& schedule = train.schedule();
+  using Kind = ps::Schedule::Kind;
+  plan.schedule = {.kind = schedule.kind() == "linear"   ? Kind::kLinear
+                           : schedule.kind() == "cosine" ? Kind::kCosine
+                           : schedule.kind() == "step"   ? Kind::kStep
+                                                         : Kind::kConstant,
+                   .warmup_steps = schedule.warmup_steps(),
+                   .final_factor = schedule.final(),
+                   .gamma = schedule.gamma()};
+  return plan;
+}
+
+ps::ClusterPlan MakeClusterPlan(const JobSpec& job) {
+  const std::string& mode = job.consistency().mode();
+  return {.mode = mode == "sync"      ? ps::Mode::kSync
+                  : mode == "bounded" ? ps::Mode::kBounded
+                                      : ps::Mode::kAsync,
+          .staleness = job.consistency().staleness(),
+          .virtual_workers = job.cluster().virtual_workers(),
+          .timeout = FromSeconds(job.cluster().timeout_seconds())};
+}
+
+}  // namespace shoal::worker

@@ -1,0 +1,519 @@
+#include "worker/worker_node.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/mutex.h"
+#include "base/strcat.h"
+#include "base/trace.h"
+#include "ps/protocol.pb.h"
+#include "ps/wire.h"
+
+namespace shoal::worker {
+namespace {
+
+// One unit is read, one computed and one pushed at the same time.
+constexpr size_t kUnitsMax = 3;
+constexpr int kComputeLane = 0;
+constexpr int kReadLane = 1;
+constexpr Duration kReportEvery = 100ms;
+
+// The other workers and the checkpoint have deadlines of their own, and that
+// the coordinator lives is watched by Member: this one only bounds the sum.
+constexpr Duration kOrderWithin = std::chrono::hours(24);
+
+}  // namespace
+
+struct WorkerNode::Unit {
+  enum class State : uint8_t {
+    kFilling,
+    kFilled,
+    kPulling,
+    kPulled,
+    kComputing,
+    kPushing,
+    kDone,
+  };
+  State state = State::kFilling;
+  int64_t number = 0;  // the step, or the batch of an evaluation
+  StepInput input;
+  std::vector<float> dense;
+  std::vector<std::vector<float>> rows;
+  std::vector<float*> row_pointers;
+  std::vector<Gradients> pieces;  // one per node of the cover
+  std::vector<int64_t> nodes;
+  double loss_sum = 0;
+  Status status;
+};
+
+struct WorkerNode::UnitPool {
+  Mutex mutex;
+  std::vector<std::unique_ptr<Unit>> free SHOAL_GUARDED_BY(mutex);
+};
+
+WorkerNode::WorkerNode(Options options)
+    : options_(std::move(options)),
+      job_(FailedPreconditionError("not joined yet")),
+      pool_(std::make_shared<UnitPool>()) {}
+
+WorkerNode::~WorkerNode() = default;
+
+void WorkerNode::OnStart(comm::NodeContext& context) {
+  context_ = &context;
+  caller_.emplace(context);
+  member_.emplace(
+      context, *caller_,
+      ps::Member::Options{.coordinator = options_.coordinator,
+                          .coordinator_address = options_.coordinator_address,
+                          .is_worker = true,
+                          .worker = options_.worker,
+                          .join_within = options_.join_within},
+      [this](StatusOr<ps::JoinResult> joined) { OnJoined(std::move(joined)); },
+      [this](const Status& why) {
+        stopped_ = true;
+        context_->Stop(why);
+      });
+  member_->Start();
+}
+
+void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
+  if (!joined.ok()) {
+    context_->Stop(joined.status());
+    return;
+  }
+  joined_ = *std::move(joined);
+  context_->StartCompute(
+      kComputeLane, [this] { job_ = options_.open(joined_); },
+      [this] {
+        if (!job_.ok()) {
+          Fail(job_.status());
+          return;
+        }
+        client_.emplace(*caller_, joined_.model, joined_.plan, joined_.route);
+        tree_.emplace(joined_.plan.virtual_workers);
+        last_report_ = context_->Now();
+        AskOrder();
+      });
+}
+
+void WorkerNode::OnMessage(comm::EndpointId from, comm::Message message) {
+  if (message.header.kind == comm::MessageKind::kReply) {
+    caller_->OnReply(from, std::move(message));
+  } else {
+    member_->OnMessage(from, message);
+  }
+}
+
+void WorkerNode::OnPeerDown(comm::EndpointId peer, const Status& why) {
+  caller_->OnPeerDown(peer, why);
+  member_->OnPeerDown(peer);
+}
+
+void WorkerNode::OnSendable(comm::EndpointId /*peer*/) {}
+
+// --- Orders ----------------------------------------------------------------
+
+void WorkerNode::AskOrder() {
+  ps::wire::AskOrder ask;
+  ask.set_done_order(order_.number);
+  ask.set_step(order_.until);
+  std::vector<Buffer> frames = {ps::Encode(ask)};
+  if (order_.number > 0 && order_.kind == OrderKind::kEvaluate) {
+    frames.push_back(Buffer::CopyOf(
+        scores_.data(), static_cast<int64_t>(scores_.size() * sizeof(float))));
+    frames.push_back(Buffer::CopyOf(
+        labels_.data(), static_cast<int64_t>(labels_.size() * sizeof(float))));
+  }
+  caller_->Start(options_.coordinator, comm::Lane::kUrgent,
+                 static_cast<uint16_t>(ps::Method::kAskOrder),
+                 StrCat("the order after ", order_.number), kOrderWithin,
+                 std::move(frames),
+                 [this](const StatusOr<comm::Message>& reply) {
+                   if (!reply.ok()) {
+                     Fail(reply.status());
+                     return;
+                   }
+                   OnOrder(*reply);
+                 });
+}
+
+void WorkerNode::OnOrder(const comm::Message& reply) {
+  ps::wire::Order order;
+  if (const Status status = ps::Decode(reply, order); !status.ok()) {
+    Fail(status);
+    return;
+  }
+  const bool ended = order_.kind == OrderKind::kStop && order_.number > 0;
+  order_.number = order.number();
+  order_.from = order.from_step();
+  order_.until = order.until_step();
+  switch (order.kind()) {
+    case ps::wire::Order::TRAIN:
+      order_.kind = OrderKind::kTrain;
+      break;
+    case ps::wire::Order::EVALUATE:
+      order_.kind = OrderKind::kEvaluate;
+      break;
+    case ps::wire::Order::STOP:
+      order_.kind = OrderKind::kStop;
+      if (ended) {
+        stopped_ = true;
+        context_->Stop(OkStatus());
+      } else {
+        AskOrder();  // Says good-bye.
+      }
+      return;
+  }
+  BeginOrder();
+}
+
+void WorkerNode::BeginOrder() {
+  if (order_.kind == OrderKind::kTrain) {
+    next_fill_ = order_.from;
+    last_unit_ = order_.until;
+  } else {
+    const int64_t rows = job_->source->num_test_rows();
+    const int64_t begin = joined_.index * rows / joined_.num_workers;
+    const int64_t end = (joined_.index + 1) * rows / joined_.num_workers;
+    const int64_t batch = job_->source->share_size_max();
+    next_fill_ = 0;
+    last_unit_ = (end - begin + batch - 1) / batch;
+    scores_.clear();
+    labels_.clear();
+  }
+  pulls_started_until_ = next_fill_;
+  computed_until_ = next_fill_;
+  done_until_ = next_fill_;
+  if (order_.kind == OrderKind::kTrain &&
+      joined_.plan.mode == ps::Mode::kBounded) {
+    ReportClock();
+  }
+  Advance();
+}
+
+// --- The pipeline ----------------------------------------------------------
+
+void WorkerNode::Advance() {
+  if (stopped_) {
+    return;
+  }
+  if (done_until_ == last_unit_) {
+    ReportProgress(last_unit_, true);
+    done_until_ = -1;  // Asked once.
+    AskOrder();
+    return;
+  }
+  for (const auto& unit : units_) {
+    if (unit->state == Unit::State::kPulled && !computing_ &&
+        unit->number == computed_until_) {
+      StartCompute(unit);
+    }
+  }
+  for (const auto& unit : units_) {
+    if (unit->state == Unit::State::kFilled && MayPull(*unit)) {
+      StartPull(unit);
+    }
+  }
+  if (!filling_ && next_fill_ < last_unit_ && units_.size() < kUnitsMax) {
+    units_.push_back(NewUnit());
+    units_.back()->number = next_fill_++;
+    StartFill(*units_.back());
+  }
+}
+
+// A unit goes back to the pool when the last that holds its memory lets go,
+// on whatever thread that is.
+std::shared_ptr<WorkerNode::Unit> WorkerNode::NewUnit() {
+  std::unique_ptr<Unit> unit;
+  {
+    MutexLock lock(pool_->mutex);
+    if (!pool_->free.empty()) {
+      unit = std::move(pool_->free.back());
+      pool_->free.pop_back();
+    }
+  }
+  if (unit == nullptr) {
+    unit = std::make_unique<Unit>();
+  }
+  return {unit.release(), [pool = pool_](Unit* returned) {
+            MutexLock lock(pool->mutex);
+            pool->free.emplace_back(returned);
+          }};
+}
+
+bool WorkerNode::MayPull(const Unit& unit) const {
+  if (unit.number != pulls_started_until_) {
+    return false;
+  }
+  // At most one pull ahead of the compute: further ones would only read older
+  // values.
+  const bool near = unit.number <= computed_until_ + (computing_ ? 1 : 0);
+  if (order_.kind == OrderKind::kTrain &&
+      joined_.plan.mode == ps::Mode::kBounded) {
+    return near && minimum_clock_ >= unit.number - joined_.plan.staleness;
+  }
+  return near;
+}
+
+void WorkerNode::StartFill(Unit& unit) {
+  filling_ = true;
+  unit.state = Unit::State::kFilling;
+  context_->StartCompute(
+      kReadLane,
+      [this, &unit] {
+        const TraceSpan span("read", unit.number);
+        if (order_.kind == OrderKind::kTrain) {
+          unit.status = job_->source->FillTrain(unit.number, unit.input);
+          return;
+        }
+        const int64_t rows = job_->source->num_test_rows();
+        const int64_t begin = joined_.index * rows / joined_.num_workers;
+        const int64_t end = (joined_.index + 1) * rows / joined_.num_workers;
+        const int64_t batch = job_->source->share_size_max();
+        unit.status = job_->source->FillTest(
+            begin + unit.number * batch,
+            std::min(begin + (unit.number + 1) * batch, end), unit.input);
+      },
+      [this, &unit] {
+        filling_ = false;
+        if (!unit.status.ok()) {
+          Fail(unit.status);
+          return;
+        }
+        unit.state = Unit::State::kFilled;
+        Advance();
+      });
+}
+
+void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
+  Unit& unit = *owner;
+  unit.state = Unit::State::kPulling;
+  pulls_started_until_ = unit.number + 1;
+  const size_t num_tables = joined_.model.tables.size();
+  unit.rows.resize(num_tables);
+  unit.row_pointers.resize(num_tables);
+  for (size_t g = 0; g < joined_.model.groups.size(); ++g) {
+    for (const int table : joined_.model.groups[g]) {
+      const auto t = static_cast<size_t>(table);
+      unit.rows[t].resize(static_cast<size_t>(
+          unit.input.groups[g].size() * joined_.model.tables[t].dim));
+      unit.row_pointers[t] = unit.rows[t].data();
+    }
+  }
+  unit.dense.resize(static_cast<size_t>(client_->layout().size()));
+  const Time start = context_->Now();
+  client_->Pull(
+      {.step = order_.kind == OrderKind::kTrain ? unit.number : order_.until,
+       .groups = unit.input.groups,
+       .rows = unit.row_pointers,
+       .dense = unit.dense.data(),
+       .owner = owner},
+      [this, &unit, start](const Status& status) {
+        RecordTrace("pull", unit.number, start, context_->Now());
+        if (!status.ok()) {
+          Fail(status);
+          return;
+        }
+        unit.state = Unit::State::kPulled;
+        Advance();
+      });
+}
+
+void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
+  Unit& unit = *owner;
+  unit.state = Unit::State::kComputing;
+  computing_ = true;
+  context_->StartCompute(
+      kComputeLane,
+      [this, &unit] {
+        const TraceSpan span("compute", unit.number);
+        Compute(unit);
+      },
+      [this, owner] {
+        Unit& unit = *owner;
+        computing_ = false;
+        computed_until_ = unit.number + 1;
+        if (!unit.status.ok()) {
+          Fail(unit.status);
+          return;
+        }
+        if (order_.kind == OrderKind::kTrain) {
+          StartPush(owner);
+          loss_sum_ += unit.loss_sum;
+          loss_examples_ += unit.input.examples;
+          ReportProgress(unit.number + 1, false);
+        } else {
+          OnUnitDone(unit);
+        }
+        Advance();
+      });
+}
+
+void WorkerNode::Compute(Unit& unit) {
+  const PulledValues values{.dense = unit.dense.data(),
+                            .rows = unit.row_pointers,
+                            .groups = unit.input.groups};
+  if (order_.kind == OrderKind::kEvaluate) {
+    const Batch& batch = unit.input.shares[0].batch;
+    unit.status = job_->runner->Score(unit.input.shares[0], values, scores_);
+    labels_.insert(labels_.end(), batch.labels.begin(), batch.labels.end());
+    return;
+  }
+  unit.loss_sum = 0;
+  unit.nodes = tree_->Cover(joined_.virtual_begin, joined_.virtual_end);
+  unit.pieces.resize(unit.nodes.size());
+  for (size_t i = 0; i < unit.nodes.size() && unit.status.ok(); ++i) {
+    unit.status = SumNode(unit, unit.nodes[i], unit.pieces[i], 0);
+  }
+}
+
+// The gradient of a node of the step tree: of its share at a leaf, else left
+// plus right.
+Status WorkerNode::SumNode(Unit& unit, int64_t node, Gradients& out,
+                           size_t depth) {
+  const auto [begin, end] = tree_->Range(node);
+  if (node == tree_->Leaf(begin)) {
+    const PulledValues values{.dense = unit.dense.data(),
+                              .rows = unit.row_pointers,
+                              .groups = unit.input.groups};
+    SHOAL_ASSIGN_OR_RETURN(
+        const double loss,
+        job_->runner->Train(
+            unit.input
+                .shares[static_cast<size_t>(begin - joined_.virtual_begin)],
+            values, out));
+    unit.loss_sum += loss;
+    return OkStatus();
+  }
+  SHOAL_RETURN_IF_ERROR(SumNode(unit, 2 * node, out, depth));
+  if (!tree_->IsNode(2 * node + 1)) {
+    return OkStatus();  // Padding is skipped.
+  }
+  while (partial_sums_.size() <= depth) {
+    partial_sums_.push_back(std::make_unique<Gradients>());
+  }
+  Gradients& right = *partial_sums_[depth];
+  SHOAL_RETURN_IF_ERROR(SumNode(unit, 2 * node + 1, right, depth + 1));
+  const auto add = [](std::vector<float>& to, const std::vector<float>& from) {
+    for (size_t i = 0; i < to.size(); ++i) {
+      to[i] += from[i];
+    }
+  };
+  add(out.dense, right.dense);
+  for (size_t t = 0; t < out.rows.size(); ++t) {
+    add(out.rows[t], right.rows[t]);
+  }
+  return OkStatus();
+}
+
+void WorkerNode::StartPush(const std::shared_ptr<Unit>& owner) {
+  Unit& unit = *owner;
+  unit.state = Unit::State::kPushing;
+  std::vector<std::vector<const float*>> rows(unit.pieces.size());
+  std::vector<ps::Client::PushPiece> pieces;
+  for (size_t i = 0; i < unit.pieces.size(); ++i) {
+    for (const std::vector<float>& table : unit.pieces[i].rows) {
+      rows[i].push_back(table.data());
+    }
+    pieces.push_back({.node = unit.nodes[i],
+                      .rows = rows[i],
+                      .dense = unit.pieces[i].dense.data()});
+  }
+  const Time start = context_->Now();
+  client_->Push({.step = unit.number,
+                 .learning_rate_factor =
+                     job_->learning_rate_factor(unit.number),
+                 .groups = unit.input.groups,
+                 .pieces = pieces,
+                 .owner = owner},
+                [this, &unit, start](const Status& status) {
+                  RecordTrace("push", unit.number, start, context_->Now());
+                  if (!status.ok()) {
+                    Fail(status);
+                    return;
+                  }
+                  OnUnitDone(unit);
+                  Advance();
+                });
+}
+
+void WorkerNode::OnUnitDone(Unit& unit) {
+  unit.state = Unit::State::kDone;
+  bool clock_rose = false;
+  while (!units_.empty() && units_.front()->state == Unit::State::kDone) {
+    done_until_ = units_.front()->number + 1;
+    units_.pop_front();
+    clock_rose = true;
+  }
+  if (clock_rose && order_.kind == OrderKind::kTrain &&
+      joined_.plan.mode == ps::Mode::kBounded) {
+    ReportClock();
+  }
+}
+
+// --- Reports ---------------------------------------------------------------
+
+void WorkerNode::ReportClock() {
+  ps::wire::Clock clock;
+  clock.set_clock(done_until_);
+  const int64_t wanted =
+      std::min(pulls_started_until_, order_.until) - joined_.plan.staleness;
+  clock.set_wait_for(std::max<int64_t>(wanted, 0));
+  caller_->Start(options_.coordinator, comm::Lane::kUrgent,
+                 static_cast<uint16_t>(ps::Method::kClock),
+                 StrCat("the slowest worker to reach clock ", wanted),
+                 joined_.plan.timeout, {ps::Encode(clock)},
+                 [this](const StatusOr<comm::Message>& reply) {
+                   ps::wire::ClockReply answer;
+                   Status status = reply.status();
+                   if (reply.ok()) {
+                     status = ps::Decode(*reply, answer);
+                   }
+                   if (!status.ok()) {
+                     Fail(status);
+                     return;
+                   }
+                   minimum_clock_ = std::max(minimum_clock_, answer.minimum());
+                   Advance();
+                 });
+}
+
+void WorkerNode::ReportProgress(int64_t step, bool force) {
+  const int64_t every = job_->log_every_steps;
+  const int64_t window = (step - 1) / every;
+  const bool full = step % every == 0;
+  if (loss_examples_ == 0 ||
+      (!force && !full && context_->Now() - last_report_ < kReportEvery)) {
+    return;
+  }
+  last_report_ = context_->Now();
+  ps::wire::Progress progress;
+  progress.set_step(step);
+  progress.set_window(window);
+  progress.set_loss_sum(std::exchange(loss_sum_, 0));
+  progress.set_examples(std::exchange(loss_examples_, 0));
+  comm::Message message;
+  message.header.method = static_cast<uint16_t>(ps::Method::kProgress);
+  message.frames.push_back(ps::Encode(progress));
+  // A lost report only leaves a gap in the curve.
+  (void)context_->Send(options_.coordinator, comm::Lane::kUrgent,
+                       std::move(message));
+}
+
+void WorkerNode::Fail(const Status& why) {
+  if (std::exchange(stopped_, true)) {
+    return;
+  }
+  ps::wire::Abort abort;
+  abort.set_code(static_cast<int>(why.code()));
+  abort.set_text(why.message());
+  comm::Message message;
+  message.header.method = static_cast<uint16_t>(ps::Method::kAbort);
+  message.frames.push_back(ps::Encode(abort));
+  // If it does not arrive, the coordinator sees this process end.
+  (void)context_->Send(options_.coordinator, comm::Lane::kUrgent,
+                       std::move(message));
+  context_->Stop(why);
+}
+
+}  // namespace shoal::worker

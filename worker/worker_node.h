@@ -1,0 +1,126 @@
+#ifndef SHOAL_WORKER_WORKER_NODE_H_
+#define SHOAL_WORKER_WORKER_NODE_H_
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "comm/node.h"
+#include "ps/caller.h"
+#include "ps/client.h"
+#include "ps/member.h"
+#include "ps/step_tree.h"
+#include "worker/model_runner.h"
+#include "worker/step_input.h"
+
+namespace shoal::worker {
+
+// What a worker needs beside the cluster: its data and its model.
+struct WorkerJob {
+  std::unique_ptr<StepSource> source;
+  std::unique_ptr<ModelRunner> runner;
+  // Outside sync: the factor on learning rates at a step.
+  std::function<double(int64_t)> learning_rate_factor;
+  int log_every_steps = 100;
+};
+
+// Trains and evaluates at the coordinator's orders. Reading (compute lane 1),
+// pulling, computing (compute lane 0) and pushing of successive steps overlap;
+// how far is bounded by the consistency mode.
+//
+// Belongs to the thread that pumps it; never blocks.
+class WorkerNode : public comm::Node {
+ public:
+  struct Options {
+    comm::EndpointId coordinator = comm::kCoordinator;
+    std::string coordinator_address;
+    int worker = -1;  // -1: any that is free
+    Duration join_within = std::chrono::seconds(30);
+    // Runs on compute lane 0 after the job is joined; may block.
+    std::function<StatusOr<WorkerJob>(const ps::JoinResult&)> open;
+  };
+
+  explicit WorkerNode(Options options);
+  ~WorkerNode() override;
+
+  void OnStart(comm::NodeContext& context) override;
+  void OnMessage(comm::EndpointId from, comm::Message message) override;
+  void OnPeerDown(comm::EndpointId peer, const Status& why) override;
+  void OnSendable(comm::EndpointId peer) override;
+
+ private:
+  enum class OrderKind : uint8_t { kTrain, kEvaluate, kStop };
+  struct Order {
+    int64_t number = 0;
+    OrderKind kind = OrderKind::kStop;
+    int64_t from = 0;
+    int64_t until = 0;
+  };
+  // One unit of work on its way: a step, or a batch of an evaluation.
+  struct Unit;
+  // Units whose memory nobody uses any more: a transport that shares memory, or
+  // a shard that holds staged gradients, may hold a unit's after it is done.
+  struct UnitPool;
+
+  void OnJoined(StatusOr<ps::JoinResult> joined);
+  void AskOrder();
+  void OnOrder(const comm::Message& reply);
+  void BeginOrder();
+
+  // Starts whatever may start; called after every event.
+  void Advance();
+  bool MayPull(const Unit& unit) const;
+  std::shared_ptr<Unit> NewUnit();
+  void StartFill(Unit& unit);
+  void StartPull(const std::shared_ptr<Unit>& unit);
+  void StartCompute(const std::shared_ptr<Unit>& unit);
+  void StartPush(const std::shared_ptr<Unit>& unit);
+  void OnUnitDone(Unit& unit);
+  void Compute(Unit& unit);
+  Status SumNode(Unit& unit, int64_t node, Gradients& out, size_t depth);
+
+  void ReportClock();
+  void ReportProgress(int64_t step, bool force);
+  void Fail(const Status& why);
+
+  Options options_;
+  comm::NodeContext* context_ = nullptr;
+  std::optional<ps::Caller> caller_;
+  std::optional<ps::Member> member_;
+  std::optional<ps::Client> client_;
+  std::optional<ps::StepTree> tree_;
+  ps::JoinResult joined_;
+  StatusOr<WorkerJob> job_;
+  bool stopped_ = false;
+
+  Order order_;
+  int64_t last_unit_ = 0;      // units of this order are [from, last_unit_)
+  int64_t next_fill_ = 0;      // the next unit to read
+  int64_t computed_until_ = 0; // units before it have been computed
+  bool filling_ = false;
+  bool computing_ = false;
+  int64_t pulls_started_until_ = 0;
+  int64_t done_until_ = 0;     // units before it are wholly done
+  std::shared_ptr<UnitPool> pool_;
+  std::deque<std::shared_ptr<Unit>> units_;  // rising
+  std::vector<std::unique_ptr<Gradients>> partial_sums_;  // by depth
+
+  // Mode bounded.
+  int64_t minimum_clock_ = 0;
+
+  // Progress since it was last reported.
+  int64_t window_ = 0;
+  double loss_sum_ = 0;
+  int64_t loss_examples_ = 0;
+  Time last_report_;
+
+  std::vector<float> scores_;  // of the evaluation under way
+  std::vector<float> labels_;
+};
+
+}  // namespace shoal::worker
+
+#endif  // SHOAL_WORKER_WORKER_NODE_H_
