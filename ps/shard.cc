@@ -90,7 +90,7 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
     case Method::kPush:
       return OnPush(from, std::move(message));
     case Method::kSave:
-      return OnSave(from, message);
+      return OnSave(from, std::move(message));
     case Method::kLoad:
       return OnLoad(from, message);
     case Method::kFinish:
@@ -135,9 +135,9 @@ void Shard::OnPull(comm::EndpointId from, comm::Message request) {
             "pull");
   }
   if (status.ok() && plan_.mode == Mode::kSync && pull.step() < step_) {
-    status = FailedPreconditionError(
-        StrCat("pull: asks for step ", pull.step(), ", but the job is at ",
-               step_, ": another worker has taken this one's place"));
+    // Of a worker in place of one that had pushed the step before it was lost.
+    status = AbortedError(StrCat("pull: asks for step ", pull.step(),
+                                 ", but the job is at ", step_));
   }
   if (!status.ok()) {
     ReplyError(from, request, status);
@@ -300,6 +300,9 @@ void Shard::OnCommit(const StatusOr<comm::Message>& reply) {
   // After the answers: nobody waits for the memory to be freed.
   sum_ = Piece();
   stage_->Clear();
+  for (auto& [from, request] : std::exchange(waiting_saves_, {})) {
+    OnSave(from, std::move(request));
+  }
 }
 
 void Shard::Apply(const Piece& piece, double learning_rate_factor) {
@@ -316,10 +319,16 @@ void Shard::Apply(const Piece& piece, double learning_rate_factor) {
 
 // --- Checkpoints -----------------------------------------------------------
 
-void Shard::OnSave(comm::EndpointId from, const comm::Message& request) {
+void Shard::OnSave(comm::EndpointId from, comm::Message request) {
   wire::Save save;
   if (const Status status = Decode(request, save); !status.ok()) {
     ReplyError(from, request, status);
+    return;
+  }
+  if (plan_.mode == Mode::kSync && save.step() > step_) {
+    // Workers are done when their pushes are staged; the commit of the last
+    // step may still be on its way here.
+    waiting_saves_.emplace_back(from, std::move(request));
     return;
   }
   // The coordinator asks when nothing is under way, so the tables stay as they

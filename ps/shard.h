@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "comm/node.h"
@@ -63,7 +64,7 @@ class Shard : public comm::Node {
   void OnPush(comm::EndpointId from, comm::Message request);
   Status StagePush(PushParts push);                                // sync
   Status ApplyPush(comm::EndpointId from, const PushParts& push);  // others
-  void OnSave(comm::EndpointId from, const comm::Message& request);
+  void OnSave(comm::EndpointId from, comm::Message request);
   void OnLoad(comm::EndpointId from, const comm::Message& request);
 
   // sync: tells the coordinator that the step is staged, again after a lost
@@ -101,6 +102,7 @@ class Shard : public comm::Node {
   Piece sum_;
   uint64_t next_waiting_ = 1;
   std::map<uint64_t, WaitingPull> waiting_;
+  std::vector<std::pair<comm::EndpointId, comm::Message>> waiting_saves_;
   // Outside sync: the last applied push of each client.
   std::unordered_map<comm::EndpointId, uint64_t> last_sequence_;
 };

@@ -115,7 +115,8 @@ void WorkerNode::OnSendable(comm::EndpointId /*peer*/) {}
 
 void WorkerNode::AskOrder() {
   ps::wire::AskOrder ask;
-  ask.set_done_order(order_.number);
+  // One that is started anew is not done.
+  ask.set_done_order(order_.number - (restarting_ ? 1 : 0));
   ask.set_step(order_.until);
   std::vector<Buffer> frames = {ps::Encode(ask)};
   if (order_.number > 0 && order_.kind == OrderKind::kEvaluate) {
@@ -168,6 +169,12 @@ void WorkerNode::OnOrder(const comm::Message& reply) {
 }
 
 void WorkerNode::BeginOrder() {
+  if (std::exchange(restarting_, false) &&
+      order_.from <= aborted_step_) {
+    Fail(InternalError(StrCat("the servers are past step ", aborted_step_,
+                              ", but the coordinator is not")));
+    return;
+  }
   if (order_.kind == OrderKind::kTrain) {
     next_fill_ = order_.from;
     last_unit_ = order_.until;
@@ -195,6 +202,13 @@ void WorkerNode::BeginOrder() {
 
 void WorkerNode::Advance() {
   if (stopped_) {
+    return;
+  }
+  if (restarting_) {
+    if (!filling_ && !computing_ && !pulling_) {
+      units_.clear();
+      AskOrder();
+    }
     return;
   }
   if (done_until_ == last_unit_) {
@@ -288,6 +302,7 @@ void WorkerNode::StartFill(Unit& unit) {
 void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
   Unit& unit = *owner;
   unit.state = Unit::State::kPulling;
+  pulling_ = true;
   pulls_started_until_ = unit.number + 1;
   const size_t num_tables = joined_.model.tables.size();
   unit.rows.resize(num_tables);
@@ -310,6 +325,15 @@ void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
        .owner = owner},
       [this, &unit, start](const Status& status) {
         RecordTrace("pull", unit.number, start, context_->Now());
+        pulling_ = false;
+        if (status.code() == StatusCode::kAborted) {
+          // This worker took the place of one whose pushes completed the step:
+          // the job has gone on, and the coordinator knows where it is.
+          restarting_ = true;
+          aborted_step_ = unit.number;
+          Advance();
+          return;
+        }
         if (!status.ok()) {
           Fail(status);
           return;
@@ -426,7 +450,8 @@ void WorkerNode::StartPush(const std::shared_ptr<Unit>& owner) {
                  .groups = unit.input.groups,
                  .pieces = pieces,
                  .owner = owner},
-                [this, &unit, start](const Status& status) {
+                [this, owner, start](const Status& status) {
+                  Unit& unit = *owner;
                   RecordTrace("push", unit.number, start, context_->Now());
                   if (!status.ok()) {
                     Fail(status);

@@ -102,6 +102,10 @@ class WorkerNode : public comm::Node {
   int64_t computed_until_ = 0; // units before it have been computed
   bool filling_ = false;
   bool computing_ = false;
+  bool pulling_ = false;
+  // The order is to be asked for again, once nothing of it is under way.
+  bool restarting_ = false;
+  int64_t aborted_step_ = -1;
   int64_t pulls_started_until_ = 0;
   int64_t done_until_ = 0;     // units before it are wholly done
   std::shared_ptr<UnitPool> pool_;

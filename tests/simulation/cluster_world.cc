@@ -1,0 +1,209 @@
+#include "tests/simulation/cluster_world.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <utility>
+
+#include "base/random.h"
+#include "base/strcat.h"
+#include "ps/checkpoint_format.h"
+#include "ps/shard.h"
+#include "worker/input/prepare.h"
+#include "worker/job.h"
+#include "worker/job.pb.h"
+#include "worker/model.h"
+#include "worker/open_worker.h"
+#include "worker/worker_node.h"
+
+namespace shoal::simulation {
+namespace {
+
+constexpr char kCheckpoints[] = "checkpoints";
+
+constexpr char kJob[] = R"(
+name: simulated
+seed: 7
+cluster: {servers: 3, shards: 2, workers: 3, virtual_workers: 4,
+          timeout_seconds: 4}
+data:
+  root: "ROOT"
+  files: [rows.csv]
+  label: label
+  split: {by: none}
+  features:
+    - {column: user}
+    - {column: item}
+    - {column: place}
+    - {column: price, kind: numeric, standardize: true}
+model: {kind: deepfm, dim: 4, hidden: [8], dropout: 0.1}
+tables:
+  linear: {optimizer: {kind: ftrl, learning_rate: 0.1}}
+  embedding: {optimizer: {kind: adagrad, learning_rate: 0.1}, init: normal}
+dense: {kind: adam, learning_rate: 0.01}
+train: {epochs: 2, batch_size: 16, max_steps: 50}
+)";
+
+class PreparedSimulatedJob : public SimulatedJob {
+ public:
+  PreparedSimulatedJob(std::unique_ptr<worker::JobSpec> job,
+                       worker::PreparedData data, ps::ModelSpec spec,
+                       std::string folder)
+      : job_(std::move(job)),
+        data_(std::move(data)),
+        spec_(std::move(spec)),
+        folder_(std::move(folder)) {}
+  ~PreparedSimulatedJob() override {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+
+  ps::Coordinator::Options CoordinatorOptions() const override {
+    ps::Coordinator::Options options;
+    options.model = spec_;
+    options.plan = worker::MakeClusterPlan(*job_);
+    options.train =
+        worker::MakeTrainPlan(*job_, data_.train.num_rows, /*has_test=*/false);
+    options.num_servers = kServers;
+    options.shards_per_server = kShards;
+    options.num_workers = kWorkers;
+    options.job_text = worker::SerializeJob(*job_);
+    options.setup = worker::EncodeSetup(data_);
+    options.checkpoint_folder = kCheckpoints;
+    options.replace_within = std::chrono::seconds(30);
+    return options;
+  }
+
+ private:
+  std::unique_ptr<worker::JobSpec> job_;
+  worker::PreparedData data_;
+  ps::ModelSpec spec_;
+  std::string folder_;
+};
+
+void WriteRows(const std::string& path) {
+  std::ofstream out(path);
+  out << "label,user,item,place,price\n";
+  Random random(11);
+  for (int row = 0; row < 600; ++row) {
+    const uint64_t user = random.Below(40);
+    const uint64_t item = random.Below(60);
+    const uint64_t place = random.Below(5);
+    const uint64_t price = random.Below(1000);
+    const bool label = (user * 7 + item * 3 + place) % 10 < 4;
+    out << (label ? 1 : 0) << ",u" << user << ",i" << item << ",p" << place
+        << "," << price << "\n";
+  }
+}
+
+comm::SimOptions OptionsFor(const RunPlan& plan) {
+  comm::SimOptions options;
+  if (plan.faults) {
+    options.loss_every = 150ms;
+  } else {
+    options.long_delay_chance = 0;
+  }
+  return options;
+}
+
+}  // namespace
+
+StatusOr<std::unique_ptr<SimulatedJob>> SimulatedJob::Create() {
+  const std::string folder =
+      StrCat(std::filesystem::temp_directory_path().string(),
+             "/shoal-simulation-", getpid());
+  std::filesystem::create_directories(folder);
+  WriteRows(StrCat(folder, "/rows.csv"));
+  std::string text = kJob;
+  text.replace(text.find("ROOT"), 4, folder);
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<worker::JobSpec> job,
+                         worker::ParseJob(text, "simulated.yaml", {}));
+  SHOAL_ASSIGN_OR_RETURN(
+      worker::PreparedData data,
+      worker::Prepare(*job, StrCat(folder, "/data"), nullptr, 1));
+  SHOAL_ASSIGN_OR_RETURN(
+      worker::ModelGraph model,
+      worker::BuildModel(*job, data.schema, data.label_mean));
+  return std::unique_ptr<SimulatedJob>(std::make_unique<PreparedSimulatedJob>(
+      std::move(job), std::move(data), std::move(model.spec), folder));
+}
+
+RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
+  comm::SimWorld world(plan.seed, OptionsFor(plan));
+  Random random(HashKey(plan.seed, HashText("crashes")));
+  const auto decorated = [&plan](const std::string& name,
+                                 std::unique_ptr<comm::Node> node) {
+    return plan.decorate ? plan.decorate(name, std::move(node))
+                         : std::move(node);
+  };
+  world.AddNode(
+      "coordinator",
+      [&] {
+        return decorated("coordinator", std::make_unique<ps::Coordinator>(
+                                            job.CoordinatorOptions()));
+      },
+      comm::kCoordinator);
+  const std::string address = world.address("coordinator");
+  for (int server = 0; server < SimulatedJob::kServers; ++server) {
+    for (int shard = 0; shard < SimulatedJob::kShards; ++shard) {
+      const std::string name = StrCat("server ", server, " shard ", shard);
+      world.AddNode(name, [&, name] {
+        ps::Shard::Options options;
+        options.coordinator_address = address;
+        options.server = server;
+        options.shard = shard;
+        return decorated(name, std::make_unique<ps::Shard>(options));
+      });
+    }
+  }
+  const auto make_worker = [&](int index) {
+    return [&, index] {
+      worker::WorkerNode::Options options;
+      options.coordinator_address = address;
+      options.worker = index;
+      options.open = &worker::OpenWorker;
+      return decorated(StrCat("worker ", index),
+                       std::make_unique<worker::WorkerNode>(options));
+    };
+  };
+  for (int i = 0; i < SimulatedJob::kWorkers; ++i) {
+    world.AddNode(StrCat("worker ", i), make_worker(i));
+  }
+  const Time start = world.Now();
+  for (int crash = 0; crash < plan.crashes; ++crash) {
+    const auto victim = static_cast<int>(
+        random.Below(static_cast<uint64_t>(SimulatedJob::kWorkers)));
+    const Time at = start + FromSeconds(0.05 + 1.5 * random.Uniform());
+    const Duration pause = FromSeconds(0.02 + 0.4 * random.Uniform());
+    world.At(at, [&, victim, pause] {
+      const std::string name = StrCat("worker ", victim);
+      if (world.node(name) == nullptr || world.stopped(name).has_value()) {
+        return;
+      }
+      world.CrashNode(name);
+      world.At(world.Now() + pause, [&, name, victim] {
+        world.RestartNode(name, make_worker(victim));
+      });
+    });
+  }
+  if (plan.crash_a_server) {
+    world.At(start + 500ms, [&world] { world.CrashNode("server 1 shard 1"); });
+  }
+
+  RunResult result;
+  const Status ran = world.Run(
+      [&world] { return world.stopped("coordinator").has_value(); },
+      std::chrono::seconds(120));
+  result.ended = ran.ok();
+  result.status = ran.ok() ? *world.stopped("coordinator") : ran;
+  result.trace_hash = world.trace_hash();
+  result.num_events = world.num_events();
+  result.seconds = ToSeconds(world.Now() - start);
+  const StatusOr<std::string> digest = ps::DigestCheckpoint(
+      world.storage(), StrCat(kCheckpoints, "/step-", SimulatedJob::kSteps));
+  result.digest = digest.ok() ? *digest : "";
+  return result;
+}
+
+}  // namespace shoal::simulation

@@ -1,0 +1,270 @@
+// A whole cluster in one thread under a virtual clock: whatever connections
+// break and workers crash, `sync` gives the bits of the undisturbed run. And
+// bugs of the kind that only such runs show, planted on purpose, are found.
+
+#include <cstdlib>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "base/strcat.h"
+#include "comm/rpc.h"
+#include "ps/protocol.pb.h"
+#include "ps/wire.h"
+#include "tests/simulation/cluster_world.h"
+
+namespace shoal::simulation {
+namespace {
+
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+
+uint64_t NumberFromEnvironment(const char* name, uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
+}
+
+class SimulationTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    StatusOr<std::unique_ptr<SimulatedJob>> made = SimulatedJob::Create();
+    ASSERT_TRUE(made.ok()) << made.status();
+    job = made->release();
+    const RunResult calm = RunJob(*job, {.faults = false, .crashes = 0});
+    ASSERT_TRUE(calm.status.ok()) << calm.status;
+    undisturbed_digest = calm.digest;
+    ASSERT_EQ(undisturbed_digest.size(), 32U);
+  }
+  static void TearDownTestSuite() {
+    delete job;
+    job = nullptr;
+  }
+
+  static SimulatedJob* job;
+  static std::string undisturbed_digest;
+
+  // Runs seeds until one shows that something is wrong; whether any did.
+  static bool Finds(const Decorate& decorate, uint64_t seeds) {
+    for (uint64_t seed = 1; seed <= seeds; ++seed) {
+      const RunResult result =
+          RunJob(*job, {.seed = seed, .decorate = decorate});
+      if (!result.ended || !result.status.ok() ||
+          result.digest != undisturbed_digest) {
+        std::cout << "found with seed " << seed << ": "
+                  << (result.status.ok() ? "another digest"
+                                         : result.status.ToString())
+                  << "\n";
+        return true;
+      }
+    }
+    return false;
+  }
+};
+
+SimulatedJob* SimulationTest::job = nullptr;
+std::string SimulationTest::undisturbed_digest;
+
+TEST_F(SimulationTest, FaultsLeaveTheBitsOfTheUndisturbedRun) {
+  const uint64_t seeds = NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 200);
+  const uint64_t first =
+      NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
+  int64_t events = 0;
+  for (uint64_t seed = first; seed < first + seeds; ++seed) {
+    const RunResult result = RunJob(*job, {.seed = seed});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
+    events += result.num_events;
+  }
+  std::cout << "seeds " << first << " to " << first + seeds - 1 << ": "
+            << events << " events\n";
+}
+
+TEST_F(SimulationTest, SeedReplaysExactly) {
+  for (const uint64_t seed : {3U, 17U}) {
+    const RunResult once = RunJob(*job, {.seed = seed});
+    const RunResult again = RunJob(*job, {.seed = seed});
+    EXPECT_EQ(once.trace_hash, again.trace_hash) << "seed " << seed;
+    EXPECT_EQ(once.num_events, again.num_events) << "seed " << seed;
+  }
+  EXPECT_NE(RunJob(*job, {.seed = 3}).trace_hash,
+            RunJob(*job, {.seed = 17}).trace_hash);
+}
+
+TEST_F(SimulationTest, LostServerEndsTheJobNamingIt) {
+  const RunResult result =
+      RunJob(*job, {.seed = 5, .crashes = 0, .crash_a_server = true});
+  ASSERT_TRUE(result.ended);
+  EXPECT_THAT(result.status.ToString(), HasSubstr("server 1 shard 1"));
+  EXPECT_LT(result.seconds, 60);
+  EXPECT_EQ(result.digest, "");
+}
+
+// --- Planted bugs ----------------------------------------------------------
+
+bool IsPush(const comm::Message& message) {
+  return message.header.kind == comm::MessageKind::kRequest &&
+         message.header.method == static_cast<uint16_t>(ps::Method::kPush);
+}
+
+// Acknowledges pushes before they are staged, and now and then something comes
+// in between.
+class AcknowledgesEarly : public ForwardingNode {
+ public:
+  using ForwardingNode::ForwardingNode;
+  void OnMessage(comm::EndpointId from, comm::Message message) override {
+    if (IsPush(message)) {
+      (void)context_->Send(
+          from, comm::Lane::kBulk,
+          comm::MakeReply(message, {ps::Encode(ps::wire::PushReply())}));
+      if (++pushes_ % 64 == 0) {
+        return;
+      }
+    }
+    ForwardingNode::OnMessage(from, std::move(message));
+  }
+
+ private:
+  int pushes_ = 0;
+};
+
+TEST_F(SimulationTest, FindsAPushAcknowledgedBeforeItIsStaged) {
+  EXPECT_TRUE(Finds(
+      [](const std::string& name, std::unique_ptr<comm::Node> node)
+          -> std::unique_ptr<comm::Node> {
+        if (name != "server 0 shard 0") {
+          return node;
+        }
+        return std::make_unique<AcknowledgesEarly>(std::move(node));
+      },
+      3));
+}
+
+// Keeps what it acknowledged with the connection, and drops it with that.
+class StagesPerConnection : public ForwardingNode {
+ public:
+  using ForwardingNode::ForwardingNode;
+  void OnMessage(comm::EndpointId from, comm::Message message) override {
+    if (!IsPush(message)) {
+      ForwardingNode::OnMessage(from, std::move(message));
+      return;
+    }
+    (void)context_->Send(
+        from, comm::Lane::kBulk,
+        comm::MakeReply(message, {ps::Encode(ps::wire::PushReply())}));
+    staged_.emplace(next_, std::make_pair(from, std::move(message)));
+    context_->SetTimer(context_->Now() + 40ms, [this, at = next_] {
+      const auto it = staged_.find(at);
+      if (it != staged_.end()) {
+        auto [peer, push] = std::move(it->second);
+        staged_.erase(it);
+        ForwardingNode::OnMessage(peer, std::move(push));
+      }
+    });
+    ++next_;
+  }
+  void OnPeerDown(comm::EndpointId peer, const Status& why) override {
+    std::erase_if(staged_, [peer](const auto& entry) {
+      return entry.second.first == peer;
+    });
+    ForwardingNode::OnPeerDown(peer, why);
+  }
+
+ private:
+  int next_ = 0;
+  std::map<int, std::pair<comm::EndpointId, comm::Message>> staged_;
+};
+
+TEST_F(SimulationTest, FindsAStagedPushLostOnReconnect) {
+  EXPECT_TRUE(Finds(
+      [](const std::string& name, std::unique_ptr<comm::Node> node)
+          -> std::unique_ptr<comm::Node> {
+        if (!name.starts_with("server")) {
+          return node;
+        }
+        return std::make_unique<StagesPerConnection>(std::move(node));
+      },
+      20));
+}
+
+// Commits a step to each shard as soon as that one is prepared.
+class CommitsEarly : public ForwardingNode {
+ public:
+  using ForwardingNode::ForwardingNode;
+  void OnMessage(comm::EndpointId from, comm::Message message) override {
+    if (message.header.method ==
+        static_cast<uint16_t>(ps::Method::kPrepared)) {
+      ps::wire::Prepared prepared;
+      if (ps::Decode(message, prepared).ok()) {
+        ps::wire::Commit commit;
+        commit.set_step(prepared.step());
+        commit.set_learning_rate_factor(1);
+        (void)context_->Send(from, comm::Lane::kUrgent,
+                             comm::MakeReply(message, {ps::Encode(commit)}));
+      }
+    }
+    ForwardingNode::OnMessage(from, std::move(message));
+  }
+};
+
+TEST_F(SimulationTest, FindsACommitAppliedEarly) {
+  EXPECT_TRUE(Finds(
+      [](const std::string& name, std::unique_ptr<comm::Node> node)
+          -> std::unique_ptr<comm::Node> {
+        if (name != "coordinator") {
+          return node;
+        }
+        return std::make_unique<CommitsEarly>(std::move(node));
+      },
+      20));
+}
+
+// Never arms a timer once the job is under way.
+class NoTimersContext : public ForwardingContext {
+ public:
+  using ForwardingContext::ForwardingContext;
+  comm::TimerId SetTimer(Time at, std::function<void()> fire) override {
+    if (Now() - first_ > 300ms) {
+      return comm::TimerId::kNone;
+    }
+    return ForwardingContext::SetTimer(at, std::move(fire));
+  }
+
+ private:
+  Time first_ = to_.Now();
+};
+
+class NoTimersNode : public ForwardingNode {
+ public:
+  using ForwardingNode::ForwardingNode;
+  void OnStart(comm::NodeContext& context) override {
+    without_timers_ = std::make_unique<NoTimersContext>(context);
+    ForwardingNode::OnStart(*without_timers_);
+  }
+  ~NoTimersNode() override { to_.reset(); }
+
+ private:
+  std::unique_ptr<NoTimersContext> without_timers_;
+};
+
+TEST_F(SimulationTest, FindsADeadlineNeverArmed) {
+  // With its deadlines the job ends after a server is lost (see above).
+  const RunResult result = RunJob(
+      *job, {.seed = 5,
+             .crashes = 0,
+             .crash_a_server = true,
+             .decorate = [](const std::string& /*name*/,
+                            std::unique_ptr<comm::Node> node)
+                 -> std::unique_ptr<comm::Node> {
+               return std::make_unique<NoTimersNode>(std::move(node));
+             }});
+  EXPECT_FALSE(result.ended) << result.status;
+}
+
+}  // namespace
+}  // namespace shoal::simulation
