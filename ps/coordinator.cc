@@ -227,7 +227,11 @@ void Coordinator::OnAllJoined() {
   }
   std::vector<WaitingMessage> for_later;
   for (WaitingMessage& waiting : waiting_joins_) {
-    if (members_.at(waiting.from).is_worker) {
+    const auto member = members_.find(waiting.from);
+    if (member == members_.end()) {
+      continue;  // Lost, and replaced, while it waited.
+    }
+    if (member->second.is_worker) {
       for_later.push_back(std::move(waiting));
     } else {
       AnswerJoin(waiting);
