@@ -53,13 +53,13 @@ class SHOAL_SCOPED_CAPABILITY MutexLock {
 // wake-ups happen: wait in a loop.
 class CondVar {
  public:
-  void Wait(Mutex& mutex) SHOAL_REQUIRES(mutex)
-      SHOAL_NO_THREAD_SAFETY_ANALYSIS {
+  void Wait(Mutex& mutex)
+      SHOAL_REQUIRES(mutex) SHOAL_NO_THREAD_SAFETY_ANALYSIS {
     cv_.wait(mutex);
   }
   // False when `timeout` passed.
-  bool WaitFor(Mutex& mutex, Duration timeout) SHOAL_REQUIRES(mutex)
-      SHOAL_NO_THREAD_SAFETY_ANALYSIS {
+  bool WaitFor(Mutex& mutex, Duration timeout)
+      SHOAL_REQUIRES(mutex) SHOAL_NO_THREAD_SAFETY_ANALYSIS {
     return cv_.wait_for(mutex, timeout) == std::cv_status::no_timeout;
   }
   void NotifyOne() { cv_.notify_one(); }

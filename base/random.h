@@ -56,9 +56,7 @@ class Random {
   }
 
   // In [0, 1), multiples of 2^-53.
-  double Uniform() {
-    return static_cast<double>((*this)() >> 11) * 0x1.0p-53;
-  }
+  double Uniform() { return static_cast<double>((*this)() >> 11) * 0x1.0p-53; }
 
  private:
   uint64_t state_;

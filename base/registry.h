@@ -41,8 +41,8 @@ class Registry {
       for (const auto& [key, entry] : parts_) {
         known += known.empty() ? key : ", " + key;
       }
-      return NotFoundError(StrCat("no ", kind_, " is called '", name,
-                                  "'; there are: ", known));
+      return NotFoundError(
+          StrCat("no ", kind_, " is called '", name, "'; there are: ", known));
     }
     return &it->second.part;
   }

@@ -135,12 +135,12 @@ class [[nodiscard]] StatusOr {
 #define SHOAL_CONCAT_INNER(a, b) a##b
 #define SHOAL_CONCAT(a, b) SHOAL_CONCAT_INNER(a, b)
 
-#define SHOAL_RETURN_IF_ERROR(expr)                       \
-  do {                                                    \
-    if (::shoal::Status shoal_status_ = (expr);           \
-        !shoal_status_.ok()) [[unlikely]] {               \
-      return shoal_status_;                               \
-    }                                                     \
+#define SHOAL_RETURN_IF_ERROR(expr)                                  \
+  do {                                                               \
+    if (::shoal::Status shoal_status_ = (expr); !shoal_status_.ok()) \
+        [[unlikely]] {                                               \
+      return shoal_status_;                                          \
+    }                                                                \
   } while (false)
 
 #define SHOAL_ASSIGN_OR_RETURN(lhs, expr) \
@@ -153,11 +153,11 @@ class [[nodiscard]] StatusOr {
   lhs = *std::move(tmp)
 
 // For bugs only: nothing that a network, disk, flag or user sends may reach it.
-#define SHOAL_CHECK(condition)                                              \
-  do {                                                                      \
-    if (!(condition)) [[unlikely]] {                                        \
-      ::shoal::internal::CheckFailed(__FILE__, __LINE__, #condition, "");   \
-    }                                                                       \
+#define SHOAL_CHECK(condition)                                            \
+  do {                                                                    \
+    if (!(condition)) [[unlikely]] {                                      \
+      ::shoal::internal::CheckFailed(__FILE__, __LINE__, #condition, ""); \
+    }                                                                     \
   } while (false)
 
 #endif  // SHOAL_BASE_STATUS_H_

@@ -1,8 +1,6 @@
 #include "base/storage.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +12,9 @@
 #include <system_error>
 #include <utility>
 
+#include <sys/stat.h>
+#include <sys/uio.h>
+
 #include "base/mutex.h"
 #include "base/strcat.h"
 
@@ -24,8 +25,8 @@ namespace fs = std::filesystem;
 
 // What the path's file system answered, as the code that says what to do next.
 Status FileError(std::string_view doing, const std::string& path, int error) {
-  const std::string text = StrCat(
-      doing, " '", path, "': ", std::system_category().message(error));
+  const std::string text =
+      StrCat(doing, " '", path, "': ", std::system_category().message(error));
   switch (error) {
     case ENOENT:
     case ENOTDIR:
@@ -80,8 +81,8 @@ Status WriteAll(int fd, const std::string& path, const Buffer& piece) {
 // Makes a rename or a new entry in `folder` survive a power failure.
 Status SyncFolder(const fs::path& folder) {
   const std::string path = folder.empty() ? "." : folder.string();
-  const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY |
-                                                   O_CLOEXEC));
+  const FileDescriptor fd(
+      ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (fd.get() < 0) {
     return FileError("open folder", path, errno);
   }
@@ -107,10 +108,9 @@ Status MakeFolders(const fs::path& folder) {
   return SyncFolder(parent);
 }
 
-Status WriteTemporary(const std::string& path,
-                      std::span<const Buffer> pieces) {
-  FileDescriptor fd(::open(path.c_str(),
-                           O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+Status WriteTemporary(const std::string& path, std::span<const Buffer> pieces) {
+  FileDescriptor fd(
+      ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
   if (fd.get() < 0) {
     return FileError("create", path, errno);
   }
@@ -168,9 +168,9 @@ class LocalStorage : public Storage {
     }
     SHOAL_RETURN_IF_ERROR(MakeFolders(target.parent_path()));
     // The name is this writer's alone, so that two do not mix.
-    const std::string temporary = StrCat(
-        path, ".tmp-", ::getpid(), "-",
-        next_temporary_.fetch_add(1, std::memory_order_relaxed));
+    const std::string temporary =
+        StrCat(path, ".tmp-", ::getpid(), "-",
+               next_temporary_.fetch_add(1, std::memory_order_relaxed));
     Status status = WriteTemporary(temporary, pieces);
     if (status.ok() && ::rename(temporary.c_str(), path.c_str()) != 0) {
       status = FileError("rename to", path, errno);
@@ -279,8 +279,9 @@ Status MemoryStorage::PublishFile(const std::string& path,
 StatusOr<std::vector<std::string>> MemoryStorage::ListFolder(
     const std::string& path) {
   const std::string normal = Normal(path);
-  const std::string prefix =
-      normal == "." || normal.empty() ? "" : normal == "/" ? "/" : normal + "/";
+  const std::string prefix = normal == "." || normal.empty() ? ""
+                             : normal == "/"                 ? "/"
+                                                             : normal + "/";
   std::set<std::string> names;
   const MutexLock lock(impl_->mutex);
   for (const auto& [name, bytes] : impl_->files) {

@@ -1,6 +1,5 @@
 #include "base/storage.h"
 
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -13,6 +12,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include <sys/resource.h>
 
 namespace shoal {
 namespace {
@@ -107,8 +107,7 @@ TEST_P(StorageTest, RemoveTakesAFolderWithAllInItAndNothingElse) {
   EXPECT_EQ(storage_->ReadFile(folder_ / "xy").value().text(), "34");
 }
 
-INSTANTIATE_TEST_SUITE_P(All, StorageTest,
-                         ::testing::Values("local", "memory"),
+INSTANTIATE_TEST_SUITE_P(All, StorageTest, ::testing::Values("local", "memory"),
                          [](const auto& test) { return test.param; });
 
 TEST(LocalStorageTest, FailedWriteLeavesTheOldFileAndNothingElse) {

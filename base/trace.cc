@@ -348,9 +348,7 @@ void StartTrace(const TraceOptions& options) {
   internal::trace_on.store(true, std::memory_order_relaxed);
 }
 
-void StopTrace() {
-  internal::trace_on.store(false, std::memory_order_relaxed);
-}
+void StopTrace() { internal::trace_on.store(false, std::memory_order_relaxed); }
 
 void SetTraceThreadName(std::string_view name) {
   this_thread.name = name;

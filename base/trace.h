@@ -92,9 +92,9 @@ class TraceSpan {
 
 // SHOAL_TRACE("read") or SHOAL_TRACE("read", step): from here to the end of the
 // block.
-#define SHOAL_TRACE(...)                                              \
-  const ::shoal::TraceSpan SHOAL_CONCAT(shoal_trace_span_, __LINE__)( \
-      __VA_ARGS__)
+#define SHOAL_TRACE(...)                                   \
+  const ::shoal::TraceSpan SHOAL_CONCAT(shoal_trace_span_, \
+                                        __LINE__)(__VA_ARGS__)
 
 // "trace-worker-1.json" for the role "worker 1".
 std::string TraceFileName(std::string_view role);

@@ -8,10 +8,9 @@
 #include <thread>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include <nlohmann/json.hpp>
 
 namespace shoal {
 namespace {
@@ -175,10 +174,8 @@ TEST_F(TraceTest, LongAndBrokenNamesAreCutAndEscaped) {
   StartTrace();
   // 46 bytes, then a two-byte character that the bound cuts.
   const std::string name = std::string(46, 'x') + "\xc3\xa9";
-  RecordTraceCall({.name = name,
-                   .category = "\"quoted\"\\",
-                   .begin = At(0),
-                   .end = At(1)});
+  RecordTraceCall(
+      {.name = name, .category = "\"quoted\"\\", .begin = At(0), .end = At(1)});
   const std::vector<json> events = TimedEvents(Written("a \"role\""));
   ASSERT_EQ(events.size(), 1U);
   EXPECT_THAT(events[0]["name"].get<std::string>(),
@@ -256,8 +253,8 @@ TEST_F(TraceTest, MergeShiftsToZeroAndKeepsProcessesApart) {
       processes[event["pid"]] = event["args"]["name"];
     }
   }
-  EXPECT_THAT(processes, ElementsAre(std::pair(1, "server 0"),
-                                     std::pair(2, "worker 0")));
+  EXPECT_THAT(processes,
+              ElementsAre(std::pair(1, "server 0"), std::pair(2, "worker 0")));
 }
 
 TEST_F(TraceTest, MergeRefusesWhatIsNoTraceAndWritesNothing) {

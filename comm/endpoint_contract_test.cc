@@ -1,9 +1,5 @@
 // What Endpoint promises, on every transport that is linked in.
 
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <sys/wait.h>
-#include <netinet/in.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,12 +10,17 @@
 #include <string>
 #include <thread>
 
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
 #include "base/strcat.h"
 #include "comm/comm_testing.h"
 #include "comm/endpoint.h"
 #include "comm/transport.h"
-#include "gmock/gmock.h"
-#include "gtest/gtest.h"
 
 namespace shoal::comm {
 namespace {
@@ -41,8 +42,7 @@ class EndpointContractTest : public ::testing::TestWithParam<std::string> {
   }
 
   static void Connect(TestPeer& from, const TestPeer& to) {
-    const Status status =
-        from.endpoint->Connect(to.id, to.endpoint->address());
+    const Status status = from.endpoint->Connect(to.id, to.endpoint->address());
     EXPECT_TRUE(status.ok()) << status;
   }
 
@@ -65,16 +65,15 @@ TEST_P(EndpointContractTest, MessageArrivesWithHeaderFramesAndSender) {
   TestPeer a = Make(101);
   TestPeer b = Make(102);
   Connect(a, b);
-  Message message = TestMessage(7, {Buffer::CopyOf("one"), Buffer(),
-                                    TestBytes(100'000, 1), Buffer()});
+  Message message = TestMessage(
+      7, {Buffer::CopyOf("one"), Buffer(), TestBytes(100'000, 1), Buffer()});
   message.header = {.request = 0x123456789abcdef0,
                     .method = 65535,
                     .kind = MessageKind::kReply,
                     .status = 200,
                     .reserved = 0xdeadbeef};
   ASSERT_TRUE(a.endpoint->Send(b.id, Lane::kBulk, message).ok());
-  ASSERT_TRUE(
-      PollUntil({&a, &b}, [&] { return !b.sink.received.empty(); }));
+  ASSERT_TRUE(PollUntil({&a, &b}, [&] { return !b.sink.received.empty(); }));
   const auto& [from, got] = b.sink.received[0];
   EXPECT_EQ(from, a.id);
   EXPECT_EQ(std::memcmp(&got.header, &message.header, sizeof(got.header)), 0);
@@ -125,8 +124,7 @@ TEST_P(EndpointContractTest, OrderHoldsPerLaneAndNothingComesTwice) {
     }
   }
   ASSERT_TRUE(PollUntil({&a, &b}, [&] {
-    return a.sink.received.size() >= kCount &&
-           b.sink.received.size() >= kCount;
+    return a.sink.received.size() >= kCount && b.sink.received.size() >= kCount;
   }));
   for (const TestPeer* const peer : {&a, &b}) {
     ASSERT_EQ(peer->sink.received.size(), kCount);
@@ -154,8 +152,7 @@ TEST_P(EndpointContractTest, BigFramesAndManyFramesArriveWhole) {
       a.endpoint->Send(b.id, Lane::kBulk, TestMessage(1, {big, big})).ok());
   ASSERT_TRUE(a.endpoint->Send(b.id, Lane::kBulk, TestMessage(2, many)).ok());
   ASSERT_TRUE(a.endpoint->Send(b.id, Lane::kUrgent, TestMessage(3)).ok());
-  ASSERT_TRUE(
-      PollUntil({&a, &b}, [&] { return b.sink.received.size() == 3; }));
+  ASSERT_TRUE(PollUntil({&a, &b}, [&] { return b.sink.received.size() == 3; }));
   std::map<uint64_t, const Message*> got;
   for (const auto& [from, message] : b.sink.received) {
     got[message.header.request] = &message;
@@ -178,8 +175,7 @@ TEST_P(EndpointContractTest, FramesOutliveTheEndpointThatReceivedThem) {
     Connect(a, b);
     ASSERT_TRUE(
         a.endpoint->Send(b.id, Lane::kBulk, TestMessage(1, {sent})).ok());
-    ASSERT_TRUE(
-        PollUntil({&a, &b}, [&] { return !b.sink.received.empty(); }));
+    ASSERT_TRUE(PollUntil({&a, &b}, [&] { return !b.sink.received.empty(); }));
     kept = b.sink.received[0].message.frames[0];
   }
   EXPECT_TRUE(kept.text() == sent.text());
@@ -196,8 +192,7 @@ TEST_P(EndpointContractTest, TwoThreadsExchangeManyMessages) {
     };
     EXPECT_TRUE(
         PollUntil({&b}, [&] { return b.sink.received.size() == kCount; }));
-    EXPECT_TRUE(
-        b.endpoint->Close(std::chrono::steady_clock::now() + 10s).ok());
+    EXPECT_TRUE(b.endpoint->Close(std::chrono::steady_clock::now() + 10s).ok());
   });
   uint64_t sent = 0;
   EXPECT_TRUE(PollUntil({&a}, [&] {
@@ -205,8 +200,7 @@ TEST_P(EndpointContractTest, TwoThreadsExchangeManyMessages) {
       const auto size = static_cast<int64_t>((sent * 977) % 20'000);
       const Buffer frame = TestBytes(size, sent);
       EXPECT_TRUE(
-          a.endpoint->Send(b.id, Lane::kBulk, TestMessage(sent, {frame}))
-              .ok());
+          a.endpoint->Send(b.id, Lane::kBulk, TestMessage(sent, {frame})).ok());
       ++sent;
     }
     return a.sink.received.size() == kCount;
@@ -255,8 +249,8 @@ TEST_P(EndpointContractTest, SendToAnUnknownPeerIsUnavailable) {
 TEST_P(EndpointContractTest, ForeignAddressIsInvalid) {
   TestPeer a = Make(711);
   for (const std::string address :
-       {"", "nonsense", "inproc", "tcp://", "tcp://1.2.3.4:x", "shm:",
-        "auto:1", "auto:;;;", "pigeon:coo"}) {
+       {"", "nonsense", "inproc", "tcp://", "tcp://1.2.3.4:x", "shm:", "auto:1",
+        "auto:;;;", "pigeon:coo"}) {
     EXPECT_EQ(a.endpoint->Connect(EndpointId{777}, address).code(),
               StatusCode::kInvalidArgument)
         << address;
@@ -292,9 +286,9 @@ TEST_P(EndpointContractTest, FullQueueRefusesAndSaysWhenThereIsRoom) {
   int64_t num_sent = 0;
   Status status;
   while (num_sent < 200) {
-    status = a.endpoint->Send(
-        b.id, Lane::kBulk,
-        TestMessage(static_cast<uint64_t>(num_sent), {frame}));
+    status =
+        a.endpoint->Send(b.id, Lane::kBulk,
+                         TestMessage(static_cast<uint64_t>(num_sent), {frame}));
     if (!status.ok()) {
       break;
     }
@@ -321,8 +315,7 @@ TEST_P(EndpointContractTest, MessageBiggerThanTheQueuePassesAlone) {
   const Buffer frame = TestBytes(5 << 20, 1);
   ASSERT_TRUE(
       a.endpoint->Send(b.id, Lane::kBulk, TestMessage(1, {frame})).ok());
-  EXPECT_TRUE(
-      PollUntil({&a, &b}, [&] { return b.sink.received.size() == 1; }));
+  EXPECT_TRUE(PollUntil({&a, &b}, [&] { return b.sink.received.size() == 1; }));
 }
 
 TEST_P(EndpointContractTest, ClosedPeerIsReportedToWhoSentAndWhoReceived) {
@@ -332,8 +325,7 @@ TEST_P(EndpointContractTest, ClosedPeerIsReportedToWhoSentAndWhoReceived) {
   Greet(a, b);
   Greet(b, c);
   std::thread closer([&] {
-    EXPECT_TRUE(
-        b.endpoint->Close(std::chrono::steady_clock::now() + 10s).ok());
+    EXPECT_TRUE(b.endpoint->Close(std::chrono::steady_clock::now() + 10s).ok());
   });
   EXPECT_TRUE(PollUntil({&a, &c}, [&] {
     return !a.sink.downs.empty() && !c.sink.downs.empty();
@@ -356,14 +348,13 @@ TEST_P(EndpointContractTest, CloseDeliversWhatWasSentBefore) {
   Connect(a, b);
   constexpr uint64_t kCount = 200;
   for (uint64_t i = 0; i < kCount; ++i) {
-    ASSERT_TRUE(a.endpoint
-                    ->Send(b.id, Lane::kBulk,
-                           TestMessage(i, {TestBytes(100'000, i)}))
-                    .ok());
+    ASSERT_TRUE(
+        a.endpoint
+            ->Send(b.id, Lane::kBulk, TestMessage(i, {TestBytes(100'000, i)}))
+            .ok());
   }
   std::thread closer([&] {
-    EXPECT_TRUE(
-        a.endpoint->Close(std::chrono::steady_clock::now() + 20s).ok());
+    EXPECT_TRUE(a.endpoint->Close(std::chrono::steady_clock::now() + 20s).ok());
   });
   ASSERT_TRUE(PollUntil({&b}, [&] { return !b.sink.downs.empty(); }));
   closer.join();
@@ -379,10 +370,10 @@ TEST_P(EndpointContractTest, CloseGivesUpAtItsDeadline) {
   TestPeer b = Make(1112);
   Greet(a, b);
   for (int i = 0; i < 32; ++i) {
-    ASSERT_TRUE(a.endpoint
-                    ->Send(b.id, Lane::kBulk,
-                           TestMessage(1, {TestBytes(4 << 20, 1)}))
-                    .ok());
+    ASSERT_TRUE(
+        a.endpoint
+            ->Send(b.id, Lane::kBulk, TestMessage(1, {TestBytes(4 << 20, 1)}))
+            .ok());
   }
   const Time before = std::chrono::steady_clock::now();
   EXPECT_EQ(a.endpoint->Close(before + 100ms).code(),
@@ -448,14 +439,10 @@ TEST_P(EndpointContractTest, ForgottenPeerIsNotHeardUntilItIsConnectedAgain) {
   EXPECT_TRUE(b.sink.downs.empty());
   // Until b wants it back.
   Connect(b, a);
-  ASSERT_TRUE(
-      b.endpoint->Send(a.id, Lane::kUrgent, TestMessage(3)).ok());
-  ASSERT_TRUE(
-      PollUntil({&a, &b}, [&] { return a.sink.received.size() == 1; }));
-  ASSERT_TRUE(
-      a.endpoint->Send(b.id, Lane::kUrgent, TestMessage(4)).ok());
-  EXPECT_TRUE(
-      PollUntil({&a, &b}, [&] { return b.sink.received.size() == 1; }));
+  ASSERT_TRUE(b.endpoint->Send(a.id, Lane::kUrgent, TestMessage(3)).ok());
+  ASSERT_TRUE(PollUntil({&a, &b}, [&] { return a.sink.received.size() == 1; }));
+  ASSERT_TRUE(a.endpoint->Send(b.id, Lane::kUrgent, TestMessage(4)).ok());
+  EXPECT_TRUE(PollUntil({&a, &b}, [&] { return b.sink.received.size() == 1; }));
 }
 
 TEST_P(EndpointContractTest, PeersConnectAgainAfterALoss) {
@@ -464,13 +451,12 @@ TEST_P(EndpointContractTest, PeersConnectAgainAfterALoss) {
   for (uint64_t round = 1; round <= 5; ++round) {
     Greet(a, b);
     a.endpoint->Disconnect(b.id);
-    ASSERT_TRUE(PollUntil(
-        {&a, &b}, [&] { return b.sink.downs.size() == round; }));
+    ASSERT_TRUE(
+        PollUntil({&a, &b}, [&] { return b.sink.downs.size() == round; }));
   }
   Greet(a, b);
   ASSERT_TRUE(b.endpoint->Send(a.id, Lane::kBulk, TestMessage(1)).ok());
-  EXPECT_TRUE(
-      PollUntil({&a, &b}, [&] { return a.sink.received.size() == 1; }));
+  EXPECT_TRUE(PollUntil({&a, &b}, [&] { return a.sink.received.size() == 1; }));
 }
 
 TEST_P(EndpointContractTest, TakenAddressIsUnavailableNamingIt) {
@@ -587,11 +573,11 @@ TEST_P(EndpointContractTest, KilledProcessIsReportedToWhoSendsToIt) {
   });
   TestPeer a = Make(1701);
   ASSERT_TRUE(a.endpoint->Connect(child_id, child.address()).ok());
-  ASSERT_TRUE(
-      a.endpoint->Send(child_id, Lane::kUrgent, TestMessage(1)).ok());
+  ASSERT_TRUE(a.endpoint->Send(child_id, Lane::kUrgent, TestMessage(1)).ok());
   ASSERT_TRUE(PollUntil({&a}, [&] { return !a.sink.received.empty(); }));
   child.Kill();
-  ASSERT_TRUE(PollUntil({&a}, [&] { return !a.sink.downs.empty(); }, 2s));
+  ASSERT_TRUE(PollUntil(
+      {&a}, [&] { return !a.sink.downs.empty(); }, 2s));
   EXPECT_EQ(a.sink.downs[0].first, child_id);
 }
 
@@ -623,7 +609,8 @@ TEST_P(EndpointContractTest, KilledProcessIsReportedToWhoOnlyReceived) {
   ::close(ends[0]);
   ASSERT_TRUE(PollUntil({&a}, [&] { return !a.sink.received.empty(); }));
   child.Kill();
-  ASSERT_TRUE(PollUntil({&a}, [&] { return !a.sink.downs.empty(); }, 2s));
+  ASSERT_TRUE(PollUntil(
+      {&a}, [&] { return !a.sink.downs.empty(); }, 2s));
   EXPECT_EQ(a.sink.downs[0].first, child_id);
 }
 
@@ -644,8 +631,8 @@ int ConnectRaw(const std::string& address) {
   }
   sockaddr_in to = {};
   to.sin_family = AF_INET;
-  to.sin_port =
-      htons(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
+  to.sin_port = htons(
+      static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
   to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
   EXPECT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
@@ -669,14 +656,12 @@ TEST_P(EndpointContractTest, GarbageFromAStrangerChangesNothing) {
     ASSERT_TRUE(b.Poll(1ms).ok());
   }
   ASSERT_TRUE(a.endpoint->Send(b.id, Lane::kBulk, TestMessage(5)).ok());
-  EXPECT_TRUE(
-      PollUntil({&a, &b}, [&] { return b.sink.received.size() == 1; }));
+  EXPECT_TRUE(PollUntil({&a, &b}, [&] { return b.sink.received.size() == 1; }));
   for (const int fd : strangers) {
     ::close(fd);
   }
   ASSERT_TRUE(a.endpoint->Send(b.id, Lane::kBulk, TestMessage(6)).ok());
-  EXPECT_TRUE(
-      PollUntil({&a, &b}, [&] { return b.sink.received.size() == 2; }));
+  EXPECT_TRUE(PollUntil({&a, &b}, [&] { return b.sink.received.size() == 2; }));
   EXPECT_TRUE(b.sink.downs.empty());
 }
 
@@ -699,10 +684,9 @@ TEST_P(EndpointContractTest, EndpointsLeaveNoOpenDescriptors) {
   EXPECT_EQ(count(), before);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, EndpointContractTest,
-    ::testing::ValuesIn(TransportRegistry().Names()),
-    [](const auto& test) { return test.param; });
+INSTANTIATE_TEST_SUITE_P(All, EndpointContractTest,
+                         ::testing::ValuesIn(TransportRegistry().Names()),
+                         [](const auto& test) { return test.param; });
 
 TEST(TransportRegistryTest, UnknownTransportNamesTheKnown) {
   const Status status = CreateEndpoint("pigeon", {}).status();

@@ -40,9 +40,8 @@ class NodeContext {
 
   // Runs `work` where blocking is allowed, then `done` on the node's thread.
   // Works of one node run one after another in the order they were started.
-  virtual void StartStorage(
-      std::function<StatusOr<Buffer>(Storage&)> work,
-      std::function<void(StatusOr<Buffer>)> done) = 0;
+  virtual void StartStorage(std::function<StatusOr<Buffer>(Storage&)> work,
+                            std::function<void(StatusOr<Buffer>)> done) = 0;
 
   // Runs `compute` away from the node's thread (in simulation: at once, its
   // length drawn from the seed), then `done` on the node's thread. One at a

@@ -49,8 +49,7 @@ class TimerQueue {
     while (!heap_.empty() && !timers_.contains(heap_.front().id)) {
       Pop();
     }
-    return heap_.empty() ? std::nullopt
-                         : std::optional<Time>(heap_.front().at);
+    return heap_.empty() ? std::nullopt : std::optional<Time>(heap_.front().at);
   }
 
   // Takes one that is due at `now` out; empty when there is none. Timers made
@@ -159,8 +158,7 @@ class RealPump : public Pump, public NodeContext, private EndpointSink {
         close_within_(options.close_within),
         own_storage_(options.storage == nullptr ? CreateLocalStorage()
                                                 : nullptr),
-        storage_(options.storage == nullptr ? *own_storage_
-                                            : *options.storage),
+        storage_(options.storage == nullptr ? *own_storage_ : *options.storage),
         endpoint_(std::move(endpoint)),
         random_(HashKey(EntropySeed(), self.value)) {}
 
@@ -192,15 +190,15 @@ class RealPump : public Pump, public NodeContext, private EndpointSink {
     if (over_) {
       return;
     }
-    storage_thread_.Add([this, work = std::move(work),
-                         done = std::move(done)]() mutable {
-      auto result = std::make_shared<StatusOr<Buffer>>(work(storage_));
-      Post([result, done = std::move(done)] {
-        if (done) {
-          done(std::move(*result));
-        }
-      });
-    });
+    storage_thread_.Add(
+        [this, work = std::move(work), done = std::move(done)]() mutable {
+          auto result = std::make_shared<StatusOr<Buffer>>(work(storage_));
+          Post([result, done = std::move(done)] {
+            if (done) {
+              done(std::move(*result));
+            }
+          });
+        });
   }
 
   void StartCompute(int lane, std::function<void()> compute,
@@ -209,11 +207,11 @@ class RealPump : public Pump, public NodeContext, private EndpointSink {
     if (over_) {
       return;
     }
-    compute_threads_[lane].Add([this, compute = std::move(compute),
-                                done = std::move(done)]() mutable {
-      compute();
-      Post(std::move(done));
-    });
+    compute_threads_[lane].Add(
+        [this, compute = std::move(compute), done = std::move(done)]() mutable {
+          compute();
+          Post(std::move(done));
+        });
   }
 
   void Post(std::function<void()> task) override {
@@ -365,9 +363,8 @@ StatusOr<std::unique_ptr<Pump>> Pump::Create(const Options& options) {
   while (self.value <= kCoordinator.value && self != kCoordinator) {
     self.value = EntropySeed();
   }
-  SHOAL_ASSIGN_OR_RETURN(
-      std::unique_ptr<Endpoint> endpoint,
-      CreateEndpoint(complete.transport, complete.endpoint));
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Endpoint> endpoint,
+                         CreateEndpoint(complete.transport, complete.endpoint));
   return std::unique_ptr<Pump>(
       std::make_unique<RealPump>(complete, self, std::move(endpoint)));
 }

@@ -15,8 +15,8 @@ Status StatusOfReply(const Message& reply) {
   const std::string_view text =
       reply.frames.empty() ? std::string_view() : reply.frames[0].text();
   if (code > StatusCode::kDataLoss) {
-    return InternalError(StrCat("replied with ", StatusCodeName(code), ": ",
-                                text));
+    return InternalError(
+        StrCat("replied with ", StatusCodeName(code), ": ", text));
   }
   return Status(code, text);
 }
@@ -53,17 +53,16 @@ uint64_t RpcClient::Start(const Call& call, std::vector<Buffer> frames,
         context_.Now(), [this, request, failed] { Finish(request, failed); });
     return request;
   }
-  pending.timer =
-      context_.SetTimer(context_.Now() + call.deadline, [this, request] {
-        const auto it = pending_.find(request);
-        if (it == pending_.end()) {
-          return;
-        }
-        Finish(request,
-               DeadlineExceededError(StrCat(
-                   it->second.peer_name, " did not answer within ",
-                   ToString(it->second.deadline), ": ", it->second.what)));
-      });
+  pending.timer = context_.SetTimer(context_.Now() + call.deadline, [this,
+                                                                     request] {
+    const auto it = pending_.find(request);
+    if (it == pending_.end()) {
+      return;
+    }
+    Finish(request, DeadlineExceededError(StrCat(
+                        it->second.peer_name, " did not answer within ",
+                        ToString(it->second.deadline), ": ", it->second.what)));
+  });
   return request;
 }
 
@@ -103,9 +102,9 @@ void RpcClient::OnPeerDown(EndpointId peer, const Status& why) {
     if (it == pending_.end()) {
       continue;  // A `done` before it forgot it.
     }
-    Finish(request, UnavailableError(StrCat(
-                        it->second.peer_name, " is down, waited for ",
-                        it->second.what, ": ", why.message())));
+    Finish(request, UnavailableError(
+                        StrCat(it->second.peer_name, " is down, waited for ",
+                               it->second.what, ": ", why.message())));
   }
 }
 

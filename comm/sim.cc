@@ -82,8 +82,8 @@ struct Event {
   Time time;
   uint64_t sequence = 0;  // breaks ties: first asked, first run
   EventKind kind = EventKind::kAction;
-  uint64_t detail = 0;  // into the trace
-  EndpointId node;      // skipped when it is down; 0 for the world's own
+  uint64_t detail = 0;      // into the trace
+  EndpointId node;          // skipped when it is down; 0 for the world's own
   bool background = false;  // does not keep the world going
   std::function<void()> run;
 };
@@ -116,7 +116,7 @@ struct SimWorld::Impl {
     EndpointId id;
     std::unique_ptr<Node> node;
     std::unique_ptr<Context> context;  // outlives the node
-    bool alive = true;  // false after a crash or a Stop()
+    bool alive = true;                 // false after a crash or a Stop()
     bool stopping = false;
     std::optional<Status> stop_status;
     std::map<EndpointId, uint64_t> sessions;  // peers that it holds to be up
@@ -136,7 +136,9 @@ struct SimWorld::Impl {
   static Ends EndsOf(EndpointId a, EndpointId b) {
     return a < b ? Ends(a, b) : Ends(b, a);
   }
-  static int SideOf(EndpointId from, EndpointId to) { return from < to ? 0 : 1; }
+  static int SideOf(EndpointId from, EndpointId to) {
+    return from < to ? 0 : 1;
+  }
 
   Duration Between(Duration low, Duration high) {
     const Duration span = std::max<Duration>(high - low, Duration(0));
@@ -184,8 +186,7 @@ struct SimWorld::Impl {
   void ScheduleDown(EndpointId whom, EndpointId peer, uint64_t session,
                     Time time, const Status& why);
   void TellDown(NodeState& state, EndpointId peer, const Status& why);
-  Status Connect(NodeState& state, EndpointId peer,
-                 const std::string& address);
+  Status Connect(NodeState& state, EndpointId peer, const std::string& address);
   Status Send(NodeState& state, EndpointId peer, Lane lane, Message message);
   void Arrive(EndpointId from, EndpointId to, uint64_t session,
               const std::shared_ptr<Message>& message);
@@ -202,7 +203,7 @@ struct SimWorld::Impl {
   uint64_t next_session = 1;
   int64_t num_foreground = 0;
   bool losses_started = false;
-  std::vector<Event> events;  // a heap
+  std::vector<Event> events;              // a heap
   std::map<EndpointId, NodeState> nodes;  // the dead ones too
   std::map<std::string, EndpointId> ids;
   std::map<Ends, Link> links;
@@ -286,9 +287,8 @@ class SimWorld::Impl::Context : public NodeContext {
       return;
     }
     const Time begin = std::max(world_.now, state->storage_free);
-    const Time end =
-        begin + world_.Between(world_.options.storage_min,
-                               world_.options.storage_max);
+    const Time end = begin + world_.Between(world_.options.storage_min,
+                                            world_.options.storage_max);
     state->storage_free = end;
     auto result = std::make_shared<StatusOr<Buffer>>(Buffer());
     world_.Schedule(begin, EventKind::kStorage, id_, 0,
@@ -665,17 +665,16 @@ void SimWorld::LoseConnection(const std::string& a, const std::string& b) {
 }
 
 void SimWorld::At(Time time, std::function<void()> action) {
-  impl_->Schedule(time, EventKind::kAction, EndpointId{}, 0,
-                  std::move(action));
+  impl_->Schedule(time, EventKind::kAction, EndpointId{}, 0, std::move(action));
 }
 
 Status SimWorld::Run(const std::function<bool()>& done, Duration limit) {
   const Time end = impl_->now + limit;
   while (!done()) {
     if (impl_->num_foreground == 0 || impl_->events.empty()) {
-      return UnavailableError(StrCat(
-          "the simulation of seed ", impl_->seed, " came to rest after ",
-          impl_->num_events, " events: nobody waits for anything"));
+      return UnavailableError(StrCat("the simulation of seed ", impl_->seed,
+                                     " came to rest after ", impl_->num_events,
+                                     " events: nobody waits for anything"));
     }
     if (impl_->events.front().time > end) {
       impl_->now = end;

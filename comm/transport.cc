@@ -13,9 +13,9 @@ Registry<TransportFactory>& TransportRegistry() {
 Status CheckMessageSize(const Message& message) {
   const auto num_frames = static_cast<int64_t>(message.frames.size());
   if (num_frames > kMessageFramesMax) {
-    return InvalidArgumentError(
-        StrCat("send: the message has ", num_frames, " frames; at most ",
-               kMessageFramesMax, " are allowed"));
+    return InvalidArgumentError(StrCat("send: the message has ", num_frames,
+                                       " frames; at most ", kMessageFramesMax,
+                                       " are allowed"));
   }
   const int64_t size = message.size_bytes();
   if (size > kMessageBytesMax) {

@@ -28,9 +28,9 @@ Status CheckMessageSize(const Message& message);
 
 }  // namespace shoal::comm
 
-#define SHOAL_REGISTER_TRANSPORT(name, factory)                       \
-  [[maybe_unused]] static const bool SHOAL_CONCAT(shoal_transport_,   \
-                                                  __LINE__) =         \
+#define SHOAL_REGISTER_TRANSPORT(name, factory)                     \
+  [[maybe_unused]] static const bool SHOAL_CONCAT(shoal_transport_, \
+                                                  __LINE__) =       \
       ::shoal::comm::TransportRegistry().Add(name, factory, __FILE__)
 
 #endif  // SHOAL_COMM_TRANSPORT_H_

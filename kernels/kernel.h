@@ -28,8 +28,8 @@ struct TensorView {
 };
 
 // What a kernel gets: plain memory, sizes and numbers, nothing of the graph.
-// Shapes and dtypes are those that the op's shape rule allows; a kernel does not
-// check them again. The meaning of `ints` and `floats` is the op's (see its
+// Shapes and dtypes are those that the op's shape rule allows; a kernel does
+// not check them again. The meaning of `ints` and `floats` is the op's (see its
 // OpDef in graph/ops).
 struct KernelArgs {
   std::span<const TensorView> inputs;

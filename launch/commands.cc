@@ -36,8 +36,8 @@ class ProcessTrace {
     }
     StopTrace();
     const std::unique_ptr<Storage> storage = CreateLocalStorage();
-    const Status status = WriteTrace(
-        *storage, StrCat(folder_, "/", TraceFileName(role_)), role_);
+    const Status status =
+        WriteTrace(*storage, StrCat(folder_, "/", TraceFileName(role_)), role_);
     if (!status.ok()) {
       LogWarning("the timeline is lost: ", status.message());
     }
@@ -94,9 +94,8 @@ Status RunHere(JobRun& run) {
   Status status;
   {
     const ProcessTrace trace(shape.trace_folder, "coordinator");
-    status = run.Finish(shape.in_process
-                            ? RunAsThreads(shape, coordinator)
-                            : RunAsProcesses(shape, coordinator));
+    status = run.Finish(shape.in_process ? RunAsThreads(shape, coordinator)
+                                         : RunAsProcesses(shape, coordinator));
   }
   if (status.ok() && !shape.trace_folder.empty()) {
     const std::string joined = StrCat(run.out(), "/trace.json");
@@ -137,18 +136,16 @@ namespace {
 Status RunAsRanks(const RunRequest& request) {
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<MpiWorld> world,
                          MpiWorld::Create());
-  SHOAL_ASSIGN_OR_RETURN(
-      const std::unique_ptr<worker::JobSpec> job,
-      worker::LoadJob(request.job_path, request.overrides));
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<worker::JobSpec> job,
+                         worker::LoadJob(request.job_path, request.overrides));
   const int servers = job->cluster().servers();
   const int workers = job->cluster().workers();
   const int extra = world->size() - servers - workers;
   if (extra != 0 && extra != 1) {
     return InvalidArgumentError(StrCat(
         "mpirun started ", world->size(), " ranks, but the job needs ",
-        servers + workers, " (cluster.servers ", servers,
-        " + cluster.workers ", workers,
-        "), or one more for a coordinator of its own: run mpirun -np ",
+        servers + workers, " (cluster.servers ", servers, " + cluster.workers ",
+        workers, "), or one more for a coordinator of its own: run mpirun -np ",
         servers + workers));
   }
   if (job->transport() == "inproc") {
@@ -184,8 +181,7 @@ Status RunAsRanks(const RunRequest& request) {
                          JobRun::Prepare(request));
   ps::Coordinator coordinator(run->CoordinatorOptions());
   SHOAL_RETURN_IF_ERROR(run->Finish(RunCoordinatorBeside(
-      role.transport, coordinator,
-      [&](const std::string& address) -> Status {
+      role.transport, coordinator, [&](const std::string& address) -> Status {
         SHOAL_RETURN_IF_ERROR(
             world->BroadcastFromFirst(address, kPrepareWithin).status());
         return extra == 1 ? OkStatus() : run_role(address);
@@ -248,11 +244,12 @@ Status RunConvert(const std::string& job_path,
                          worker::LoadJob(job_path, overrides));
   SHOAL_ASSIGN_OR_RETURN(const worker::PreparedData data,
                          worker::ConvertToRecord(*job, out_path, 2));
-  std::printf("%s: %lld training and %lld test examples, %lld bad rows left "
-              "out (%.2f s)\n",
-              out_path.c_str(), static_cast<long long>(data.train.num_rows),
-              static_cast<long long>(data.test.num_rows),
-              static_cast<long long>(data.bad_rows), data.seconds);
+  std::printf(
+      "%s: %lld training and %lld test examples, %lld bad rows left "
+      "out (%.2f s)\n",
+      out_path.c_str(), static_cast<long long>(data.train.num_rows),
+      static_cast<long long>(data.test.num_rows),
+      static_cast<long long>(data.bad_rows), data.seconds);
   return OkStatus();
 }
 

@@ -96,8 +96,7 @@ Status JobRun::Load() {
 }
 
 Status JobRun::OpenCheckpoint(const std::string& path) {
-  SHOAL_ASSIGN_OR_RETURN(restore_folder_,
-                         ps::FindCheckpoint(*storage_, path));
+  SHOAL_ASSIGN_OR_RETURN(restore_folder_, ps::FindCheckpoint(*storage_, path));
   SHOAL_ASSIGN_OR_RETURN(const ps::Manifest manifest,
                          ps::ReadManifest(*storage_, restore_folder_));
   restore_step_ = manifest.step;
@@ -131,7 +130,8 @@ Status JobRun::PrepareData() {
     SHOAL_ASSIGN_OR_RETURN(data_,
                            worker::Prepare(*job_, folder, fitted, threads));
   }
-  std::fprintf(stderr, "data: %lld training and %lld test examples, %lld bad "
+  std::fprintf(stderr,
+               "data: %lld training and %lld test examples, %lld bad "
                "rows left out (%.2f s)\n",
                static_cast<long long>(data_.train.num_rows),
                static_cast<long long>(data_.test.num_rows),
@@ -146,10 +146,9 @@ Status JobRun::PrepareData() {
   }
   if (request_.kind == RunRequest::Kind::kTrain &&
       job_->cluster().workers() > data_.train.num_rows) {
-    return InvalidArgumentError(
-        StrCat("cluster.workers is ", job_->cluster().workers(),
-               ", but there are only ", data_.train.num_rows,
-               " training examples"));
+    return InvalidArgumentError(StrCat(
+        "cluster.workers is ", job_->cluster().workers(),
+        ", but there are only ", data_.train.num_rows, " training examples"));
   }
   return OkStatus();
 }
@@ -294,13 +293,12 @@ StatusOr<bool> JobRun::OnEvaluated(int64_t step, std::span<const float> scores,
       worker::Evaluate(job_->model().task(), job_->model().classes(), scores,
                        labels));
   summary_.test = result;
-  const double epoch = static_cast<double>(step) /
-                       static_cast<double>(plan_.steps_per_epoch);
-  summary_.history.push_back(
-      {.step = step,
-       .epoch = epoch,
-       .seconds = ToSeconds(clock_.Now() - started_),
-       .result = result});
+  const double epoch =
+      static_cast<double>(step) / static_cast<double>(plan_.steps_per_epoch);
+  summary_.history.push_back({.step = step,
+                              .epoch = epoch,
+                              .seconds = ToSeconds(clock_.Now() - started_),
+                              .result = result});
   char head[64];
   std::snprintf(head, sizeof(head), "epoch %.3g, step %lld: test ", epoch,
                 static_cast<long long>(step));
@@ -313,8 +311,8 @@ StatusOr<bool> JobRun::OnEvaluated(int64_t step, std::span<const float> scores,
   if (events_ != nullptr) {
     Status status;
     for (const auto& [name, value] : worker::NamedMetrics(result)) {
-      status = events_->AddScalar(StrCat("test/", name), step, value,
-                                  WallTime());
+      status =
+          events_->AddScalar(StrCat("test/", name), step, value, WallTime());
     }
     if (status.ok()) {
       status = events_->Flush();
@@ -392,16 +390,15 @@ Status JobRun::Finish(const Status& outcome) {
 Status JobRun::WriteReports() {
   if (!summary_.checkpoint.empty()) {
     SHOAL_ASSIGN_OR_RETURN(
-        summary_.digest,
-        ps::DigestCheckpoint(*storage_, summary_.checkpoint));
+        summary_.digest, ps::DigestCheckpoint(*storage_, summary_.checkpoint));
   }
   const int64_t every = job_->train().log_every_steps();
   for (size_t w = 0; w < windows_.size(); ++w) {
     if (windows_[w].examples == 0) {
       continue;
     }
-    const int64_t step = std::min<int64_t>(
-        static_cast<int64_t>(w + 1) * every, summary_.steps);
+    const int64_t step =
+        std::min<int64_t>(static_cast<int64_t>(w + 1) * every, summary_.steps);
     const double loss =
         windows_[w].loss_sum / static_cast<double>(windows_[w].examples);
     summary_.losses.push_back({.step = step, .loss = loss});

@@ -31,7 +31,7 @@ struct RunRequest {
   std::string out;                     // folder; empty: out/<name of the job>
   bool in_process = false;
   bool trace = false;
-  std::string checkpoint;                 // to evaluate or predict with
+  std::string checkpoint;                  // to evaluate or predict with
   std::vector<std::string> predict_files;  // patterns
 };
 
@@ -92,8 +92,8 @@ class JobRun : public ps::JobObserver {
   ps::ModelSpec spec_;
   ps::TrainPlan plan_;
 
-  Time begin_;    // of the run
-  Time started_;  // of the training
+  Time begin_;          // of the run
+  Time started_;        // of the training
   Time segment_start_;  // of the training since the last pause
   Time last_progress_;
   std::unique_ptr<worker::Progress> progress_;

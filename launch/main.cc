@@ -26,8 +26,9 @@ void AddJobOptions(CLI::App& command, RunRequest& request) {
       ->type_name("KEY=VALUE")
       ->expected(1)
       ->take_all();
-  command.add_option("--out", request.out,
-                     "Folder for what the run leaves (default: out/<name>)")
+  command
+      .add_option("--out", request.out,
+                  "Folder for what the run leaves (default: out/<name>)")
       ->type_name("DIR");
   command.add_flag("--in-process", request.in_process,
                    "Runs servers and workers as threads of this process");
@@ -37,8 +38,9 @@ void AddJobOptions(CLI::App& command, RunRequest& request) {
 
 void AddRoleOptions(CLI::App& command, RoleOptions& role,
                     std::string& trace_folder) {
-  command.add_option("--coordinator", role.coordinator_address,
-                     "The coordinator's address")
+  command
+      .add_option("--coordinator", role.coordinator_address,
+                  "The coordinator's address")
       ->required();
   command.add_option("--index", role.index, "Which server or worker, from 0");
   command.add_option("--transport", role.transport, "auto, shm or zmq");
@@ -63,8 +65,8 @@ int main(int argc, char** argv) {
 
   RunRequest eval;
   eval.kind = RunRequest::Kind::kEvaluate;
-  command = app.add_subcommand(
-      "eval", "Evaluates a checkpoint on the job's test part");
+  command = app.add_subcommand("eval",
+                               "Evaluates a checkpoint on the job's test part");
   AddJobOptions(*command, eval);
   command
       ->add_option("--checkpoint", eval.checkpoint,

@@ -34,16 +34,15 @@ void Caller::Start(comm::EndpointId peer, comm::Lane lane, uint16_t method,
                    std::vector<Buffer> frames, Done done) {
   const uint64_t id = next_call_++;
   const Time now = context_.Now();
-  calls_.emplace(
-      id, Call{.peer = peer,
-               .lane = lane,
-               .method = method,
-               .what = std::move(what),
-               .start = now,
-               .deadline = now + deadline,
-               .frames = std::move(frames),
-               .done = std::move(done),
-               .pause = kFirstPause});
+  calls_.emplace(id, Call{.peer = peer,
+                          .lane = lane,
+                          .method = method,
+                          .what = std::move(what),
+                          .start = now,
+                          .deadline = now + deadline,
+                          .frames = std::move(frames),
+                          .done = std::move(done),
+                          .pause = kFirstPause});
   Try(id);
 }
 
@@ -84,8 +83,7 @@ void Caller::OnResult(uint64_t id, StatusOr<comm::Message> result) {
     const auto peer = peers_.find(call.peer);
     result = DeadlineExceededError(StrCat(
         "waited ", ToString(context_.Now() - call.start), " for ", call.what,
-        " from ",
-        peer != peers_.end() ? peer->second.name : StrCat(call.peer),
+        " from ", peer != peers_.end() ? peer->second.name : StrCat(call.peer),
         "; last failure: ", result.status().message()));
   }
   const Done done = std::move(call.done);

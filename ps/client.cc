@@ -130,8 +130,7 @@ void Client::Pull(const PullRequest& request, Done done) {
     caller_.Start(
         route_.shards[s].endpoint, comm::Lane::kBulk,
         static_cast<uint16_t>(Method::kPull),
-        StrCat("rows of step ", request.step), plan_.timeout,
-        std::move(frames),
+        StrCat("rows of step ", request.step), plan_.timeout, std::move(frames),
         [this, gather, request, s](const StatusOr<comm::Message>& reply) {
           Status status = reply.status();
           if (reply.ok() && gather->status.ok()) {
@@ -150,9 +149,9 @@ Status Client::TakeRows(const comm::Message& reply, size_t shard,
                         const std::string& what) -> Status {
     if (frame >= reply.frames.size() ||
         reply.frames[frame].size() != count * 4) {
-      return InvalidArgumentError(StrCat(
-          what, ": ", count * 4, " bytes were asked for, the reply has ",
-          frame < reply.frames.size() ? reply.frames[frame].size() : 0));
+      return InvalidArgumentError(
+          StrCat(what, ": ", count * 4, " bytes were asked for, the reply has ",
+                 frame < reply.frames.size() ? reply.frames[frame].size() : 0));
     }
     if (count > 0) {
       std::memcpy(to, reply.frames[frame].data(),

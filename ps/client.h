@@ -71,7 +71,7 @@ class Client {
   };
 
   struct PushPiece {
-    int64_t node = 0;                   // of the StepTree
+    int64_t node = 0;                    // of the StepTree
     std::span<const float* const> rows;  // gradients, as in PullRequest
     const float* dense = nullptr;
   };

@@ -20,8 +20,7 @@ constexpr Duration kGrace = std::chrono::seconds(1);
 // Writing and reading checkpoints is bounded by disks, not by the network.
 constexpr Duration kStorageWithin = std::chrono::minutes(10);
 
-comm::Message OneWay(Method method,
-                     const google::protobuf::MessageLite& head) {
+comm::Message OneWay(Method method, const google::protobuf::MessageLite& head) {
   comm::Message message;
   message.header.method = static_cast<uint16_t>(method);
   message.frames.push_back(Encode(head));
@@ -41,8 +40,8 @@ Coordinator::~Coordinator() = default;
 void Coordinator::OnStart(comm::NodeContext& context) {
   context_ = &context;
   caller_.emplace(context);
-  join_timer_ = context_->SetTimer(
-      context_->Now() + options_.join_within, [this] {
+  join_timer_ =
+      context_->SetTimer(context_->Now() + options_.join_within, [this] {
         Abort(DeadlineExceededError(
             StrCat("waited ", ToString(options_.join_within),
                    " for members to join; missing: ", MissingMembers())));
@@ -67,10 +66,10 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
   }
   if (member == members_.end()) {
     if (message.header.kind == comm::MessageKind::kRequest) {
-      Reply(from, MakeErrorReply(
-                      message, FailedPreconditionError(
-                                   "you are not a member of this job, or "
-                                   "another has taken your place")));
+      Reply(from,
+            MakeErrorReply(message, FailedPreconditionError(
+                                        "you are not a member of this job, or "
+                                        "another has taken your place")));
     }
     return;
   }
@@ -85,8 +84,7 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
       wire::Progress progress;
       if (Decode(message, progress).ok() && options_.observer != nullptr) {
         options_.observer->OnProgress(progress.step(), progress.window(),
-                                      progress.loss_sum(),
-                                      progress.examples());
+                                      progress.loss_sum(), progress.examples());
       }
       return;
     }
@@ -102,10 +100,10 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
       return;
     default:
       if (message.header.kind == comm::MessageKind::kRequest) {
-        Reply(from, MakeErrorReply(
-                        message, InvalidArgumentError(StrCat(
-                                     "the coordinator has no method ",
-                                     message.header.method))));
+        Reply(from,
+              MakeErrorReply(message, InvalidArgumentError(StrCat(
+                                          "the coordinator has no method ",
+                                          message.header.method))));
       }
   }
 }
@@ -130,8 +128,7 @@ void Coordinator::OnJoin(comm::EndpointId from, comm::Message message) {
   }
 }
 
-Status Coordinator::Admit(comm::EndpointId from,
-                          const comm::Message& message) {
+Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
   wire::Join join;
   SHOAL_RETURN_IF_ERROR(Decode(message, join));
   Member member;
@@ -161,10 +158,10 @@ Status Coordinator::Admit(comm::EndpointId from,
   } else {
     if (join.server() < 0 || join.server() >= options_.num_servers ||
         join.shard() < 0 || join.shard() >= options_.shards_per_server) {
-      return FailedPreconditionError(StrCat(
-          "join: server ", join.server(), " shard ", join.shard(),
-          " does not fit the job, which has ", options_.num_servers,
-          " servers of ", options_.shards_per_server, " shards"));
+      return FailedPreconditionError(
+          StrCat("join: server ", join.server(), " shard ", join.shard(),
+                 " does not fit the job, which has ", options_.num_servers,
+                 " servers of ", options_.shards_per_server, " shards"));
     }
     member.index = join.server() * options_.shards_per_server + join.shard();
     member.name = StrCat("server ", join.server(), " shard ", join.shard());
@@ -278,22 +275,21 @@ void Coordinator::LoadShards() {
   load.set_step(options_.restore_step);
   calls_under_way_ = static_cast<int64_t>(route_.shards.size());
   for (const RouteTable::Shard& shard : route_.shards) {
-    caller_->Start(shard.endpoint, comm::Lane::kBulk,
-                   static_cast<uint16_t>(Method::kLoad),
-                   StrCat("its part of ", options_.restore_folder),
-                   kStorageWithin, {Encode(load)},
-                   [this, name = shard.name](StatusOr<comm::Message> reply) {
-                     if (!reply.ok()) {
-                       Abort(reply.status().WithPrefix(
-                           StrCat("restore on ", name)));
-                     } else if (--calls_under_way_ == 0 && !ending_) {
-                       position_ = committed_ = options_.restore_step;
-                       for (WorkerState& worker : workers_) {
-                         worker.clock = position_;
-                       }
-                       OnReady();
-                     }
-                   });
+    caller_->Start(
+        shard.endpoint, comm::Lane::kBulk, static_cast<uint16_t>(Method::kLoad),
+        StrCat("its part of ", options_.restore_folder), kStorageWithin,
+        {Encode(load)},
+        [this, name = shard.name](StatusOr<comm::Message> reply) {
+          if (!reply.ok()) {
+            Abort(reply.status().WithPrefix(StrCat("restore on ", name)));
+          } else if (--calls_under_way_ == 0 && !ending_) {
+            position_ = committed_ = options_.restore_step;
+            for (WorkerState& worker : workers_) {
+              worker.clock = position_;
+            }
+            OnReady();
+          }
+        });
   }
 }
 
@@ -361,16 +357,16 @@ void Coordinator::OnAskOrder(comm::EndpointId from, comm::Message message) {
   wire::AskOrder ask;
   if (const Status status = Decode(message, ask);
       !status.ok() || !member.is_worker) {
-    Reply(from, MakeErrorReply(message,
-                               status.ok() ? InvalidArgumentError(
-                                                 "only workers ask for orders")
-                                           : status));
+    Reply(from, MakeErrorReply(message, status.ok()
+                                            ? InvalidArgumentError(
+                                                  "only workers ask for orders")
+                                            : status));
     return;
   }
   const int index = member.index;
   WorkerState& state = workers_[static_cast<size_t>(index)];
-  const bool is_news = ask.done_order() == order_.number &&
-                       state.done_order < order_.number;
+  const bool is_news =
+      ask.done_order() == order_.number && state.done_order < order_.number;
   state.done_order = std::max(state.done_order, ask.done_order());
   if (is_news && order_.kind == OrderKind::kTrain) {
     state.clock = std::max(state.clock, order_.until);
@@ -385,11 +381,10 @@ void Coordinator::OnAskOrder(comm::EndpointId from, comm::Message message) {
   state.asking = WaitingMessage{from, std::move(message)};
   if (order_.number > state.done_order) {
     AnswerOrder(index);
-  } else if (is_news &&
-             std::all_of(workers_.begin(), workers_.end(),
-                         [this](const WorkerState& worker) {
-                           return worker.done_order == order_.number;
-                         })) {
+  } else if (is_news && std::all_of(workers_.begin(), workers_.end(),
+                                    [this](const WorkerState& worker) {
+                                      return worker.done_order == order_.number;
+                                    })) {
     OnOrderDone();
   }
 }
@@ -430,8 +425,7 @@ void Coordinator::Evaluated() {
     const StatusOr<bool> stop =
         options_.observer->OnEvaluated(position_, scores, labels);
     if (!stop.ok()) {
-      Abort(stop.status().WithPrefix(
-          StrCat("evaluation at step ", position_)));
+      Abort(stop.status().WithPrefix(StrCat("evaluation at step ", position_)));
       return;
     }
     stop_early_ = *stop;
@@ -459,8 +453,7 @@ void Coordinator::SaveCheckpoint() {
     save.set_file(StrCat("part-", i, ".safetensors"));
     save.set_step(position_);
     caller_->Start(
-        shard.endpoint, comm::Lane::kBulk,
-        static_cast<uint16_t>(Method::kSave),
+        shard.endpoint, comm::Lane::kBulk, static_cast<uint16_t>(Method::kSave),
         StrCat("its part of the checkpoint of step ", position_),
         kStorageWithin, {Encode(save)},
         [this, i, name = shard.name](StatusOr<comm::Message> reply) {
@@ -470,9 +463,8 @@ void Coordinator::SaveCheckpoint() {
             status = Decode(*reply, saved);
           }
           if (!status.ok()) {
-            const Status why =
-                status.WithPrefix(StrCat("checkpoint of step ", position_,
-                                         " on ", name));
+            const Status why = status.WithPrefix(
+                StrCat("checkpoint of step ", position_, " on ", name));
             context_->StartStorage(
                 [folder = StepFolder(position_)](
                     Storage& storage) -> StatusOr<Buffer> {
@@ -507,8 +499,7 @@ void Coordinator::OnPartsSaved() {
   context_->StartStorage(
       [folder = StepFolder(position_), step = position_, parts = parts_,
        texts = options_.checkpoint_texts, parent = options_.checkpoint_folder,
-       kept = options_.checkpoints_kept](Storage& storage)
-          -> StatusOr<Buffer> {
+       kept = options_.checkpoints_kept](Storage& storage) -> StatusOr<Buffer> {
         SHOAL_RETURN_IF_ERROR(
             PublishManifest(storage, folder, step, parts, texts));
         SHOAL_RETURN_IF_ERROR(PruneCheckpoints(storage, parent, kept));

@@ -56,12 +56,11 @@ void Member::Start() {
   (void)gethostname(host, sizeof(host) - 1);
   join.set_host(host);
   join.set_pid(getpid());
-  caller_.Start(options_.coordinator, comm::Lane::kUrgent,
-                static_cast<uint16_t>(Method::kJoin), "leave to join",
-                options_.join_within, {Encode(join)},
-                [this](StatusOr<comm::Message> reply) {
-                  OnJoinReply(std::move(reply));
-                });
+  caller_.Start(
+      options_.coordinator, comm::Lane::kUrgent,
+      static_cast<uint16_t>(Method::kJoin), "leave to join",
+      options_.join_within, {Encode(join)},
+      [this](StatusOr<comm::Message> reply) { OnJoinReply(std::move(reply)); });
 }
 
 void Member::OnJoinReply(StatusOr<comm::Message> reply) {

@@ -39,13 +39,13 @@ void Shard::OnJoined(const JoinResult& joined) {
   plan_ = joined.plan;
   route_ = joined.route;
   for (const TableSpec& table : model_.tables) {
-    StatusOr<std::unique_ptr<SparseTable>> made = SparseTable::Create(
-        {.name = table.name,
-         .dim = table.dim,
-         .optimizer = table.optimizer,
-         .initializer = table.initializer,
-         .seed = model_.seed,
-         .slot_bits = route_.slot_bits});
+    StatusOr<std::unique_ptr<SparseTable>> made =
+        SparseTable::Create({.name = table.name,
+                             .dim = table.dim,
+                             .optimizer = table.optimizer,
+                             .initializer = table.initializer,
+                             .seed = model_.seed,
+                             .slot_bits = route_.slot_bits});
     if (!made.ok()) {
       Fail(made.status());
       return;
@@ -53,8 +53,8 @@ void Shard::OnJoined(const JoinResult& joined) {
     tables_.push_back(*std::move(made));
   }
   const DenseLayout layout(model_);
-  StatusOr<std::unique_ptr<DenseStore>> dense = DenseStore::Create(
-      model_, layout.ChunksOf(joined.index, route_));
+  StatusOr<std::unique_ptr<DenseStore>> dense =
+      DenseStore::Create(model_, layout.ChunksOf(joined.index, route_));
   if (!dense.ok()) {
     Fail(dense.status());
     return;
@@ -99,8 +99,8 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
       return;
     default:
       ReplyError(from, message,
-                 InvalidArgumentError(StrCat("a shard has no method ",
-                                             message.header.method)));
+                 InvalidArgumentError(
+                     StrCat("a shard has no method ", message.header.method)));
   }
 }
 
@@ -125,14 +125,13 @@ void Shard::OnPull(comm::EndpointId from, comm::Message request) {
   wire::Pull pull;
   Status status = Decode(request, pull);
   if (status.ok() && request.frames.size() != model_.groups.size() + 1) {
-    status = InvalidArgumentError(
-        StrCat("pull: has ", request.frames.size(), " frames, expected ",
-               model_.groups.size() + 1));
+    status = InvalidArgumentError(StrCat("pull: has ", request.frames.size(),
+                                         " frames, expected ",
+                                         model_.groups.size() + 1));
   }
   for (size_t g = 0; status.ok() && g < model_.groups.size(); ++g) {
-    status =
-        CheckIds(request.frames[g + 1].As<uint64_t>(), shape_).WithPrefix(
-            "pull");
+    status = CheckIds(request.frames[g + 1].As<uint64_t>(), shape_)
+                 .WithPrefix("pull");
   }
   if (status.ok() && plan_.mode == Mode::kSync && pull.step() < step_) {
     // Of a worker in place of one that had pushed the step before it was lost.
@@ -150,13 +149,12 @@ void Shard::OnPull(comm::EndpointId from, comm::Message request) {
   const uint64_t waiting = next_waiting_++;
   const Duration deadline(pull.deadline_ns());
   waiting_.emplace(
-      waiting,
-      WaitingPull{.from = from,
-                  .request = std::move(request),
-                  .step = pull.step(),
-                  .timer = context_->SetTimer(
-                      context_->Now() + deadline,
-                      [this, waiting] { OnPullDeadline(waiting); })});
+      waiting, WaitingPull{.from = from,
+                           .request = std::move(request),
+                           .step = pull.step(),
+                           .timer = context_->SetTimer(
+                               context_->Now() + deadline,
+                               [this, waiting] { OnPullDeadline(waiting); })});
 }
 
 void Shard::OnPullDeadline(uint64_t waiting) {
@@ -165,14 +163,16 @@ void Shard::OnPullDeadline(uint64_t waiting) {
     return;
   }
   const std::string missing = stage_->MissingVirtualWorkers();
-  ReplyError(it->second.from, it->second.request,
-             DeadlineExceededError(
-                 missing.empty()
-                     ? StrCat("step ", step_,
-                              " is complete here but not committed: the "
-                              "coordinator or another shard is late")
-                     : StrCat("step ", step_, " lacks the gradients of virtual "
-                              "workers ", missing)));
+  ReplyError(
+      it->second.from, it->second.request,
+      DeadlineExceededError(
+          missing.empty() ? StrCat("step ", step_,
+                                   " is complete here but not committed: the "
+                                   "coordinator or another shard is late")
+                          : StrCat("step ", step_,
+                                   " lacks the gradients of virtual "
+                                   "workers ",
+                                   missing)));
   waiting_.erase(it);
 }
 
@@ -187,8 +187,8 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
     const auto ids = request.frames[g + 1].As<uint64_t>();
     for (const int index : model_.groups[g]) {
       SparseTable& table = *tables_[static_cast<size_t>(index)];
-      Buffer rows = Buffer::Allocate(static_cast<int64_t>(ids.size()) *
-                                     table.dim() * 4);
+      Buffer rows =
+          Buffer::Allocate(static_cast<int64_t>(ids.size()) * table.dim() * 4);
       table.Pull(ids, rows.MutableAs<float>().data());
       frames.push_back(std::move(rows));
     }
@@ -241,8 +241,8 @@ Status Shard::ApplyPush(comm::EndpointId from, const PushParts& push) {
   }
   if (push.sequence != last + 1) {
     // The one before is on its way again.
-    return UnavailableError(StrCat("push: sequence ", push.sequence,
-                                   " came before ", last + 1));
+    return UnavailableError(
+        StrCat("push: sequence ", push.sequence, " came before ", last + 1));
   }
   last = push.sequence;
   for (const Piece& piece : push.pieces) {
@@ -256,13 +256,11 @@ void Shard::SendPrepared() {
   prepared_ = true;
   wire::Prepared prepared;
   prepared.set_step(step_);
-  caller_->Start(options_.coordinator, comm::Lane::kUrgent,
-                 static_cast<uint16_t>(Method::kPrepared),
-                 StrCat("the commit of step ", step_), plan_.timeout,
-                 {Encode(prepared)},
-                 [this](const StatusOr<comm::Message>& reply) {
-                   OnCommit(reply);
-                 });
+  caller_->Start(
+      options_.coordinator, comm::Lane::kUrgent,
+      static_cast<uint16_t>(Method::kPrepared),
+      StrCat("the commit of step ", step_), plan_.timeout, {Encode(prepared)},
+      [this](const StatusOr<comm::Message>& reply) { OnCommit(reply); });
   // Summed while the commit is on its way.
   sum_ = stage_->Sum();
 }
@@ -278,8 +276,8 @@ void Shard::OnCommit(const StatusOr<comm::Message>& reply) {
     return;
   }
   if (commit.step() != step_) {
-    Fail(InternalError(StrCat("a commit of step ", commit.step(),
-                              " came at step ", step_)));
+    Fail(InternalError(
+        StrCat("a commit of step ", commit.step(), " came at step ", step_)));
     return;
   }
   Apply(sum_, commit.learning_rate_factor());

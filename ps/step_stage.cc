@@ -32,9 +32,8 @@ class FrameReader {
 
   StatusOr<const Buffer*> Next(const std::string& what) {
     if (next_ >= message_.frames.size()) {
-      return InvalidArgumentError(
-          StrCat("push: has ", message_.frames.size(), " frames, none for ",
-                 what));
+      return InvalidArgumentError(StrCat("push: has ", message_.frames.size(),
+                                         " frames, none for ", what));
     }
     return &message_.frames[next_++];
   }
@@ -45,9 +44,8 @@ class FrameReader {
     const auto floats = frame->As<float>();
     if (frame->size() != count * static_cast<int64_t>(sizeof(float)) ||
         static_cast<int64_t>(floats.size()) != count) {
-      return InvalidArgumentError(StrCat("push: ", what, " has ",
-                                         frame->size(), " bytes, expected ",
-                                         count * 4));
+      return InvalidArgumentError(StrCat("push: ", what, " has ", frame->size(),
+                                         " bytes, expected ", count * 4));
     }
     if (!AllFinite(floats)) {
       return InvalidArgumentError(
@@ -73,7 +71,8 @@ StatusOr<GroupGradients> ReadGroup(FrameReader& frames, int group,
   out.ids = ids->As<uint64_t>();
   if (static_cast<int64_t>(out.ids.size_bytes()) != ids->size()) {
     return InvalidArgumentError(StrCat("push: ids of group ", group, " have ",
-                                       ids->size(), " bytes, no multiple of 8"));
+                                       ids->size(),
+                                       " bytes, no multiple of 8"));
   }
   SHOAL_RETURN_IF_ERROR(CheckIds(out.ids, shape).WithPrefix("push"));
   for (const int index : shape.model->groups[static_cast<size_t>(group)]) {

@@ -9,8 +9,8 @@ namespace shoal::ps {
 
 // The fixed binary tree along which the gradients of virtual workers are
 // summed: leaves are the virtual workers 0 .. V-1, padded to a power of two;
-// padding is absent and skipped. A node is named by its heap number: the root is
-// 1, the children of i are 2i and 2i+1.
+// padding is absent and skipped. A node is named by its heap number: the root
+// is 1, the children of i are 2i and 2i+1.
 //
 // A worker that runs all leaves under a node sends one sum for it, so the order
 // of additions, and with it every bit, is the same for every worker count.

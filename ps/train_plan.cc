@@ -14,9 +14,8 @@ bool TrainPlan::EvaluatesAt(int64_t step) const {
 }
 
 bool TrainPlan::SavesAt(int64_t step) const {
-  return step == total_steps ||
-         (checkpoint_every_steps > 0 && step > 0 &&
-          step % checkpoint_every_steps == 0);
+  return step == total_steps || (checkpoint_every_steps > 0 && step > 0 &&
+                                 step % checkpoint_every_steps == 0);
 }
 
 int64_t TrainPlan::NextBoundary(int64_t step) const {
@@ -50,8 +49,8 @@ double TrainPlan::LearningRateFactor(int64_t step) const {
                    (1 + std::cos(std::numbers::pi * progress)) / 2;
       break;
     case Schedule::Kind::kStep:
-      factor = std::pow(schedule.gamma,
-                        static_cast<double>(step / steps_per_epoch));
+      factor =
+          std::pow(schedule.gamma, static_cast<double>(step / steps_per_epoch));
       break;
   }
   if (step < schedule.warmup_steps) {

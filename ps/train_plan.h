@@ -21,7 +21,7 @@ struct TrainPlan {
   int64_t steps_per_epoch = 1;
   bool has_test = true;  // there is a test part to evaluate on
   bool eval_every_epoch = true;
-  int64_t eval_every_steps = 0;  // 0: no
+  int64_t eval_every_steps = 0;        // 0: no
   int64_t checkpoint_every_steps = 0;  // 0: only at the end
   Schedule schedule;
 

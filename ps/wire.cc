@@ -32,8 +32,8 @@ StatusOr<OptimizerConfig> OptimizerFromWire(const wire::Optimizer& in) {
   for (auto* number :
        {&out.learning_rate, &out.momentum, &out.initial_accumulator,
         &out.epsilon, &out.beta1, &out.beta2, &out.l1, &out.l2, &out.beta}) {
-    *number = static_cast<std::remove_pointer_t<decltype(number)>>(
-        in.numbers(i++));
+    *number =
+        static_cast<std::remove_pointer_t<decltype(number)>>(in.numbers(i++));
   }
   return out;
 }
@@ -73,8 +73,7 @@ Status Decode(const comm::Message& message,
   const Buffer& frame = message.frames.front();
   if (!head.ParseFromArray(frame.data(), static_cast<int>(frame.size()))) {
     return InvalidArgumentError(StrCat("method ", message.header.method,
-                                       ": frame 0 is no ",
-                                       head.GetTypeName()));
+                                       ": frame 0 is no ", head.GetTypeName()));
   }
   return OkStatus();
 }
@@ -188,8 +187,8 @@ StatusOr<RouteTable> FromWire(const wire::Route& in) {
   out.version = in.version();
   out.slot_bits = in.slot_bits();
   for (const wire::Route::Shard& shard : in.shards()) {
-    out.shards.push_back({comm::EndpointId{shard.endpoint()}, shard.address(),
-                          shard.name()});
+    out.shards.push_back(
+        {comm::EndpointId{shard.endpoint()}, shard.address(), shard.name()});
   }
   return out;
 }

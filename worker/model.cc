@@ -118,15 +118,13 @@ Status BuildTraining(const JobSpec& job, const RecordSchema& schema,
   const NodeRef logits = model(builder);
   const NodeRef labels =
       graph.Placeholder("labels", {graph.Symbol("batch"), 1});
-  out.loss_sum =
-      graph::ReduceSum(graph, LossOf(job, graph, logits, labels));
+  out.loss_sum = graph::ReduceSum(graph, LossOf(job, graph, logits, labels));
 
   // The loss of the push: the mean over its examples, and penalties. What is
   // penalized per example is divided like the losses; what is penalized per
   // step is divided over the shares that make up the push.
   std::vector<NodeRef> over_examples = {out.loss_sum};
-  over_examples.insert(over_examples.end(),
-                       builder.example_penalties().begin(),
+  over_examples.insert(over_examples.end(), builder.example_penalties().begin(),
                        builder.example_penalties().end());
   NodeRef loss = graph::ScaleBy(graph, builder.AddAll(over_examples),
                                 graph.Placeholder("loss_scale", {1}));
@@ -169,7 +167,7 @@ Status BuildScoring(const JobSpec& job, const RecordSchema& schema,
   const std::string& task = job.model().task();
   // Scaled by one: a prediction that is a plain feed or sum needs a node of
   // its own to be fetched.
-  out.scores = task == "regression" ? graph::Scale(graph, logits, 1)
+  out.scores = task == "regression"   ? graph::Scale(graph, logits, 1)
                : task == "multiclass" ? graph::Softmax(graph, logits)
                                       : graph::Sigmoid(graph, logits);
   out.score_width = static_cast<int>(builder.classes());
@@ -185,10 +183,10 @@ StatusOr<ModelGraph> BuildModel(const JobSpec& job, const RecordSchema& schema,
                          ModelRegistry().Find(job.model().kind()));
   ModelGraph out;
   const std::string prefix = StrCat("model '", job.model().kind(), "'");
-  SHOAL_RETURN_IF_ERROR(BuildTraining(job, schema, label_mean, *model, out)
-                            .WithPrefix(prefix));
-  SHOAL_RETURN_IF_ERROR(BuildScoring(job, schema, label_mean, *model, out)
-                            .WithPrefix(prefix));
+  SHOAL_RETURN_IF_ERROR(
+      BuildTraining(job, schema, label_mean, *model, out).WithPrefix(prefix));
+  SHOAL_RETURN_IF_ERROR(
+      BuildScoring(job, schema, label_mean, *model, out).WithPrefix(prefix));
   return out;
 }
 

@@ -20,9 +20,9 @@ class ModelBuilder;
 // A model as its workers run it and its servers hold it.
 //
 // Feeds: the variables and tables of `spec` by their names, and placeholders:
-// "labels" [batch, 1]; "numeric" [batch, n]; "loss_scale" and "push_fraction" [1];
-// "dropout:K" [1] u64; per group G "index:G" [batch, m] i32 and per bag B of it
-// "bag_index:G:B" [values] i32, "bag_offsets:G:B" [batch + 1] i32,
+// "labels" [batch, 1]; "numeric" [batch, n]; "loss_scale" and "push_fraction"
+// [1]; "dropout:K" [1] u64; per group G "index:G" [batch, m] i32 and per bag B
+// of it "bag_index:G:B" [values] i32, "bag_offsets:G:B" [batch + 1] i32,
 // "bag_weights:G:B" [values]. Symbols: "batch", "rows:G", "values:G:B".
 struct ModelGraph {
   ps::ModelSpec spec;
@@ -47,9 +47,9 @@ struct ModelGraph {
 using ModelFn = graph::NodeRef (*)(ModelBuilder& builder);
 Registry<ModelFn>& ModelRegistry();
 
-#define SHOAL_REGISTER_MODEL(name, fn)                                   \
-  [[maybe_unused]] static const bool SHOAL_CONCAT(model_registered_,     \
-                                                  __COUNTER__) =         \
+#define SHOAL_REGISTER_MODEL(name, fn)                               \
+  [[maybe_unused]] static const bool SHOAL_CONCAT(model_registered_, \
+                                                  __COUNTER__) =     \
       ::shoal::worker::ModelRegistry().Add(name, fn, __FILE__)
 
 // Errors: kInvalidArgument, naming the key of the job or the node of the graph

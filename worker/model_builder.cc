@@ -21,8 +21,8 @@ ModelBuilder::ModelBuilder(const JobSpec& job, const RecordSchema& schema,
       training_(training),
       graph_(graph),
       batch_(graph.Symbol("batch")),
-      classes_(job.model().task() == "multiclass" ? job.model().classes()
-                                                  : 1) {}
+      classes_(job.model().task() == "multiclass" ? job.model().classes() : 1) {
+}
 
 int64_t ModelBuilder::dim() const { return job_.model().dim(); }
 std::vector<int64_t> ModelBuilder::hidden() const {
@@ -60,11 +60,11 @@ GroupFeatures ModelBuilder::FeaturesOf(std::string_view key, bool deep) {
     return features;
   }
   for (const std::string& name : names) {
-    const auto field = std::find(schema_.categorical.begin(),
-                                 schema_.categorical.end(), name);
-    const auto bag = std::find_if(
-        schema_.bags.begin(), schema_.bags.end(),
-        [&name](const BagField& b) { return b.name == name; });
+    const auto field =
+        std::find(schema_.categorical.begin(), schema_.categorical.end(), name);
+    const auto bag =
+        std::find_if(schema_.bags.begin(), schema_.bags.end(),
+                     [&name](const BagField& b) { return b.name == name; });
     if (field != schema_.categorical.end()) {
       features.categorical.push_back(
           static_cast<int>(field - schema_.categorical.begin()));
@@ -132,12 +132,13 @@ NodeRef ModelBuilder::LookUp(const std::string& table, int64_t dim,
   for (int64_t b = 0; b < bags; ++b) {
     const auto& bag = nodes.bags[static_cast<size_t>(b)];
     const BagField& field =
-        schema_.bags[static_cast<size_t>(features.bags[static_cast<size_t>(b)])];
-    parts.push_back(graph::Reshape(
-        graph_,
-        graph::BagPool(graph_, rows, bag.index, bag.offsets, bag.weights, 1,
-                       field.pooling == "mean"),
-        {batch_, dim}));
+        schema_
+            .bags[static_cast<size_t>(features.bags[static_cast<size_t>(b)])];
+    parts.push_back(
+        graph::Reshape(graph_,
+                       graph::BagPool(graph_, rows, bag.index, bag.offsets,
+                                      bag.weights, 1, field.pooling == "mean"),
+                       {batch_, dim}));
   }
   const NodeRef all =
       parts.size() == 1 ? parts[0] : graph::Concat(graph_, parts);
@@ -179,8 +180,8 @@ double ModelBuilder::StartingBias() const {
 NodeRef ModelBuilder::Linear() {
   std::vector<NodeRef> terms;
   const GroupFeatures features = FeaturesOf("model.wide", false);
-  const auto fields = static_cast<int64_t>(features.categorical.size() +
-                                           features.bags.size());
+  const auto fields =
+      static_cast<int64_t>(features.categorical.size() + features.bags.size());
   if (fields > 0) {
     const NodeRef rows = LookUp("linear", classes_, features);
     const NodeRef flat =
@@ -198,8 +199,8 @@ NodeRef ModelBuilder::Linear() {
     }
   }
   if (num_numeric() > 0) {
-    terms.push_back(graph::MatMul(graph_, Numeric(),
-                                  Weight("linear/w", {num_numeric(), classes_})));
+    terms.push_back(graph::MatMul(
+        graph_, Numeric(), Weight("linear/w", {num_numeric(), classes_})));
   }
   if (terms.empty()) {
     graph_.SetError(InvalidArgumentError(
@@ -244,9 +245,8 @@ NodeRef ModelBuilder::Weight(std::string_view name, std::vector<int64_t> dims) {
   const NodeRef weight = graph_.Variable(
       name, dims, graph::Initializer::Uniform(std::sqrt(6 / fans)));
   if (job_.model().l2_dense() > 0) {
-    weight_penalties_.push_back(
-        graph::Scale(graph_, graph::L2Penalty(graph_, weight),
-                     job_.model().l2_dense()));
+    weight_penalties_.push_back(graph::Scale(
+        graph_, graph::L2Penalty(graph_, weight), job_.model().l2_dense()));
   }
   return weight;
 }
@@ -277,8 +277,7 @@ ModelBuilder::Wide ModelBuilder::Mlp(std::string_view name, const Wide& x,
     if (training_ && job_.model().dropout() > 0) {
       const NodeRef seed = graph_.Placeholder(
           StrCat("dropout:", num_dropouts_++), {1}, DType::kU64);
-      out.node =
-          graph::Dropout(graph_, out.node, seed, job_.model().dropout());
+      out.node = graph::Dropout(graph_, out.node, seed, job_.model().dropout());
     }
   }
   return out;

@@ -153,9 +153,9 @@ class GraphRunner {
     }
     if (input.kind == graph::Feed::Kind::kTableRows) {
       const auto t = static_cast<size_t>(input.index);
-      return e.BindFeed(feed, values.rows[t],
-                        RowsOf(input.index, values) *
-                            model_.spec.tables[t].dim * 4);
+      return e.BindFeed(
+          feed, values.rows[t],
+          RowsOf(input.index, values) * model_.spec.tables[t].dim * 4);
     }
     const FeedName& name = input.name;
     if (name.kind == "labels") {
@@ -188,9 +188,8 @@ class GraphRunner {
     if (name.kind == "bag_weights") {
       return e.BindFeed(feed, AsSpan(bag.weights));
     }
-    return InternalError(
-        StrCat("the model has a placeholder '", name.kind,
-               "' that the worker does not know"));
+    return InternalError(StrCat("the model has a placeholder '", name.kind,
+                                "' that the worker does not know"));
   }
 
   int64_t RowsOf(int table, const PulledValues& values) const {
@@ -321,9 +320,9 @@ class GraphModelRunner : public ModelRunner {
 StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(
     std::shared_ptr<const ModelGraph> model, const Options& options) {
   if (options.threads < 1 || options.share_size_max < 1) {
-    return InvalidArgumentError(
-        StrCat("model runner: ", options.threads, " threads for shares of ",
-               options.share_size_max));
+    return InvalidArgumentError(StrCat("model runner: ", options.threads,
+                                       " threads for shares of ",
+                                       options.share_size_max));
   }
   return std::unique_ptr<ModelRunner>(
       std::make_unique<GraphModelRunner>(std::move(model), options));

@@ -22,8 +22,8 @@ struct Gradients {
 
 // What was pulled for a step.
 struct PulledValues {
-  const float* dense = nullptr;        // as DenseLayout lays it out
-  std::span<float* const> rows;        // per table [rows of its group, dim]
+  const float* dense = nullptr;  // as DenseLayout lays it out
+  std::span<float* const> rows;  // per table [rows of its group, dim]
   std::span<const ps::GroupIds> groups;
 };
 

@@ -39,8 +39,8 @@ StatusOr<Examples> OpenPart(const WorkerSetup::Part& part) {
 Status CheckSameModel(const ps::ModelSpec& built, const ps::ModelSpec& held) {
   const auto differ = [](const std::string& what) {
     return FailedPreconditionError(
-        StrCat("the servers hold another model than this worker builds (",
-               what, "): is it the same version of the program?"));
+        StrCat("the servers hold another model than this worker builds (", what,
+               "): is it the same version of the program?"));
   };
   if (built.variables.size() != held.variables.size() ||
       built.tables.size() != held.tables.size() ||
@@ -84,11 +84,12 @@ StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined) {
   SHOAL_ASSIGN_OR_RETURN(Examples test, OpenPart(setup.test()));
   const Examples& any = train.num_rows() > 0 ? train : test;
   if (any.num_rows() == 0) {
-    return InvalidArgumentError("there is no example, neither to train on "
-                                "nor to evaluate");
+    return InvalidArgumentError(
+        "there is no example, neither to train on "
+        "nor to evaluate");
   }
-  SHOAL_ASSIGN_OR_RETURN(
-      ModelGraph built, BuildModel(*job, any.schema(), setup.label_mean()));
+  SHOAL_ASSIGN_OR_RETURN(ModelGraph built,
+                         BuildModel(*job, any.schema(), setup.label_mean()));
   SHOAL_RETURN_IF_ERROR(CheckSameModel(built.spec, joined.model));
   const auto model = std::make_shared<const ModelGraph>(std::move(built));
 
@@ -107,10 +108,9 @@ StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined) {
       .slot_bits = joined.route.slot_bits,
       .num_shards = static_cast<int>(joined.route.shards.size())});
   SHOAL_ASSIGN_OR_RETURN(
-      out.runner,
-      ModelRunner::Create(model,
-                          {.share_size_max = out.source->share_size_max(),
-                           .threads = job->cluster().threads()}));
+      out.runner, ModelRunner::Create(
+                      model, {.share_size_max = out.source->share_size_max(),
+                              .threads = job->cluster().threads()}));
   out.log_every_steps = job->train().log_every_steps();
   out.learning_rate_factor =
       [plan = MakeTrainPlan(*job, train.num_rows(), test.num_rows() > 0)](

@@ -169,8 +169,7 @@ void WorkerNode::OnOrder(const comm::Message& reply) {
 }
 
 void WorkerNode::BeginOrder() {
-  if (std::exchange(restarting_, false) &&
-      order_.from <= aborted_step_) {
+  if (std::exchange(restarting_, false) && order_.from <= aborted_step_) {
     Fail(InternalError(StrCat("the servers are past step ", aborted_step_,
                               ", but the coordinator is not")));
     return;
@@ -310,8 +309,8 @@ void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
   for (size_t g = 0; g < joined_.model.groups.size(); ++g) {
     for (const int table : joined_.model.groups[g]) {
       const auto t = static_cast<size_t>(table);
-      unit.rows[t].resize(static_cast<size_t>(
-          unit.input.groups[g].size() * joined_.model.tables[t].dim));
+      unit.rows[t].resize(static_cast<size_t>(unit.input.groups[g].size() *
+                                              joined_.model.tables[t].dim));
       unit.row_pointers[t] = unit.rows[t].data();
     }
   }
@@ -444,22 +443,22 @@ void WorkerNode::StartPush(const std::shared_ptr<Unit>& owner) {
                       .dense = unit.pieces[i].dense.data()});
   }
   const Time start = context_->Now();
-  client_->Push({.step = unit.number,
-                 .learning_rate_factor =
-                     job_->learning_rate_factor(unit.number),
-                 .groups = unit.input.groups,
-                 .pieces = pieces,
-                 .owner = owner},
-                [this, owner, start](const Status& status) {
-                  Unit& unit = *owner;
-                  RecordTrace("push", unit.number, start, context_->Now());
-                  if (!status.ok()) {
-                    Fail(status);
-                    return;
-                  }
-                  OnUnitDone(unit);
-                  Advance();
-                });
+  client_->Push(
+      {.step = unit.number,
+       .learning_rate_factor = job_->learning_rate_factor(unit.number),
+       .groups = unit.input.groups,
+       .pieces = pieces,
+       .owner = owner},
+      [this, owner, start](const Status& status) {
+        Unit& unit = *owner;
+        RecordTrace("push", unit.number, start, context_->Now());
+        if (!status.ok()) {
+          Fail(status);
+          return;
+        }
+        OnUnitDone(unit);
+        Advance();
+      });
 }
 
 void WorkerNode::OnUnitDone(Unit& unit) {

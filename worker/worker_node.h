@@ -97,9 +97,9 @@ class WorkerNode : public comm::Node {
   bool stopped_ = false;
 
   Order order_;
-  int64_t last_unit_ = 0;      // units of this order are [from, last_unit_)
-  int64_t next_fill_ = 0;      // the next unit to read
-  int64_t computed_until_ = 0; // units before it have been computed
+  int64_t last_unit_ = 0;       // units of this order are [from, last_unit_)
+  int64_t next_fill_ = 0;       // the next unit to read
+  int64_t computed_until_ = 0;  // units before it have been computed
   bool filling_ = false;
   bool computing_ = false;
   bool pulling_ = false;
@@ -107,9 +107,9 @@ class WorkerNode : public comm::Node {
   bool restarting_ = false;
   int64_t aborted_step_ = -1;
   int64_t pulls_started_until_ = 0;
-  int64_t done_until_ = 0;     // units before it are wholly done
+  int64_t done_until_ = 0;  // units before it are wholly done
   std::shared_ptr<UnitPool> pool_;
-  std::deque<std::shared_ptr<Unit>> units_;  // rising
+  std::deque<std::shared_ptr<Unit>> units_;               // rising
   std::vector<std::unique_ptr<Gradients>> partial_sums_;  // by depth
 
   // Mode bounded.

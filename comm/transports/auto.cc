@@ -1,10 +1,8 @@
 // Shared memory between endpoints of one host, TCP between the others.
 //
 // An address is "auto:<host>;shm:...;tcp://...". Two endpoints are of one host
-// when they share a kernel that has not restarted and a network namespace, which
-// is where shm's sockets have their names; containers of one pod do.
-
-#include <sys/stat.h>
+// when they share a kernel that has not restarted and a network namespace,
+// which is where shm's sockets have their names; containers of one pod do.
 
 #include <fstream>
 #include <memory>
@@ -12,6 +10,8 @@
 #include <string>
 #include <string_view>
 #include <utility>
+
+#include <sys/stat.h>
 
 #include "base/random.h"
 #include "base/strcat.h"
@@ -120,9 +120,8 @@ StatusOr<std::unique_ptr<Endpoint>> CreateAuto(
   shm_options.listen.clear();
   SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<LoopEndpoint> shm,
                          CreateShmIn(*loop, shm_options));
-  return std::unique_ptr<Endpoint>(
-      std::make_unique<AutoEndpoint>(std::move(host), std::move(loop),
-                                     std::move(shm), std::move(zmq)));
+  return std::unique_ptr<Endpoint>(std::make_unique<AutoEndpoint>(
+      std::move(host), std::move(loop), std::move(shm), std::move(zmq)));
 }
 
 SHOAL_REGISTER_TRANSPORT("auto", &CreateAuto);

@@ -1,7 +1,5 @@
 #include "comm/transports/event_loop.h"
 
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +7,9 @@
 #include <string>
 #include <system_error>
 #include <utility>
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 
 #include "base/strcat.h"
 
@@ -81,8 +82,7 @@ void EventLoop::Wake() {
   }
   if (sleeping_.load()) {
     const uint64_t one = 1;
-    [[maybe_unused]] const ssize_t n =
-        ::write(doorbell_fd_, &one, sizeof(one));
+    [[maybe_unused]] const ssize_t n = ::write(doorbell_fd_, &one, sizeof(one));
   }
 }
 
@@ -134,8 +134,8 @@ void PollTogether(EventLoop& loop, std::span<LoopEndpoint* const> endpoints,
       due = std::min(due, endpoint->NextDue());
     }
     if (due != Time::max()) {
-      timeout = std::min<Duration>(timeout,
-                                   due - std::chrono::steady_clock::now());
+      timeout =
+          std::min<Duration>(timeout, due - std::chrono::steady_clock::now());
     }
     loop.Wait(ready ? Duration(0) : timeout);
     for (LoopEndpoint* const endpoint : endpoints) {
@@ -185,8 +185,8 @@ StatusOr<std::unique_ptr<Endpoint>> CreateAlone(
   SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<EventLoop> loop, EventLoop::Create());
   SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<LoopEndpoint> endpoint,
                          create(*loop, options));
-  return std::unique_ptr<Endpoint>(std::make_unique<AloneEndpoint>(
-      std::move(loop), std::move(endpoint)));
+  return std::unique_ptr<Endpoint>(
+      std::make_unique<AloneEndpoint>(std::move(loop), std::move(endpoint)));
 }
 
 }  // namespace shoal::comm

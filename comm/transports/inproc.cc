@@ -225,9 +225,11 @@ Status InprocEndpoint::Connect(EndpointId peer, const std::string& address) {
   }
   peers_[peer] = link;
   if (other == nullptr) {
-    inbox_->Push({InprocEvent::Kind::kDown, link, {},
-                  UnavailableError(StrCat("nobody listens at '", address,
-                                          "' as ", peer))});
+    inbox_->Push({InprocEvent::Kind::kDown,
+                  link,
+                  {},
+                  UnavailableError(
+                      StrCat("nobody listens at '", address, "' as ", peer))});
     const MutexLock link_lock(link->mutex);
     link->open = false;
     return OkStatus();
@@ -266,9 +268,10 @@ void InprocEndpoint::Cut(const std::shared_ptr<InprocLink>& link) {
     }
   }
   const InprocLink::End& other = link->ends[1 - link->SideOf(self_)];
-  other.inbox->Push(
-      {InprocEvent::Kind::kDown, link, {},
-       UnavailableError(StrCat(self_, " ended its connection"))});
+  other.inbox->Push({InprocEvent::Kind::kDown,
+                     link,
+                     {},
+                     UnavailableError(StrCat(self_, " ended its connection"))});
 }
 
 Status InprocEndpoint::Send(EndpointId peer, Lane /*lane*/, Message message) {

@@ -67,9 +67,9 @@ bool MessageWriter::WriteSome(ShmRingWriter& ring,
       offset_ = 0;
       continue;
     }
-    const int64_t written = ring.Write(static_cast<const Buffer&>(piece).data() +
-                                           offset_,
-                                       std::min(rest, kChunkBytes));
+    const int64_t written =
+        ring.Write(static_cast<const Buffer&>(piece).data() + offset_,
+                   std::min(rest, kChunkBytes));
     if (written == 0) {
       return false;
     }
@@ -83,10 +83,9 @@ bool MessageWriter::WriteSome(ShmRingWriter& ring,
 
 bool MessageReader::Fill(ShmRingReader& ring, void* to, int64_t size,
                          int64_t* budget) {
-  while (have_ < size && *budget > 0) {
-    const int64_t n =
-        ring.Read(static_cast<std::byte*>(to) + have_,
-                  std::min({size - have_, kChunkBytes, *budget}));
+  while (have_<size&& * budget> 0) {
+    const int64_t n = ring.Read(static_cast<std::byte*>(to) + have_,
+                                std::min({size - have_, kChunkBytes, *budget}));
     if (n == 0) {
       return false;
     }
@@ -106,8 +105,7 @@ StatusOr<std::optional<Message>> MessageReader::Next(ShmRingReader& ring,
   }
   if (state_ == State::kSizes) {
     if (!Fill(ring, sizes_.data(),
-              static_cast<int64_t>(sizes_.size() * sizeof(uint64_t)),
-              budget)) {
+              static_cast<int64_t>(sizes_.size() * sizeof(uint64_t)), budget)) {
       return std::optional<Message>();
     }
     SHOAL_RETURN_IF_ERROR(StartFrames());

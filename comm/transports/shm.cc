@@ -5,6 +5,9 @@
 // everything else goes. A reader that sleeps says so in the memory; only then
 // does the writer ring its doorbell, so that busy peers make no system calls.
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <deque>
@@ -13,13 +16,11 @@
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <unistd.h>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
 #include <vector>
 
-#include <fcntl.h>
 #include <sys/socket.h>
 
 #include "base/random.h"
@@ -162,8 +163,7 @@ class ShmEndpoint : public LoopEndpoint {
 
 StatusOr<std::string> ParseShmAddress(std::string_view doing,
                                       std::string_view address) {
-  if (!address.starts_with(kShmPrefix) ||
-      address.size() == kShmPrefix.size() ||
+  if (!address.starts_with(kShmPrefix) || address.size() == kShmPrefix.size() ||
       address.size() > kShmPrefix.size() + kAbstractNameMax) {
     return InvalidArgumentError(StrCat(doing, ": '", address,
                                        "' is not an address of shm, as "
@@ -185,8 +185,8 @@ StatusOr<std::unique_ptr<LoopEndpoint>> CreateShmIn(
     SHOAL_ASSIGN_OR_RETURN(name, ParseShmAddress("listen", options.listen));
   }
   SHOAL_ASSIGN_OR_RETURN(UniqueFd listener, ListenAbstract(name));
-  auto endpoint = std::make_unique<ShmEndpoint>(
-      loop, options, std::move(name), std::move(listener));
+  auto endpoint = std::make_unique<ShmEndpoint>(loop, options, std::move(name),
+                                                std::move(listener));
   SHOAL_RETURN_IF_ERROR(endpoint->Listen());
   return std::unique_ptr<LoopEndpoint>(std::move(endpoint));
 }
@@ -499,8 +499,8 @@ void ShmEndpoint::Welcome(EndpointId from, UniqueFd socket,
     peer->broken = UnavailableError("the peer hung up");
     return;
   }
-  peer->broken = loop_.Watch(peer->socket.get(),
-                             [this, from] { ReadSocket(from); });
+  peer->broken =
+      loop_.Watch(peer->socket.get(), [this, from] { ReadSocket(from); });
   Open(*peer, /*side=*/1);
 }
 
@@ -555,8 +555,9 @@ void ShmEndpoint::ReadSocket(EndpointId id) {
         loop_.Unwatch(peer.socket.get());
         peer.broken = UnavailableError(
             peer.said_bye ? StrCat(id, " ended its connection")
-                          : StrCat(id, " is gone: its process was killed or "
-                                       "it ended without a farewell"));
+                          : StrCat(id,
+                                   " is gone: its process was killed or "
+                                   "it ended without a farewell"));
         return;
     }
   }
@@ -646,8 +647,8 @@ void ShmEndpoint::Service(ShmPeer& peer, Time now) {
       return;
     case ShmPeer::State::kAwaiting:
       if (now >= peer.give_up_at) {
-        peer.broken = UnavailableError(
-            StrCat(peer.id, " did not call back as it said"));
+        peer.broken =
+            UnavailableError(StrCat(peer.id, " did not call back as it said"));
       }
       return;
     case ShmPeer::State::kGreeting:
@@ -667,9 +668,10 @@ void ShmEndpoint::ReadRings(ShmPeer& peer) {
       StatusOr<std::optional<Message>> next =
           peer.parsers[lane].Next(ring, &budget);
       if (!next.ok() || ring.broken()) {
-        peer.broken = next.ok() ? UnavailableError(StrCat(
-                                      peer.id, " broke the shared memory"))
-                                : next.status();
+        peer.broken =
+            next.ok()
+                ? UnavailableError(StrCat(peer.id, " broke the shared memory"))
+                : next.status();
         return;
       }
       if (!next->has_value()) {
@@ -694,8 +696,8 @@ void ShmEndpoint::WriteQueues(ShmPeer& peer) {
       if (!queue.front().WriteSome(peer.writers[lane],
                                    [&] { RingIfAsleep(peer); })) {
         if (peer.writers[lane].broken() && peer.broken.ok()) {
-          peer.broken = UnavailableError(
-              StrCat(peer.id, " broke the shared memory"));
+          peer.broken =
+              UnavailableError(StrCat(peer.id, " broke the shared memory"));
         }
         break;
       }

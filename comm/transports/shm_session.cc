@@ -2,10 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +9,11 @@
 #include <cstring>
 #include <new>
 #include <system_error>
+
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 
 #include "base/strcat.h"
 
@@ -137,8 +138,7 @@ ShmRingReader ShmMemory::Reader(int side, int lane) {
       base_ + RingOffset(side, lane), kRingBytes[lane]);
 }
 
-bool SendRecord(int socket, const ShmRecord& record,
-                std::span<const int> fds) {
+bool SendRecord(int socket, const ShmRecord& record, std::span<const int> fds) {
   ShmRecord copy = record;
   iovec part = {&copy, sizeof(copy)};
   alignas(cmsghdr) char control[CMSG_SPACE(2 * sizeof(int))] = {};

@@ -6,10 +6,6 @@
 // number in it, and a session that has ended for one side is ended for the
 // other. A session has a number for each direction; who is called calls back.
 
-#include <arpa/inet.h>
-#include <ifaddrs.h>
-#include <netinet/in.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
@@ -29,12 +25,12 @@
 #include "comm/endpoint.h"
 #include "comm/transport.h"
 #include "comm/transports/event_loop.h"
+#include "comm/transports/tcp_address.h"
+#include "comm/transports/zmq_envelope.h"
 #include "comm/transports/zmq_socket.h"
 
 namespace shoal::comm {
 namespace {
-
-constexpr std::string_view kTcpPrefix = "tcp://";
 
 // How long a peer that is not there yet is called again, and how often.
 constexpr Duration kDialWithin = std::chrono::seconds(3);
@@ -46,54 +42,6 @@ constexpr Duration kLastWordsWithin = std::chrono::milliseconds(200);
 constexpr Duration kNoticeWithin = std::chrono::milliseconds(500);
 // At most so many messages are received before others have their turn.
 constexpr int kReceiveAtOnce = 64;
-
-// The first part of every message, as it lies in memory.
-struct Envelope {
-  enum Kind : uint32_t {
-    kHello = 1,   // begins a session's lane; the next part is an address
-    kData = 2,    // the other parts are frames
-    kBye = 3,     // ends a lane: all is sent
-    kByeAck = 4,  // `session` is the receiver's: all of it has arrived
-    kReset = 5,   // `session` is the receiver's: it is over
-  };
-  static constexpr uint64_t kMagic = 0x317a6d712d6c6873;
-  uint64_t magic = kMagic;
-  uint32_t kind = 0;
-  uint32_t lane = 0;
-  EndpointId from;
-  EndpointId to;
-  uint64_t session = 0;
-  uint64_t sequence = 0;  // in the session's lane
-  uint64_t answers = 0;   // the session of `to` that this one answers, or 0
-  MessageHeader header;
-};
-static_assert(sizeof(Envelope) == 72);
-
-// Wakes an endpoint that may be gone. Thread-safe.
-class ZmqWaker {
- public:
-  explicit ZmqWaker(EventLoop& loop) : loop_(&loop) {}
-  void Wake() {
-    const MutexLock lock(mutex_);
-    if (loop_ != nullptr) {
-      loop_->Wake();
-    }
-  }
-  void Detach() {
-    const MutexLock lock(mutex_);
-    loop_ = nullptr;
-  }
-
- private:
-  Mutex mutex_;
-  EventLoop* loop_ SHOAL_GUARDED_BY(mutex_);
-};
-
-// What was sent to a peer and is not on the network. libzmq's thread takes off.
-struct ZmqQueue {
-  std::atomic<int64_t> bytes{0};
-  std::atomic<bool> wants_room{false};
-};
 
 struct ZmqPeer {
   enum class State { kDialing, kConnecting, kUp };
@@ -132,49 +80,6 @@ struct ZmqEvent {
   Message message;
   Status why;
 };
-
-bool SplitTcpAddress(std::string_view address, std::string_view* host,
-                     int* port) {
-  if (!address.starts_with(kTcpPrefix)) {
-    return false;
-  }
-  address.remove_prefix(kTcpPrefix.size());
-  const size_t colon = address.rfind(':');
-  if (colon == std::string_view::npos || colon == 0) {
-    return false;
-  }
-  *host = address.substr(0, colon);
-  const std::string_view digits = address.substr(colon + 1);
-  const auto [end, error] =
-      std::from_chars(digits.data(), digits.data() + digits.size(), *port);
-  return error == std::errc() && end == digits.data() + digits.size() &&
-         *port >= 0 && *port <= 65535;
-}
-
-// How others reach a socket that is bound to all addresses of this host.
-std::string HostAddress() {
-  std::string found = "127.0.0.1";
-  ifaddrs* list = nullptr;
-  if (::getifaddrs(&list) != 0) {
-    return found;
-  }
-  for (const ifaddrs* entry = list; entry != nullptr; entry = entry->ifa_next) {
-    if (entry->ifa_addr == nullptr || entry->ifa_addr->sa_family != AF_INET) {
-      continue;
-    }
-    const auto* const address =
-        reinterpret_cast<const sockaddr_in*>(entry->ifa_addr);
-    char text[INET_ADDRSTRLEN] = {};
-    if ((ntohl(address->sin_addr.s_addr) >> 24) != 127 &&
-        ::inet_ntop(AF_INET, &address->sin_addr, text, sizeof(text)) !=
-            nullptr) {
-      found = text;
-      break;
-    }
-  }
-  ::freeifaddrs(list);
-  return found;
-}
 
 class ZmqEndpoint : public LoopEndpoint {
  public:
@@ -226,7 +131,7 @@ class ZmqEndpoint : public LoopEndpoint {
 
   void Refuse(EndpointId from, uint64_t session);
   void SendNotice(Envelope::Kind kind, EndpointId to,
-                  const std::string& address, uint64_t session);
+                  const std::string& address, uint64_t session, EndpointId as);
   void CloseLanes(ZmqPeer& peer, Duration linger);
   void Drop(EndpointId id, const Status& why);
   void End(Duration linger);
@@ -283,8 +188,8 @@ Status ZmqEndpoint::Listen(const std::string& listen) {
   if (!SplitTcpAddress(listen, &host, &port)) {
     return invalid;
   }
-  SHOAL_ASSIGN_OR_RETURN(
-      router_, ZmqSocket::Open(context_, ZmqSocket::Kind::kRouter));
+  SHOAL_ASSIGN_OR_RETURN(router_,
+                         ZmqSocket::Open(context_, ZmqSocket::Kind::kRouter));
   switch (const int error = router_.Bind(listen)) {
     case 0:
       break;
@@ -319,9 +224,9 @@ Status ZmqEndpoint::Connect(EndpointId id, const std::string& address) {
   std::string_view host;
   int port = 0;
   if (!SplitTcpAddress(address, &host, &port) || port == 0) {
-    return InvalidArgumentError(
-        StrCat("connect: '", address, "' is not an address of zmq, as "
-               "'tcp://10.0.0.1:7000' is"));
+    return InvalidArgumentError(StrCat("connect: '", address,
+                                       "' is not an address of zmq, as "
+                                       "'tcp://10.0.0.1:7000' is"));
   }
   forgotten_.erase(id);
   ZmqPeer& peer = AddPeer(id, address);
@@ -336,7 +241,7 @@ void ZmqEndpoint::Disconnect(EndpointId id) {
     ZmqPeer& peer = *it->second;
     if (peer.in_session != 0) {
       dead_sessions_[id] = peer.in_session;
-      SendNotice(Envelope::kReset, id, peer.address, peer.in_session);
+      SendNotice(Envelope::kReset, id, peer.address, peer.in_session, self_);
     }
     CloseLanes(peer, Duration(0));
     peers_.erase(it);
@@ -519,8 +424,8 @@ void ZmqEndpoint::Dial(ZmqPeer& peer, Time now) {
 
 Status ZmqEndpoint::OpenLane(ZmqPeer& peer, int lane) {
   ZmqSocket& socket = peer.lanes[lane];
-  SHOAL_ASSIGN_OR_RETURN(
-      socket, ZmqSocket::Open(context_, ZmqSocket::Kind::kDealer));
+  SHOAL_ASSIGN_OR_RETURN(socket,
+                         ZmqSocket::Open(context_, ZmqSocket::Kind::kDealer));
   SHOAL_RETURN_IF_ERROR(socket.WatchLink());
   // Events are read with the next Deliver(); here they only end the wait.
   SHOAL_RETURN_IF_ERROR(loop_.Watch(socket.link_fd(), [] {}));
@@ -531,8 +436,8 @@ Status ZmqEndpoint::OpenLane(ZmqPeer& peer, int lane) {
   Envelope hello = MakeEnvelope(Envelope::kHello, peer.id, peer.session);
   hello.lane = static_cast<uint32_t>(lane);
   hello.answers = peer.answers;
-  socket.Send(Buffer::CopyOf(&hello, sizeof(hello)),
-              {Buffer::CopyOf(address_)}, nullptr);
+  socket.Send(Buffer::CopyOf(&hello, sizeof(hello)), {Buffer::CopyOf(address_)},
+              nullptr);
   return OkStatus();
 }
 
@@ -568,9 +473,9 @@ void ZmqEndpoint::OnLinkFailed(ZmqPeer& peer, int error, Time now) {
   }
   CloseLanes(peer, Duration(0));
   if (now >= peer.give_up_at) {
-    peer.broken = UnavailableError(
-        StrCat("nobody takes calls at '", peer.address, "'",
-               error != 0 ? ": " + ZmqErrorText(error) : ""));
+    peer.broken =
+        UnavailableError(StrCat("nobody takes calls at '", peer.address, "'",
+                                error != 0 ? ": " + ZmqErrorText(error) : ""));
     return;
   }
   peer.state = ZmqPeer::State::kDialing;
@@ -651,8 +556,8 @@ void ZmqEndpoint::Service(ZmqPeer& peer, Time now) {
   if (!peer.lost) {
     ReadLinks(peer, now);
   }
-  if (peer.lost && (peer.in_session == 0 ||
-                    now >= peer.lost_at + kLastWordsWithin)) {
+  if (peer.lost &&
+      (peer.in_session == 0 || now >= peer.lost_at + kLastWordsWithin)) {
     peer.broken = UnavailableError(
         StrCat("the connection to ", peer.id, " at '", peer.address,
                "' was lost: its process or host ended, or the network did"));
@@ -719,7 +624,12 @@ void ZmqEndpoint::OnHello(const Envelope& envelope) {
   }
   addresses_[from] = address;
   const auto dead = dead_sessions_.find(from);
-  if (envelope.to != self_ || forgotten_.contains(from) ||
+  if (envelope.to != self_) {
+    // Said in the name of whom it called: it knows this endpoint by no other.
+    SendNotice(Envelope::kReset, from, address, envelope.session, envelope.to);
+    return;
+  }
+  if (forgotten_.contains(from) ||
       (dead != dead_sessions_.end() && envelope.session <= dead->second)) {
     Refuse(from, envelope.session);
     return;
@@ -740,9 +650,10 @@ void ZmqEndpoint::OnHello(const Envelope& envelope) {
     Refuse(from, envelope.session);
     return;
   }
-  ZmqPeer& peer =
-      it == peers_.end() ? AddPeer(from, address) : *it->second;
+  ZmqPeer& peer = it == peers_.end() ? AddPeer(from, address) : *it->second;
   peer.in_session = envelope.session;
+  // It has called, so it listens: one that can't be called back is gone.
+  peer.give_up_at = std::chrono::steady_clock::now();
   if (peer.state == ZmqPeer::State::kDialing) {
     peer.answers = envelope.session;
     Dial(peer, std::chrono::steady_clock::now());
@@ -773,8 +684,7 @@ void ZmqEndpoint::OnData(const Envelope& envelope) {
         StrCat(peer.id, " sent a message that is over the limits"));
     return;
   }
-  inbox_.push_back(
-      {ZmqEvent::Kind::kMessage, peer.id, std::move(message), {}});
+  inbox_.push_back({ZmqEvent::Kind::kMessage, peer.id, std::move(message), {}});
 }
 
 void ZmqEndpoint::OnBye(const Envelope& envelope) {
@@ -793,7 +703,7 @@ void ZmqEndpoint::OnBye(const Envelope& envelope) {
                    [](bool bye) { return bye; })) {
     return;
   }
-  SendNotice(Envelope::kByeAck, peer.id, peer.address, envelope.session);
+  SendNotice(Envelope::kByeAck, peer.id, peer.address, envelope.session, self_);
   // What this endpoint sent may still be on the way there, and this end may be
   // saying farewell too: then it waits for its own acknowledgement.
   const EndpointId id = peer.id;
@@ -827,18 +737,20 @@ void ZmqEndpoint::Refuse(EndpointId from, uint64_t session) {
     return;
   }
   refused_[from] = session;
-  SendNotice(Envelope::kReset, from, address->second, session);
+  SendNotice(Envelope::kReset, from, address->second, session, self_);
 }
 
 void ZmqEndpoint::SendNotice(Envelope::Kind kind, EndpointId to,
-                             const std::string& address, uint64_t session) {
+                             const std::string& address, uint64_t session,
+                             EndpointId as) {
   // By a socket of its own: the session's may be what is broken.
   StatusOr<ZmqSocket> socket =
       ZmqSocket::Open(context_, ZmqSocket::Kind::kDealer);
   if (!socket.ok() || socket->Connect(address) != 0) {
     return;
   }
-  const Envelope notice = MakeEnvelope(kind, to, session);
+  Envelope notice = MakeEnvelope(kind, to, session);
+  notice.from = as;
   socket->Send(Buffer::CopyOf(&notice, sizeof(notice)), {}, nullptr);
   socket->Close(kNoticeWithin);
 }
@@ -858,7 +770,7 @@ void ZmqEndpoint::Drop(EndpointId id, const Status& why) {
   CloseLanes(peer, Duration(0));
   if (peer.in_session != 0) {
     dead_sessions_[id] = peer.in_session;
-    SendNotice(Envelope::kReset, id, peer.address, peer.in_session);
+    SendNotice(Envelope::kReset, id, peer.address, peer.in_session, self_);
   }
   peers_.erase(it);
   inbox_.push_back({ZmqEvent::Kind::kDown, id, {}, why});

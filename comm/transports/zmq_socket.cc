@@ -139,9 +139,8 @@ ZmqSocket& ZmqSocket::operator=(ZmqSocket&& other) noexcept {
 StatusOr<ZmqSocket> ZmqSocket::Open(std::shared_ptr<void> context, Kind kind) {
   ZmqSocket socket;
   socket.context_ = std::move(context);
-  socket.socket_ = ::zmq_socket(socket.context_.get(), kind == Kind::kRouter
-                                                           ? ZMQ_ROUTER
-                                                           : ZMQ_DEALER);
+  socket.socket_ = ::zmq_socket(
+      socket.context_.get(), kind == Kind::kRouter ? ZMQ_ROUTER : ZMQ_DEALER);
   if (socket.socket_ == nullptr) {
     return ZmqError("socket");
   }
@@ -158,12 +157,12 @@ StatusOr<ZmqSocket> ZmqSocket::Open(std::shared_ptr<void> context, Kind kind) {
 Status ZmqSocket::WatchLink() {
   static std::atomic<uint64_t> next{1};
   const std::string name = StrCat("inproc://shoal-monitor-", next.fetch_add(1));
-  if (::zmq_socket_monitor(
-          socket_, name.c_str(),
-          ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED |
-              ZMQ_EVENT_CLOSED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
-              ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
-              ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) != 0) {
+  if (::zmq_socket_monitor(socket_, name.c_str(),
+                           ZMQ_EVENT_HANDSHAKE_SUCCEEDED |
+                               ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_CLOSED |
+                               ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+                               ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
+                               ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) != 0) {
     return ZmqError("monitor");
   }
   monitor_ = ::zmq_socket(context_.get(), ZMQ_PAIR);

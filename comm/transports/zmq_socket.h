@@ -53,7 +53,8 @@ class ZmqSocket {
   bool Send(const Buffer& first, const std::vector<Buffer>& rest,
             std::function<void()> on_taken);
 
-  // The parts of the next message, aligned to 8 bytes. False when there is none.
+  // The parts of the next message, aligned to 8 bytes. False when there is
+  // none.
   bool ReceiveParts(std::vector<Buffer>* parts);
 
   // Begins to keep what becomes of the connection; before Connect().

@@ -192,9 +192,9 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
   }
 
   RunResult result;
-  const Status ran = world.Run(
-      [&world] { return world.stopped("coordinator").has_value(); },
-      std::chrono::seconds(120));
+  const Status ran =
+      world.Run([&world] { return world.stopped("coordinator").has_value(); },
+                std::chrono::seconds(120));
   result.ended = ran.ok();
   result.status = ran.ok() ? *world.stopped("coordinator") : ran;
   result.trace_hash = world.trace_hash();

@@ -135,8 +135,8 @@ class AcknowledgesEarly : public ForwardingNode {
 
 TEST_F(SimulationTest, FindsAPushAcknowledgedBeforeItIsStaged) {
   EXPECT_TRUE(Finds(
-      [](const std::string& name, std::unique_ptr<comm::Node> node)
-          -> std::unique_ptr<comm::Node> {
+      [](const std::string& name,
+         std::unique_ptr<comm::Node> node) -> std::unique_ptr<comm::Node> {
         if (name != "server 0 shard 0") {
           return node;
         }
@@ -182,8 +182,8 @@ class StagesPerConnection : public ForwardingNode {
 
 TEST_F(SimulationTest, FindsAStagedPushLostOnReconnect) {
   EXPECT_TRUE(Finds(
-      [](const std::string& name, std::unique_ptr<comm::Node> node)
-          -> std::unique_ptr<comm::Node> {
+      [](const std::string& name,
+         std::unique_ptr<comm::Node> node) -> std::unique_ptr<comm::Node> {
         if (!name.starts_with("server")) {
           return node;
         }
@@ -197,8 +197,7 @@ class CommitsEarly : public ForwardingNode {
  public:
   using ForwardingNode::ForwardingNode;
   void OnMessage(comm::EndpointId from, comm::Message message) override {
-    if (message.header.method ==
-        static_cast<uint16_t>(ps::Method::kPrepared)) {
+    if (message.header.method == static_cast<uint16_t>(ps::Method::kPrepared)) {
       ps::wire::Prepared prepared;
       if (ps::Decode(message, prepared).ok()) {
         ps::wire::Commit commit;
@@ -214,8 +213,8 @@ class CommitsEarly : public ForwardingNode {
 
 TEST_F(SimulationTest, FindsACommitAppliedEarly) {
   EXPECT_TRUE(Finds(
-      [](const std::string& name, std::unique_ptr<comm::Node> node)
-          -> std::unique_ptr<comm::Node> {
+      [](const std::string& name,
+         std::unique_ptr<comm::Node> node) -> std::unique_ptr<comm::Node> {
         if (name != "coordinator") {
           return node;
         }
@@ -254,15 +253,15 @@ class NoTimersNode : public ForwardingNode {
 
 TEST_F(SimulationTest, FindsADeadlineNeverArmed) {
   // With its deadlines the job ends after a server is lost (see above).
-  const RunResult result = RunJob(
-      *job, {.seed = 5,
-             .crashes = 0,
-             .crash_a_server = true,
-             .decorate = [](const std::string& /*name*/,
-                            std::unique_ptr<comm::Node> node)
-                 -> std::unique_ptr<comm::Node> {
-               return std::make_unique<NoTimersNode>(std::move(node));
-             }});
+  const RunResult result =
+      RunJob(*job, {.seed = 5,
+                    .crashes = 0,
+                    .crash_a_server = true,
+                    .decorate = [](const std::string& /*name*/,
+                                   std::unique_ptr<comm::Node> node)
+                        -> std::unique_ptr<comm::Node> {
+                      return std::make_unique<NoTimersNode>(std::move(node));
+                    }});
   EXPECT_FALSE(result.ended) << result.status;
 }
 

@@ -92,8 +92,9 @@ EvalResult EvaluateSortedRows(const std::vector<uint32_t>& rows) {
       loss.Add(static_cast<double>(by_label[1]) * ClippedLogLoss(p));
     }
     correct += by_label[p > 0.5 ? 1 : 0];
-    twice_ordered += static_cast<unsigned __int128>(by_label[1]) *
-                     static_cast<unsigned __int128>(2 * negatives + by_label[0]);
+    twice_ordered +=
+        static_cast<unsigned __int128>(by_label[1]) *
+        static_cast<unsigned __int128>(2 * negatives + by_label[0]);
     negatives += by_label[0];
     positives += by_label[1];
     begin = end;
@@ -139,8 +140,8 @@ StatusOr<double> MetricOf(const EvalResult& result, std::string_view name) {
     known += StrCat(known.empty() ? "" : ", ", key);
   }
   return NotFoundError(StrCat("the evaluation of ", result.count,
-                              " examples has no metric '", name, "'; it has: ",
-                              known.empty() ? "none" : known));
+                              " examples has no metric '", name,
+                              "'; it has: ", known.empty() ? "none" : known));
 }
 
 bool GreaterIsBetter(std::string_view name) {
@@ -207,8 +208,7 @@ StatusOr<EvalResult> EvaluateMulticlass(std::span<const float> scores,
   std::vector<double> losses(labels.size());
   for (size_t i = 0; i < losses.size(); ++i) {
     const std::span<const float> row = scores.subspan(i * width, width);
-    const auto bad =
-        std::find_if_not(row.begin(), row.end(), &IsProbability);
+    const auto bad = std::find_if_not(row.begin(), row.end(), &IsProbability);
     if (bad != row.end()) {
       return BadValue(StrCat("score ", bad - row.begin()), i, *bad,
                       "a probability in [0, 1]");

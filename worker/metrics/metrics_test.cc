@@ -7,9 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "base/random.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+
+#include "base/random.h"
 
 namespace shoal::worker {
 namespace {
@@ -189,8 +190,8 @@ TEST(MetricsTest, RmseOfKnownErrors) {
 }
 
 TEST(MetricsTest, MulticlassTakesTheFirstOfTheGreatest) {
-  const std::vector<float> scores = {.5F, .5F, 0,    //
-                                     .1F, .2F, .7F,  //
+  const std::vector<float> scores = {.5F,  .5F, 0,    //
+                                     .1F,  .2F, .7F,  //
                                      .25F, .5F, .25F};
   const StatusOr<EvalResult> result =
       EvaluateMulticlass(scores, std::vector<float>{1, 2, 1}, 3);
@@ -215,8 +216,8 @@ TEST(MetricsTest, BadScoresAndLabelsAreNamed) {
                   AllOf(HasSubstr("score"), HasSubstr("row 1"),
                         HasSubstr(std::to_string(bad).substr(0, 3))));
     }
-    const Status label = EvaluateBinary(good, std::vector<float>{0, bad})
-                             .status();
+    const Status label =
+        EvaluateBinary(good, std::vector<float>{0, bad}).status();
     EXPECT_THAT(label.message(), HasSubstr("label of row 1"));
   }
   EXPECT_THAT(

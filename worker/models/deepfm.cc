@@ -8,8 +8,7 @@ namespace {
 // embeddings.
 graph::NodeRef DeepFm(ModelBuilder& b) {
   const ModelBuilder::Wide deep = b.Mlp("deep", b.DenseInput(), b.hidden());
-  return b.AddAll({b.Linear(),
-                   graph::FmInteraction(b.graph(), b.Embeddings()),
+  return b.AddAll({b.Linear(), graph::FmInteraction(b.graph(), b.Embeddings()),
                    b.Layer("deep/out", deep, 1).node});
 }
 

@@ -19,8 +19,8 @@ graph::NodeRef Dlrm(ModelBuilder& b) {
   const graph::Dim batch = graph.Symbol("batch");
   const ModelBuilder::Wide dense =
       b.Mlp("bottom", {b.Numeric(), b.num_numeric()}, b.bottom());
-  const graph::NodeRef flat = graph::Reshape(
-      graph, b.Embeddings(), {batch, b.num_fields() * dim});
+  const graph::NodeRef flat =
+      graph::Reshape(graph, b.Embeddings(), {batch, b.num_fields() * dim});
   const graph::NodeRef all = graph::Reshape(
       graph, graph::Concat(graph, {dense.node, flat}), {batch, vectors, dim});
   const ModelBuilder::Wide top = {

@@ -55,7 +55,10 @@ Axis MakeAxis(double from, double to, int ticks_wanted) {
   const double raw = (to - from) / ticks_wanted;
   const double power = std::pow(10, std::floor(std::log10(raw)));
   const double digit = raw / power;
-  axis.step = power * (digit < 1.5 ? 1 : digit < 3.5 ? 2 : digit < 7.5 ? 5 : 10);
+  axis.step = power * (digit < 1.5   ? 1
+                       : digit < 3.5 ? 2
+                       : digit < 7.5 ? 5
+                                     : 10);
   axis.first = std::ceil(from / axis.step) * axis.step;
   axis.num_ticks = std::clamp(
       static_cast<int>(std::floor((to - axis.first) / axis.step + 1e-6)) + 1, 0,
@@ -211,13 +214,12 @@ class CurveDrawing {
   }
 
   void AddDot(std::string_view css, const Curve::Point& point, double radius) {
-    svg_ += StrCat("<circle class=\"", css, "\" cx=\"",
-                   Coordinate(X(point.x)), "\" cy=\"", Coordinate(Y(point.y)),
-                   "\" r=\"", radius, "\"><title>",
-                   EscapeHtml(StrCat(curve_.x_label, " ",
-                                     FormatNumber(point.x, 9), ": ",
-                                     FormatNumber(point.y))),
-                   "</title></circle>\n");
+    svg_ += StrCat(
+        "<circle class=\"", css, "\" cx=\"", Coordinate(X(point.x)), "\" cy=\"",
+        Coordinate(Y(point.y)), "\" r=\"", radius, "\"><title>",
+        EscapeHtml(StrCat(curve_.x_label, " ", FormatNumber(point.x, 9), ": ",
+                          FormatNumber(point.y))),
+        "</title></circle>\n");
   }
 
   void AddBest() {

@@ -17,7 +17,7 @@ struct Curve {
   std::string title;          // for screen readers and tool tips
   std::string x_label;        // "step"
   std::vector<Point> points;  // by rising x; those not finite are left out
-  bool smooth = false;  // many noisy points: pale, under their running mean
+  bool smooth = false;      // many noisy points: pale, under their running mean
   Best best = Best::kNone;  // the point to mark
 };
 

@@ -22,9 +22,9 @@ std::vector<Curve::Point> DrawnPath(const std::string& svg,
   if (begin == std::string::npos) {
     return points;
   }
-  const std::string path = svg.substr(
-      begin + open.size(),
-      svg.find('"', begin + open.size()) - begin - open.size());
+  const std::string path =
+      svg.substr(begin + open.size(),
+                 svg.find('"', begin + open.size()) - begin - open.size());
   static const std::regex kPoint("[ML](-?[0-9.]+),(-?[0-9.]+)");
   for (std::sregex_iterator it(path.begin(), path.end(), kPoint), end;
        it != end; ++it) {
@@ -58,15 +58,15 @@ TEST(CurveSvgTest, PointsLieInProportion) {
 }
 
 TEST(CurveSvgTest, EverythingLiesInThePicture) {
-  for (const auto& points : std::vector<std::vector<Curve::Point>>{
-           {{5, 5}},
-           {{0, 0}},
-           {{1, 3}, {2, 3}, {3, 3}},
-           {{1, -3}, {1, -3}},
-           {{0, 1e9}, {1, 1e9 + 1e-7}},
-           {{0, -1e99}, {1e99, 1e99}},
-           {{0, 1e-300}, {1, 3e-300}},
-           {{1e15, 0.1}, {1e15 + 2, 0.2}}}) {
+  for (const auto& points :
+       std::vector<std::vector<Curve::Point>>{{{5, 5}},
+                                              {{0, 0}},
+                                              {{1, 3}, {2, 3}, {3, 3}},
+                                              {{1, -3}, {1, -3}},
+                                              {{0, 1e9}, {1, 1e9 + 1e-7}},
+                                              {{0, -1e99}, {1e99, 1e99}},
+                                              {{0, 1e-300}, {1, 3e-300}},
+                                              {{1e15, 0.1}, {1e15 + 2, 0.2}}}) {
     Curve curve = CurveOf(points);
     curve.best = Curve::Best::kLeast;
     const std::string svg = CurveSvg(curve);
@@ -102,8 +102,10 @@ TEST(CurveSvgTest, LongCurvesAreThinnedAndSmoothed) {
     curve.points.push_back({static_cast<double>(i), i % 2 == 0 ? 1.0 : 3.0});
   }
   const std::string svg = CurveSvg(curve);
-  EXPECT_LE(DrawnPath(svg, "line").size(), static_cast<size_t>(kCurvePointsMax));
-  EXPECT_LE(DrawnPath(svg, "pale").size(), static_cast<size_t>(kCurvePointsMax));
+  EXPECT_LE(DrawnPath(svg, "line").size(),
+            static_cast<size_t>(kCurvePointsMax));
+  EXPECT_LE(DrawnPath(svg, "pale").size(),
+            static_cast<size_t>(kCurvePointsMax));
   EXPECT_GT(DrawnPath(svg, "line").size(), 300U);
   EXPECT_LT(svg.size(), 40000U);
 }
@@ -137,8 +139,8 @@ TEST(CurveSvgTest, TheBestPointIsMarked) {
 
 TEST(CurveSvgTest, TicksAreRound) {
   const std::string svg = CurveSvg(CurveOf({{0, 0}, {52700, 0.97}}));
-  for (const char* label : {">0<", ">0.2<", ">0.4<", ">0.6<", ">0.8<", ">1<",
-                            ">10k<", ">50k<"}) {
+  for (const char* label :
+       {">0<", ">0.2<", ">0.4<", ">0.6<", ">0.8<", ">1<", ">10k<", ">50k<"}) {
     EXPECT_THAT(svg, HasSubstr(label));
   }
 }

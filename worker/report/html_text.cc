@@ -46,7 +46,8 @@ std::string_view EscapedAscii(const char& c) {
     default:
       break;
   }
-  const bool control = (c >= 0 && c < ' ' && c != '\n' && c != '\t') || c == 127;
+  const bool control =
+      (c >= 0 && c < ' ' && c != '\n' && c != '\t') || c == 127;
   return control ? kReplacement : std::string_view(&c, 1);
 }
 

@@ -18,11 +18,13 @@ TEST(HtmlTextTest, Utf8StaysAndWhatIsNoneIsReplaced) {
   // Two, three and four bytes.
   EXPECT_EQ(EscapeHtml("ü€😀"), "ü€😀");
   const std::string r = "\xef\xbf\xbd";
-  EXPECT_EQ(EscapeHtml("a\xff" "b"), "a" + r + "b");
-  EXPECT_EQ(EscapeHtml("a\xe2\x82"), "a" + r + r);         // cut off
-  EXPECT_EQ(EscapeHtml("\xc0\x80"), r + r);                // not the shortest
-  EXPECT_EQ(EscapeHtml("\xe0\x80\x80"), r + r + r);        // the same
-  EXPECT_EQ(EscapeHtml("\xed\xa0\x80"), r + r + r);        // a surrogate
+  EXPECT_EQ(EscapeHtml("a\xff"
+                       "b"),
+            "a" + r + "b");
+  EXPECT_EQ(EscapeHtml("a\xe2\x82"), "a" + r + r);           // cut off
+  EXPECT_EQ(EscapeHtml("\xc0\x80"), r + r);                  // not the shortest
+  EXPECT_EQ(EscapeHtml("\xe0\x80\x80"), r + r + r);          // the same
+  EXPECT_EQ(EscapeHtml("\xed\xa0\x80"), r + r + r);          // a surrogate
   EXPECT_EQ(EscapeHtml("\xf4\x90\x80\x80"), r + r + r + r);  // beyond Unicode
   EXPECT_EQ(EscapeHtml(std::string_view("\0\x1b\x7f", 3)), r + r + r);
 }

@@ -1,12 +1,13 @@
 #include "worker/report/progress.h"
 
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <vector>
+
+#include <sys/ioctl.h>
 
 #include "base/strcat.h"
 
@@ -43,10 +44,9 @@ std::string ClockText(double seconds) {
     std::snprintf(text, sizeof(text), "%d:%02d", static_cast<int>(whole / 60),
                   static_cast<int>(whole % 60));
   } else {
-    std::snprintf(text, sizeof(text), "%d:%02d:%02d",
-                  static_cast<int>(whole / 3600),
-                  static_cast<int>(whole / 60 % 60),
-                  static_cast<int>(whole % 60));
+    std::snprintf(
+        text, sizeof(text), "%d:%02d:%02d", static_cast<int>(whole / 3600),
+        static_cast<int>(whole / 60 % 60), static_cast<int>(whole % 60));
   }
   return text;
 }
@@ -84,7 +84,8 @@ Progress::Options Progress::Detect(std::FILE* out) {
   Options options;
   options.out = out;
   const int fd = fileno(out);
-  options.terminal = fd >= 0 && isatty(fd) == 1 && Environment("TERM") != "dumb";
+  options.terminal =
+      fd >= 0 && isatty(fd) == 1 && Environment("TERM") != "dumb";
   options.unicode = TerminalShowsUnicode();
   return options;
 }
@@ -126,8 +127,8 @@ void Progress::Update(const State& state) {
   while (samples_.size() > 2 && now - samples_[1].time >= options_.rate_over) {
     samples_.pop_front();
   }
-  next_draw_ = now + (options_.terminal ? options_.redraw_every
-                                        : options_.print_every);
+  next_draw_ =
+      now + (options_.terminal ? options_.redraw_every : options_.print_every);
   Draw();
 }
 
@@ -148,10 +149,9 @@ void Progress::Finish() {
   const auto examples = static_cast<double>(state_.examples);
   const std::string line = Joined(
       {StrCat("trained ", state_.step - first_.step, " steps, ",
-              ShortCount(examples), " examples in ",
-              Formatted("%.1f", seconds), " s"),
-       seconds > 0 ? StrCat(ShortCount(examples / seconds), " examples/s")
-                   : "",
+              ShortCount(examples), " examples in ", Formatted("%.1f", seconds),
+              " s"),
+       seconds > 0 ? StrCat(ShortCount(examples / seconds), " examples/s") : "",
        state_.loss.has_value() ? "loss " + Formatted("%.4f", *state_.loss)
                                : ""});
   Write(StrCat(line_stands_ ? kEraseLine : "", line, "\n"));
@@ -165,8 +165,9 @@ Progress::Speed Progress::RecentSpeed() const {
   if (seconds <= 0) {
     return {};
   }
-  return {.examples = static_cast<double>(to.examples - from.examples) / seconds,
-          .steps = static_cast<double>(to.step - from.step) / seconds};
+  return {
+      .examples = static_cast<double>(to.examples - from.examples) / seconds,
+      .steps = static_cast<double>(to.step - from.step) / seconds};
 }
 
 std::string Progress::EpochText() const {
@@ -198,8 +199,8 @@ std::vector<std::string> Progress::Fields() const {
   }
   const int64_t steps_left = total_steps_ - state_.step;
   if (speed.steps > 0 && steps_left > 0) {
-    fields.push_back(
-        ClockText(static_cast<double>(steps_left) / speed.steps) + " left");
+    fields.push_back(ClockText(static_cast<double>(steps_left) / speed.steps) +
+                     " left");
   }
   return fields;
 }

@@ -38,9 +38,8 @@ std::string TimeText(double seconds) {
     return text;
   }
   const auto whole = static_cast<int64_t>(std::min(seconds, 1e12));
-  return whole < 3600
-             ? StrCat(whole / 60, " min ", whole % 60, " s")
-             : StrCat(whole / 3600, " h ", whole / 60 % 60, " min");
+  return whole < 3600 ? StrCat(whole / 60, " min ", whole % 60, " s")
+                      : StrCat(whole / 3600, " h ", whole / 60 % 60, " min");
 }
 
 std::string FixedText(double value, int places) {
@@ -68,8 +67,8 @@ class ReportPage {
   }
 
   std::string Write() {
-    const std::string title = EscapeHtml(
-        summary_.job.empty() ? "Shoal training" : summary_.job);
+    const std::string title =
+        EscapeHtml(summary_.job.empty() ? "Shoal training" : summary_.job);
     html_ = StrCat(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n"
         "<meta charset=\"utf-8\"/>\n"
@@ -135,8 +134,7 @@ class ReportPage {
     if (summary_.train_loss.has_value()) {
       AddCard("train loss", MetricText(*summary_.train_loss));
     }
-    AddCard("examples/s",
-            FormatCount(ToCount(summary_.examples_per_second())));
+    AddCard("examples/s", FormatCount(ToCount(summary_.examples_per_second())));
     AddCard("time", TimeText(summary_.seconds));
     html_ += "</section>\n";
   }
@@ -206,9 +204,9 @@ class ReportPage {
     std::optional<double> best;
     for (const EvalPoint& point : summary_.history) {
       const StatusOr<double> value = MetricOf(point.result, metric);
-      if (value.ok() && (!best.has_value() ||
-                         (GreaterIsBetter(metric) ? *value > *best
-                                                  : *value < *best))) {
+      if (value.ok() &&
+          (!best.has_value() ||
+           (GreaterIsBetter(metric) ? *value > *best : *value < *best))) {
         best = *value;
       }
     }
@@ -246,10 +244,9 @@ class ReportPage {
                     "</td>");
     for (size_t m = 0; m < metrics_.size(); ++m) {
       const StatusOr<double> value = MetricOf(point.result, metrics_[m]);
-      html_ += StrCat(
-          "<td class=\"number",
-          value.ok() && *value == best[m] ? " good" : "", "\">",
-          value.ok() ? FixedText(*value, 5) : "", "</td>");
+      html_ += StrCat("<td class=\"number",
+                      value.ok() && *value == best[m] ? " good" : "", "\">",
+                      value.ok() ? FixedText(*value, 5) : "", "</td>");
     }
     html_ += "</tr>\n";
   }

@@ -66,9 +66,10 @@ TrainingSummary ReportedSummary() {
     result.count = 67355;
     result.auc = 0.8 + 0.001 * e;
     result.log_loss = 0.4 - 0.01 * e;
-    summary.history.push_back(
-        {.step = e * 527, .epoch = 1.0 * e, .seconds = 2.0 * e,
-         .result = result});
+    summary.history.push_back({.step = e * 527,
+                               .epoch = 1.0 * e,
+                               .seconds = 2.0 * e,
+                               .result = result});
   }
   summary.test = summary.history.back().result;
   summary.checkpoint = "out/step-2634";
@@ -97,8 +98,8 @@ TEST(ReportHtmlTest, ShowsWhatWasDone) {
 
 TEST(ReportHtmlTest, NeedsNothingButItself) {
   const std::string html = ReportHtml(ReportedSummary());
-  for (const char* outside : {"<script", "<link", "<img", "<iframe", "src=",
-                              "href=", "url(", "@import", "//"}) {
+  for (const char* outside : {"<script", "<link", "<img", "<iframe",
+                              "src=", "href=", "url(", "@import", "//"}) {
     EXPECT_THAT(html, Not(HasSubstr(outside))) << outside;
   }
   EXPECT_THAT(html, HasSubstr("prefers-color-scheme: dark"));

@@ -28,8 +28,7 @@ std::string LittleEndian(T value) {
 
 // TFRecord: the length and its CRC, the data and its CRC.
 std::string Framed(const std::string& data) {
-  const std::string length =
-      LittleEndian(static_cast<uint64_t>(data.size()));
+  const std::string length = LittleEndian(static_cast<uint64_t>(data.size()));
   return length + LittleEndian(MaskedCrc32c(length)) + data +
          LittleEndian(MaskedCrc32c(data));
 }
@@ -59,10 +58,10 @@ StatusOr<std::unique_ptr<EventFile>> EventFile::Create(
   static std::atomic<int> num_files = 0;
   // TensorBoard takes files whose name has "tfevents" in it, and reads those of
   // a folder in the order of their names.
-  const std::string path = StrCat(
-      folder, "/events.out.tfevents.",
-      static_cast<int64_t>(std::isfinite(wall_time) ? wall_time : 0), ".",
-      HostName(), ".", getpid(), ".", num_files++);
+  const std::string path =
+      StrCat(folder, "/events.out.tfevents.",
+             static_cast<int64_t>(std::isfinite(wall_time) ? wall_time : 0),
+             ".", HostName(), ".", getpid(), ".", num_files++);
   std::FILE* file = std::fopen(path.c_str(), "wbe");
   if (file == nullptr) {
     return FileError(path, errno);
