@@ -12,7 +12,8 @@ set(SHOAL_SANITIZE "" CACHE STRING "Value of -fsanitize=, empty for none")
 
 # Bits must not depend on what the optimizer fuses (docs/architecture.md,
 # "Same bits"): a fused multiply-add is written where it is wanted.
-add_compile_options(-Wall -Wextra -Werror -ffp-contract=off -fno-math-errno
+add_compile_options(-Wall -Wextra -Werror -Wno-missing-field-initializers
+                    -ffp-contract=off -fno-math-errno
                     -fno-trapping-math)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # GCC 12 sees overlaps in std::string that are not there (its bug 105651).

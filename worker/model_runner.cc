@@ -10,6 +10,8 @@
 #include "base/random.h"
 #include "base/strcat.h"
 #include "base/thread_pool.h"
+#include "base/time.h"
+#include "base/trace.h"
 #include "graph/executor.h"
 #include "graph/plan.h"
 #include "ps/dense_layout.h"
@@ -140,6 +142,15 @@ class GraphRunner {
                                      .num_threads = threads_}));
     SHOAL_ASSIGN_OR_RETURN(executor_,
                            graph::Executor::Create(std::move(plan), device_));
+    if (TraceIsOn()) {
+      executor_->SetTrace(
+          [](std::string_view /*node*/, std::string_view op, Time begin,
+             Time end) {
+            RecordTraceCall(
+                {.name = op, .category = "kernel", .begin = begin, .end = end});
+          },
+          &clock_);
+    }
     return OkStatus();
   }
 
@@ -212,6 +223,7 @@ class GraphRunner {
   std::vector<graph::Fetch> fetches_;
   std::map<std::string, int64_t> symbol_max_;
   std::map<std::string, int64_t> symbol_values_;
+  SystemClock clock_;
   std::unique_ptr<graph::Executor> executor_;
   std::vector<uint64_t> dropout_seeds_;
 };

@@ -1,0 +1,238 @@
+#include "ps/step_stage.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "base/random.h"
+#include "ps/protocol.pb.h"
+#include "ps/slots.h"
+#include "ps/wire.h"
+
+namespace shoal::ps {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int64_t kDim = 2;
+constexpr int64_t kDense = 3;
+
+ModelSpec StageModel() {
+  ModelSpec model;
+  model.tables.push_back({.name = "embedding", .dim = kDim});
+  model.groups = {{0}};
+  return model;
+}
+
+// Gradients of one virtual worker: rows by id, and the dense part.
+struct Leaf {
+  std::map<uint64_t, std::vector<float>> rows;
+  std::vector<float> dense;
+};
+
+Leaf RandomLeaf(Random& random) {
+  Leaf leaf;
+  for (uint64_t id = 0; id < 20; ++id) {
+    if (random.Below(2) == 0) {
+      for (int64_t j = 0; j < kDim; ++j) {
+        leaf.rows[id].push_back(static_cast<float>(random.Uniform() - 0.5));
+      }
+    }
+  }
+  for (int64_t j = 0; j < kDense; ++j) {
+    leaf.dense.push_back(static_cast<float>(random.Uniform() - 0.5));
+  }
+  return leaf;
+}
+
+// The sum along the tree as the words say it: left plus right, absent skipped.
+// By recursion over ranges of a power of two, without StepTree.
+Leaf TreeSum(const std::vector<Leaf>& leaves, size_t begin, size_t width) {
+  if (width == 1) {
+    return leaves[begin];
+  }
+  Leaf left = TreeSum(leaves, begin, width / 2);
+  if (begin + width / 2 >= leaves.size()) {
+    return left;
+  }
+  const Leaf right = TreeSum(leaves, begin + width / 2, width / 2);
+  for (const auto& [id, row] : right.rows) {
+    const auto [it, is_new] = left.rows.emplace(id, row);
+    for (size_t j = 0; !is_new && j < row.size(); ++j) {
+      it->second[j] = it->second[j] + row[j];
+    }
+  }
+  for (size_t j = 0; j < left.dense.size(); ++j) {
+    left.dense[j] = left.dense[j] + right.dense[j];
+  }
+  return left;
+}
+
+// A push message of these pieces, as Client writes it.
+comm::Message PushOf(int64_t step,
+                     const std::vector<std::pair<int64_t, Leaf>>& pieces) {
+  wire::Push head;
+  head.set_step(step);
+  std::vector<Buffer> arrays;
+  for (const auto& [node, leaf] : pieces) {
+    head.add_nodes(node);
+    std::vector<uint64_t> ids;
+    for (const auto& [id, row] : leaf.rows) {
+      ids.push_back(id);
+    }
+    std::sort(ids.begin(), ids.end(),
+              [](uint64_t a, uint64_t b) { return IdHash(a) < IdHash(b); });
+    std::vector<float> rows;
+    for (const uint64_t id : ids) {
+      const std::vector<float>& row = leaf.rows.at(id);
+      rows.insert(rows.end(), row.begin(), row.end());
+    }
+    arrays.push_back(
+        Buffer::CopyOf(ids.data(), static_cast<int64_t>(ids.size() * 8)));
+    arrays.push_back(
+        Buffer::CopyOf(rows.data(), static_cast<int64_t>(rows.size() * 4)));
+    arrays.push_back(Buffer::CopyOf(
+        leaf.dense.data(), static_cast<int64_t>(leaf.dense.size() * 4)));
+  }
+  comm::Message message;
+  message.frames.push_back(Encode(head));
+  message.frames.insert(message.frames.end(), arrays.begin(), arrays.end());
+  return message;
+}
+
+class StepStageTest : public ::testing::Test {
+ protected:
+  PushShape Shape() const {
+    return {.model = &model_, .dense_elements = kDense};
+  }
+  const ModelSpec model_ = StageModel();
+};
+
+TEST_F(StepStageTest, SumIsTheTreeSumWhoeverSendsWhichPieces) {
+  Random random(3);
+  for (int leaves = 1; leaves <= 6; ++leaves) {
+    std::vector<Leaf> all;
+    for (int i = 0; i < leaves; ++i) {
+      all.push_back(RandomLeaf(random));
+    }
+    size_t width = 1;
+    while (width < all.size()) {
+      width *= 2;
+    }
+    const Leaf want = TreeSum(all, 0, width);
+    const StepTree tree(leaves);
+    StepStage stage(model_, leaves);
+    // Each leaf on its own, in a shuffled order.
+    std::vector<int> order(static_cast<size_t>(leaves));
+    for (int i = 0; i < leaves; ++i) {
+      order[static_cast<size_t>(i)] = i;
+    }
+    std::shuffle(order.begin(), order.end(), random);
+    for (const int leaf : order) {
+      EXPECT_FALSE(stage.complete());
+      StatusOr<PushParts> push = ReadPush(
+          PushOf(0, {{tree.Leaf(leaf), all[static_cast<size_t>(leaf)]}}),
+          Shape());
+      ASSERT_TRUE(push.ok()) << push.status();
+      Piece again = push->pieces[0];
+      ASSERT_TRUE(stage.Add(std::move(push->pieces[0])).ok());
+      ASSERT_TRUE(stage.Add(std::move(again)).ok());  // a repeat
+    }
+    ASSERT_TRUE(stage.complete());
+    const Piece sum = stage.Sum();
+    ASSERT_EQ(sum.groups[0].ids.size(), want.rows.size());
+    for (size_t i = 0; i < sum.groups[0].ids.size(); ++i) {
+      const std::vector<float>& row = want.rows.at(sum.groups[0].ids[i]);
+      for (size_t j = 0; j < row.size(); ++j) {
+        ASSERT_EQ(sum.groups[0].tables[0][i * kDim + j], row[j]);
+      }
+    }
+    for (size_t j = 0; j < want.dense.size(); ++j) {
+      ASSERT_EQ(sum.dense[j], want.dense[j]);
+    }
+  }
+}
+
+TEST_F(StepStageTest, NamesTheVirtualWorkersThatAreMissing) {
+  Random random(4);
+  StepStage stage(model_, 4);
+  EXPECT_EQ(stage.MissingVirtualWorkers(), "0, 1, 2, 3");
+  StatusOr<PushParts> push =
+      ReadPush(PushOf(0, {{2, RandomLeaf(random)}}), Shape());
+  ASSERT_TRUE(push.ok());
+  ASSERT_TRUE(stage.Add(std::move(push->pieces[0])).ok());
+  EXPECT_EQ(stage.MissingVirtualWorkers(), "2, 3");
+  // What a part of it sends again is covered; what overlaps it is not.
+  push = ReadPush(PushOf(0, {{4, RandomLeaf(random)}, {1, RandomLeaf(random)}}),
+                  Shape());
+  ASSERT_TRUE(push.ok());
+  EXPECT_TRUE(stage.Add(std::move(push->pieces[0])).ok());
+  EXPECT_EQ(stage.Add(std::move(push->pieces[1])).code(),
+            StatusCode::kInvalidArgument);
+  Piece no_node;
+  no_node.node = 99;
+  EXPECT_EQ(stage.Add(no_node).code(), StatusCode::kInvalidArgument);
+}
+
+TEST_F(StepStageTest, PushesThatAreNotWholeAreRefused) {
+  Random random(5);
+  const Leaf leaf = RandomLeaf(random);
+  const comm::Message good = PushOf(0, {{1, leaf}});
+  ASSERT_TRUE(ReadPush(good, Shape()).ok());
+
+  comm::Message bad = good;
+  bad.frames.pop_back();
+  EXPECT_EQ(ReadPush(bad, Shape()).status().code(),
+            StatusCode::kInvalidArgument);
+
+  bad = good;
+  bad.frames.push_back(Buffer::CopyOf("more"));
+  EXPECT_EQ(ReadPush(bad, Shape()).status().code(),
+            StatusCode::kInvalidArgument);
+
+  bad = good;
+  bad.frames[2] = bad.frames[2].Slice(0, bad.frames[2].size() - 4);
+  EXPECT_THAT(ReadPush(bad, Shape()).status().message(),
+              HasSubstr("gradient of table 'embedding'"));
+
+  bad = good;
+  bad.frames[0] = Buffer::CopyOf("\xff\xff\xff");
+  EXPECT_EQ(ReadPush(bad, Shape()).status().code(),
+            StatusCode::kInvalidArgument);
+
+  for (const float value : {std::numeric_limits<float>::quiet_NaN(),
+                            -std::numeric_limits<float>::infinity()}) {
+    Leaf diverged = leaf;
+    diverged.dense[1] = value;
+    EXPECT_THAT(
+        ReadPush(PushOf(0, {{1, diverged}}), Shape()).status().message(),
+        HasSubstr("dense gradient is not finite"));
+  }
+}
+
+TEST_F(StepStageTest, IdsMustRiseAndBelongToTheShard) {
+  std::vector<uint64_t> ids = {1, 2, 3, 4};
+  std::sort(ids.begin(), ids.end(),
+            [](uint64_t a, uint64_t b) { return IdHash(a) < IdHash(b); });
+  EXPECT_TRUE(CheckIds(ids, Shape()).ok());
+  std::swap(ids[0], ids[1]);
+  EXPECT_EQ(CheckIds(ids, Shape()).code(), StatusCode::kInvalidArgument);
+  const std::vector<uint64_t> twice = {7, 7};
+  EXPECT_EQ(CheckIds(twice, Shape()).code(), StatusCode::kInvalidArgument);
+
+  PushShape other = Shape();
+  other.num_shards = 2;
+  const uint64_t id = 5;
+  other.shard_index =
+      static_cast<int>(1 - SlotOfHash(IdHash(id), other.slot_bits) % 2);
+  EXPECT_EQ(CheckIds({&id, 1}, other).code(), StatusCode::kAborted);
+}
+
+}  // namespace
+}  // namespace shoal::ps
