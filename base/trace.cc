@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <map>
 #include <memory>
@@ -36,7 +35,7 @@ struct FixedText {
 
   void Set(std::string_view text) {
     const size_t size = std::min(text.size(), kSize - 1);
-    std::memcpy(bytes.data(), text.data(), size);
+    std::copy_n(text.data(), size, bytes.data());
     bytes[size] = '\0';
   }
   std::string_view view() const { return bytes.data(); }

@@ -42,7 +42,9 @@ uint64_t HashBytes(uint64_t hash, const std::byte* data, int64_t size) {
     hash = Mix64(hash ^ word) + 1;
   }
   uint64_t word = 0;
-  std::memcpy(&word, data, static_cast<size_t>(size));
+  if (size > 0) {
+    std::memcpy(&word, data, static_cast<size_t>(size));
+  }
   return HashKey(hash, word + static_cast<uint64_t>(size));
 }
 
