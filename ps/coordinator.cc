@@ -257,10 +257,13 @@ void Coordinator::AnswerJoin(const WaitingMessage& waiting) {
   ToWire(options_.plan, *reply.mutable_plan());
   std::vector<Buffer> frames;
   if (member.is_worker) {
+    // In sync each runs its part of every step, otherwise whole steps.
+    const bool parts = options_.plan.mode == Mode::kSync;
     const int64_t v = options_.plan.virtual_workers;
-    const int64_t w = options_.num_workers;
-    reply.set_virtual_begin(static_cast<int>(member.index * v / w));
-    reply.set_virtual_end(static_cast<int>((member.index + 1) * v / w));
+    const int64_t w = parts ? options_.num_workers : 1;
+    const int64_t i = parts ? member.index : 0;
+    reply.set_virtual_begin(static_cast<int>(i * v / w));
+    reply.set_virtual_end(static_cast<int>((i + 1) * v / w));
   }
   frames.push_back(Encode(reply));
   if (member.is_worker) {
@@ -285,7 +288,7 @@ void Coordinator::LoadShards() {
           } else if (--calls_under_way_ == 0 && !ending_) {
             position_ = committed_ = options_.restore_step;
             for (WorkerState& worker : workers_) {
-              worker.clock = position_;
+              worker.clock = ClockAt(position_);
             }
             OnReady();
           }
@@ -336,8 +339,9 @@ void Coordinator::AnswerOrder(int worker) {
     case OrderKind::kTrain: {
       order.set_kind(wire::Order::TRAIN);
       // A worker in place of a lost one goes on where the job is.
-      const int64_t reached =
-          options_.plan.mode == Mode::kSync ? committed_ : state.clock;
+      const int64_t reached = options_.plan.mode == Mode::kSync
+                                  ? committed_
+                                  : state.clock * options_.num_workers;
       order.set_from_step(std::clamp(reached, order_.from, order_.until));
       break;
     }
@@ -369,7 +373,7 @@ void Coordinator::OnAskOrder(comm::EndpointId from, comm::Message message) {
       ask.done_order() == order_.number && state.done_order < order_.number;
   state.done_order = std::max(state.done_order, ask.done_order());
   if (is_news && order_.kind == OrderKind::kTrain) {
-    state.clock = std::max(state.clock, order_.until);
+    state.clock = std::max(state.clock, ClockAt(order_.until));
     AnswerClocks();
   }
   if (is_news && order_.kind == OrderKind::kEvaluate &&
@@ -580,6 +584,12 @@ void Coordinator::ReplyCommit(const WaitingMessage& waiting, int64_t step) {
   commit.set_step(step);
   commit.set_learning_rate_factor(options_.train.LearningRateFactor(step));
   Reply(waiting.from, MakeReply(waiting.message, {Encode(commit)}));
+}
+
+// Outside sync, the steps that a worker has done itself when the job is at
+// `step`: they are dealt in turn.
+int64_t Coordinator::ClockAt(int64_t step) const {
+  return (step + options_.num_workers - 1) / options_.num_workers;
 }
 
 int64_t Coordinator::MinimumClock() const {

@@ -97,7 +97,7 @@ class Coordinator : public comm::Node {
   // What one worker has done.
   struct WorkerState {
     std::optional<comm::EndpointId> endpoint;
-    int64_t clock = 0;       // steps whose pushes are acknowledged
+    int64_t clock = 0;       // its own steps whose pushes are acknowledged
     int64_t done_order = 0;  // number of the last order it finished
     std::optional<WaitingMessage> asking;
     std::optional<WaitingMessage> awaiting_clock;
@@ -139,6 +139,7 @@ class Coordinator : public comm::Node {
   void ReplyCommit(const WaitingMessage& waiting, int64_t step);
   void OnClock(comm::EndpointId from, comm::Message message);
   void AnswerClocks();
+  int64_t ClockAt(int64_t step) const;
   int64_t MinimumClock() const;
 
   // Liveness.

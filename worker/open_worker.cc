@@ -103,7 +103,6 @@ StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined) {
       .virtual_workers = joined.plan.virtual_workers,
       .virtual_begin = joined.virtual_begin,
       .virtual_end = joined.virtual_end,
-      .global_mean = joined.plan.mode == ps::Mode::kSync,
       .groups = model->groups,
       .slot_bits = joined.route.slot_bits,
       .num_shards = static_cast<int>(joined.route.shards.size())});

@@ -36,8 +36,6 @@ Status StepSource::FillTrain(int64_t step, StepInput& input) {
   const auto share_begin = [&](int64_t share) { return share * size / v; };
   const int64_t own =
       share_begin(options_.virtual_end) - share_begin(options_.virtual_begin);
-  const int64_t mean_over = options_.global_mean ? size : own;
-
   input.examples = own;
   input.shares.resize(
       static_cast<size_t>(options_.virtual_end - options_.virtual_begin));
@@ -53,10 +51,10 @@ Status StepSource::FillTrain(int64_t step, StepInput& input) {
          p < share_begin(share.virtual_worker + 1); ++p) {
       positions_.push_back(order_->row(begin + p));
     }
-    share.scale = mean_over > 0 ? 1.0F / static_cast<float>(mean_over) : 0.0F;
-    share.fraction = mean_over > 0 ? static_cast<float>(positions_.size()) /
-                                         static_cast<float>(mean_over)
-                                   : 0.0F;
+    share.scale = size > 0 ? 1.0F / static_cast<float>(size) : 0.0F;
+    share.fraction = size > 0 ? static_cast<float>(positions_.size()) /
+                                    static_cast<float>(size)
+                              : 0.0F;
     SHOAL_RETURN_IF_ERROR(FillBatch(options_.train, positions_, share.batch));
   }
   Collect(input);

@@ -64,9 +64,6 @@ class StepSource {
     int virtual_workers = 1;
     int virtual_begin = 0;  // this worker's
     int virtual_end = 1;
-    // sync: gradients are means over the global batch, otherwise over what
-    // this worker pushes.
-    bool global_mean = true;
     std::vector<GroupFeatures> groups;
     int slot_bits = 10;
     int num_shards = 1;

@@ -174,7 +174,18 @@ void WorkerNode::BeginOrder() {
                               ", but the coordinator is not")));
     return;
   }
-  if (order_.kind == OrderKind::kTrain) {
+  stride_ = 1;
+  if (order_.kind == OrderKind::kTrain &&
+      joined_.plan.mode != ps::Mode::kSync) {
+    // Whole steps are dealt to the workers in turn: however many there are, a
+    // push is the mean over a batch, and an epoch has as many pushes.
+    stride_ = joined_.num_workers;
+    const auto next_own = [this](int64_t step) {
+      return step + (joined_.index - step % stride_ + stride_) % stride_;
+    };
+    next_fill_ = next_own(order_.from);
+    last_unit_ = next_own(order_.until);
+  } else if (order_.kind == OrderKind::kTrain) {
     next_fill_ = order_.from;
     last_unit_ = order_.until;
   } else {
@@ -211,7 +222,7 @@ void WorkerNode::Advance() {
     return;
   }
   if (done_until_ == last_unit_) {
-    ReportProgress(last_unit_, true);
+    ReportProgress(std::min(last_unit_, order_.until), true);
     done_until_ = -1;  // Asked once.
     AskOrder();
     return;
@@ -229,7 +240,7 @@ void WorkerNode::Advance() {
   }
   if (!filling_ && next_fill_ < last_unit_ && units_.size() < kUnitsMax) {
     units_.push_back(NewUnit());
-    units_.back()->number = next_fill_++;
+    units_.back()->number = std::exchange(next_fill_, next_fill_ + stride_);
     StartFill(*units_.back());
   }
 }
@@ -260,10 +271,11 @@ bool WorkerNode::MayPull(const Unit& unit) const {
   }
   // At most one pull ahead of the compute: further ones would only read older
   // values.
-  const bool near = unit.number <= computed_until_ + (computing_ ? 1 : 0);
+  const bool near = unit.number <= computed_until_ + (computing_ ? stride_ : 0);
   if (order_.kind == OrderKind::kTrain &&
       joined_.plan.mode == ps::Mode::kBounded) {
-    return near && minimum_clock_ >= unit.number - joined_.plan.staleness;
+    return near &&
+           minimum_clock_ >= unit.number / stride_ - joined_.plan.staleness;
   }
   return near;
 }
@@ -302,7 +314,7 @@ void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
   Unit& unit = *owner;
   unit.state = Unit::State::kPulling;
   pulling_ = true;
-  pulls_started_until_ = unit.number + 1;
+  pulls_started_until_ = unit.number + stride_;
   const size_t num_tables = joined_.model.tables.size();
   unit.rows.resize(num_tables);
   unit.row_pointers.resize(num_tables);
@@ -355,7 +367,7 @@ void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
       [this, owner] {
         Unit& unit = *owner;
         computing_ = false;
-        computed_until_ = unit.number + 1;
+        computed_until_ = unit.number + stride_;
         if (!unit.status.ok()) {
           Fail(unit.status);
           return;
@@ -465,7 +477,7 @@ void WorkerNode::OnUnitDone(Unit& unit) {
   unit.state = Unit::State::kDone;
   bool clock_rose = false;
   while (!units_.empty() && units_.front()->state == Unit::State::kDone) {
-    done_until_ = units_.front()->number + 1;
+    done_until_ = units_.front()->number + stride_;
     units_.pop_front();
     clock_rose = true;
   }
@@ -479,9 +491,12 @@ void WorkerNode::OnUnitDone(Unit& unit) {
 
 void WorkerNode::ReportClock() {
   ps::wire::Clock clock;
-  clock.set_clock(done_until_);
+  // A worker's clock counts its own steps.
+  clock.set_clock(done_until_ / stride_);
   const int64_t wanted =
-      std::min(pulls_started_until_, order_.until) - joined_.plan.staleness;
+      pulls_started_until_ == last_unit_
+          ? 0
+          : pulls_started_until_ / stride_ - joined_.plan.staleness;
   clock.set_wait_for(std::max<int64_t>(wanted, 0));
   caller_->Start(options_.coordinator, comm::Lane::kUrgent,
                  static_cast<uint16_t>(ps::Method::kClock),

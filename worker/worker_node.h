@@ -97,7 +97,8 @@ class WorkerNode : public comm::Node {
   bool stopped_ = false;
 
   Order order_;
-  int64_t last_unit_ = 0;       // units of this order are [from, last_unit_)
+  int64_t last_unit_ = 0;       // the first unit that is not of this order
+  int64_t stride_ = 1;          // from one unit of this worker to the next
   int64_t next_fill_ = 0;       // the next unit to read
   int64_t computed_until_ = 0;  // units before it have been computed
   bool filling_ = false;

@@ -38,10 +38,14 @@ int GetFd(void* socket) {
 struct HeldPart {
   Buffer bytes;
   std::function<void()> on_taken;
+  // libzmq's queues order this thread's writes before its own thread's reads;
+  // the flag says so to tools that can't look into libzmq.
+  std::atomic<bool> handed_over = false;
 };
 
 void ReleasePart(void* /*data*/, void* hint) {
   const std::unique_ptr<HeldPart> part(static_cast<HeldPart*>(hint));
+  (void)part->handed_over.load(std::memory_order_acquire);
   if (part->on_taken) {
     part->on_taken();
   }
@@ -52,6 +56,7 @@ int SendHeld(void* socket, const Buffer& bytes, std::function<void()> on_taken,
   auto part = std::make_unique<HeldPart>();
   part->bytes = bytes;
   part->on_taken = std::move(on_taken);
+  part->handed_over.store(true, std::memory_order_release);
   // libzmq only reads it, whatever the signature says.
   void* const data = part->bytes.data();
   zmq_msg_t message;
