@@ -9,6 +9,17 @@
 #include "ps/wire.h"
 
 namespace shoal::ps {
+namespace {
+
+// A full or broken disk is not a busy peer: the caller must not ask again and
+// again for what storage has refused.
+Status Final(const Status& status) {
+  return status.code() == StatusCode::kDataLoss
+             ? status
+             : FailedPreconditionError(status.message());
+}
+
+}  // namespace
 
 Shard::Shard(const Options& options) : options_(options) {}
 Shard::~Shard() = default;
@@ -340,7 +351,7 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
       },
       [this, from, request, part](const StatusOr<Buffer>& done) {
         if (!done.ok()) {
-          ReplyError(from, request, done.status());
+          ReplyError(from, request, Final(done.status()));
           return;
         }
         wire::SaveReply reply;
@@ -369,7 +380,7 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
       },
       [this, from, request, step = load.step()](const StatusOr<Buffer>& done) {
         if (!done.ok()) {
-          ReplyError(from, request, done.status());
+          ReplyError(from, request, Final(done.status()));
           return;
         }
         step_ = step;

@@ -1,0 +1,401 @@
+// The program as its users run it: real processes on data that the test makes.
+
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include <sys/resource.h>
+
+#include "tests/integration/program.h"
+
+namespace shoal::integration {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+namespace fs = std::filesystem;
+
+constexpr char kJobText[] = R"(name: small
+data:
+  root: ROOT
+  files: [rows.csv]
+  label: clicked
+  split: {by: mod, n: 5, test: 4}
+  features:
+    - {column: user, min_count: 2}
+    - {column: item}
+    - {name: user_x_place, cross: [user, place]}
+    - {column: price, kind: numeric, standardize: true}
+model: {kind: deepfm, dim: 4, hidden: [16, 8], dropout: 0.2}
+tables:
+  linear: {optimizer: {kind: ftrl, learning_rate: 0.1}}
+  embedding: {optimizer: {kind: adagrad, learning_rate: 0.1}}
+dense: {kind: adam, learning_rate: 0.003}
+train: {epochs: 2, batch_size: 64}
+)";
+
+class JobsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() /
+              ("shoal-jobs-" + std::to_string(getpid()) + "-" +
+               ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::create_directories(folder_);
+    WriteRows("rows.csv", 3000);
+    std::string text = kJobText;
+    text.replace(text.find("ROOT"), 4, folder_.string());
+    Write("job.yaml", text);
+  }
+  void TearDown() override {
+    std::error_code ignored;
+    fs::remove_all(folder_, ignored);
+  }
+
+  void Write(const std::string& name, const std::string& text) const {
+    std::ofstream(folder_ / name, std::ios::binary) << text;
+  }
+  void WriteRows(const std::string& name, int rows) const {
+    std::ostringstream out;
+    out << "clicked,user,item,place,price\n";
+    uint64_t state = 1;
+    const auto next = [&state](uint64_t below) {
+      state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+      return (state >> 33) % below;
+    };
+    for (int i = 0; i < rows; ++i) {
+      const uint64_t user = next(50);
+      const uint64_t item = next(80);
+      const bool label = (user * 7 + item * 5) % 10 < 4 || next(10) == 0;
+      out << (label ? 1 : 0) << ",u" << user << ",i" << item << ",p" << next(4)
+          << "," << next(1000) << "\n";
+    }
+    Write(name, out.str());
+  }
+
+  std::string Path(const std::string& name) const {
+    return (folder_ / name).string();
+  }
+
+  std::vector<std::string> TrainCommand(
+      const std::string& out, const std::vector<std::string>& more) const {
+    std::vector<std::string> argv = {SHOAL_PROGRAM, "train", Path("job.yaml"),
+                                     "--out", Path(out)};
+    argv.insert(argv.end(), more.begin(), more.end());
+    return argv;
+  }
+  RunOutcome Train(const std::string& out,
+                   const std::vector<std::string>& more) const {
+    return RunProgram(TrainCommand(out, more));
+  }
+  std::string Digest(const std::string& out) const {
+    const RunOutcome run =
+        RunProgram({SHOAL_PROGRAM, "checkpoint", "digest", Path(out)});
+    return run.exit_code == 0 ? run.output : "no digest: " + run.output;
+  }
+  // A refused run leaves nothing that looks like a result.
+  void ExpectRefused(const RunOutcome& run, const std::string& out) const {
+    EXPECT_EQ(run.exit_code, 1) << run.output;
+    EXPECT_FALSE(fs::exists(folder_ / out / "metrics.json"));
+    if (fs::exists(folder_ / out / "checkpoints")) {
+      EXPECT_TRUE(fs::is_empty(folder_ / out / "checkpoints"));
+    }
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(JobsTest, OneDigestForEveryCluster) {
+  const std::vector<std::vector<std::string>> clusters = {
+      {"--in-process"},
+      {"--in-process", "--set", "cluster.servers=2", "--set",
+       "cluster.shards=3", "--set", "cluster.workers=2"},
+      {"--in-process", "--set", "cluster.servers=5", "--set",
+       "cluster.workers=4", "--set", "cluster.threads=2"},
+      {"--set", "transport=shm", "--set", "cluster.servers=2", "--set",
+       "cluster.workers=2"},
+      {"--set", "transport=zmq", "--set", "cluster.servers=2", "--set",
+       "cluster.workers=3"},
+      {"--set", "cluster.shards=2", "--set", "cluster.threads=2"},
+  };
+  std::set<std::string> digests;
+  for (const auto& cluster : clusters) {
+    const RunOutcome run = Train("out", cluster);
+    ASSERT_EQ(run.exit_code, 0) << run.output;
+    digests.insert(Digest("out"));
+    fs::remove_all(folder_ / "out");
+  }
+  EXPECT_EQ(digests.size(), 1U) << ::testing::PrintToString(digests);
+
+  ASSERT_EQ(Train("out", {"--in-process", "--set", "seed=2"}).exit_code, 0);
+  EXPECT_FALSE(digests.contains(Digest("out")));
+}
+
+TEST_F(JobsTest, RanksOfMpirunGiveTheSameDigest) {
+  if (RunProgram({"mpirun", "--version"}).exit_code != 0) {
+    GTEST_SKIP() << "there is no mpirun";
+  }
+  if (!fs::exists(fs::path(SHOAL_PROGRAM).parent_path() / "libshoal_mpi.so")) {
+    GTEST_SKIP() << "the MPI plug-in was not built";
+  }
+  ASSERT_EQ(Train("threads", {"--in-process"}).exit_code, 0);
+  for (const char* ranks : {"4", "5"}) {
+    std::vector<std::string> argv = {"mpirun", "-np", ranks};
+    const std::vector<std::string> train = TrainCommand(
+        "ranks", {"--set", "cluster.servers=2", "--set", "cluster.workers=2"});
+    argv.insert(argv.end(), train.begin(), train.end());
+    const RunOutcome run = RunProgram(argv);
+    ASSERT_EQ(run.exit_code, 0) << run.output;
+    EXPECT_EQ(Digest("ranks"), Digest("threads")) << ranks << " ranks";
+    fs::remove_all(folder_ / "ranks");
+  }
+}
+
+TEST_F(JobsTest, EvalPredictAndResumeAgreeWithTraining) {
+  ASSERT_EQ(
+      Train("whole", {"--in-process", "--set", "train.max_steps=60"}).exit_code,
+      0);
+  ASSERT_EQ(Train("half", {"--in-process", "--set", "train.max_steps=60",
+                           "--set", "checkpoint.every_steps=25"})
+                .exit_code,
+            0);
+  EXPECT_EQ(Digest("half"), Digest("whole"));
+  const RunOutcome resumed =
+      Train("rest", {"--in-process", "--set", "train.max_steps=60", "--set",
+                     "cluster.servers=3", "--set",
+                     "checkpoint.restore=" + Path("half/checkpoints/step-25")});
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
+  EXPECT_EQ(Digest("rest"), Digest("whole"));
+
+  const RunOutcome eval =
+      RunProgram({SHOAL_PROGRAM, "eval", Path("job.yaml"), "--in-process",
+                  "--checkpoint", Path("whole"), "--out", Path("eval")});
+  ASSERT_EQ(eval.exit_code, 0) << eval.output;
+  const auto result = [](const std::string& output) {
+    const size_t at = output.rfind("test: auc");
+    return at == std::string::npos ? "" : output.substr(at, 40);
+  };
+  const RunOutcome again =
+      Train("again", {"--in-process", "--set", "train.max_steps=60"});
+  ASSERT_NE(result(eval.output), "");
+  EXPECT_EQ(result(eval.output), result(again.output));
+
+  const RunOutcome predict =
+      RunProgram({SHOAL_PROGRAM, "predict", Path("job.yaml"), "--in-process",
+                  "--checkpoint", Path("whole"), "--input", "rows.csv", "--csv",
+                  Path("predictions.csv"), "--out", Path("predict")});
+  ASSERT_EQ(predict.exit_code, 0) << predict.output;
+  std::ifstream csv(folder_ / "predictions.csv");
+  int lines = 0;
+  for (std::string line; std::getline(csv, line);) {
+    ++lines;
+  }
+  EXPECT_EQ(lines, 3001);
+}
+
+TEST_F(JobsTest, EveryModeLearnsAndLeavesItsReports) {
+  for (const char* mode : {"sync", "bounded", "async"}) {
+    const std::string out = mode;
+    const RunOutcome run =
+        Train(out, {"--in-process", "--set", "train.epochs=6", "--set",
+                    "consistency.mode=" + out, "--set", "cluster.workers=3"});
+    ASSERT_EQ(run.exit_code, 0) << run.output;
+    const size_t at = run.output.rfind("test: auc ");
+    ASSERT_NE(at, std::string::npos) << run.output;
+    EXPECT_GT(std::atof(run.output.c_str() + at + 10), 0.6) << mode;
+    std::ifstream metrics(folder_ / out / "metrics.json");
+    const std::string json((std::istreambuf_iterator<char>(metrics)),
+                           std::istreambuf_iterator<char>());
+    EXPECT_THAT(
+        json, AllOf(HasSubstr("\"examples\""), HasSubstr("\"seconds\""),
+                    HasSubstr("\"examples_per_second\""), HasSubstr("\"auc\""),
+                    HasSubstr("\"log_loss\""), HasSubstr("\"accuracy\"")));
+    EXPECT_TRUE(fs::exists(folder_ / out / "report.html"));
+    EXPECT_FALSE(fs::is_empty(folder_ / out / "tensorboard"));
+  }
+}
+
+// --- Killing things --------------------------------------------------------
+
+class KillTest : public JobsTest {
+ protected:
+  // Trains without end in sight, and once training goes on, calls `strike`
+  // with the launcher's process id.
+  RunOutcome Strike(const std::function<void(pid_t)>& strike) {
+    bool struck = false;
+    int rounds = 0;
+    RunOutcome run = RunProgram(
+        TrainCommand("out", {"--set", "train.epochs=100000", "--set",
+                             "cluster.servers=2", "--set", "cluster.workers=2",
+                             "--set", "train.eval.every_epoch=false"}),
+        [&](pid_t pid) {
+          for (const char* role : {"server --index", "worker --index"}) {
+            for (const pid_t child : ChildrenWith(pid, role)) {
+              children_.insert(child);
+            }
+          }
+          // About half a second after all are there.
+          if (!struck && children_.size() == 4 && ++rounds > 25) {
+            struck = true;
+            struck_at_ = std::chrono::steady_clock::now();
+            strike(pid);
+          }
+        });
+    seconds_after_ = std::chrono::duration<double>(
+                         std::chrono::steady_clock::now() - struck_at_)
+                         .count();
+    return run;
+  }
+  void ExpectNothingLeft() {
+    const auto until =
+        std::chrono::steady_clock::now() + std::chrono::seconds(5);
+    bool any = true;
+    while (any && std::chrono::steady_clock::now() < until) {
+      any = false;
+      for (const pid_t child : children_) {
+        any |= IsRunning(child);
+      }
+    }
+    EXPECT_FALSE(any);
+    EXPECT_EQ(children_.size(), 4U);
+  }
+
+  std::set<pid_t> children_;
+  std::chrono::steady_clock::time_point struck_at_;
+  double seconds_after_ = 0;
+};
+
+TEST_F(KillTest, KilledWorkerEndsTheJobNamingIt) {
+  const RunOutcome run = Strike([](pid_t pid) {
+    for (const pid_t child : ChildrenWith(pid, "worker --index 1")) {
+      kill(child, SIGKILL);
+    }
+  });
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_LT(seconds_after_, 5);
+  EXPECT_THAT(run.output,
+              AllOf(HasSubstr("worker 1"), HasSubstr("killed by signal 9")));
+  ExpectNothingLeft();
+}
+
+TEST_F(KillTest, KilledServerEndsTheJobNamingIt) {
+  const RunOutcome run = Strike([](pid_t pid) {
+    for (const pid_t child : ChildrenWith(pid, "server --index 0")) {
+      kill(child, SIGKILL);
+    }
+  });
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_LT(seconds_after_, 5);
+  EXPECT_THAT(run.output,
+              AllOf(HasSubstr("server 0"), HasSubstr("killed by signal 9")));
+  ExpectNothingLeft();
+}
+
+TEST_F(KillTest, KilledLauncherLeavesNothingRunning) {
+  const RunOutcome run = Strike([](pid_t pid) { kill(pid, SIGKILL); });
+  EXPECT_EQ(run.exit_code, -1);
+  ExpectNothingLeft();
+}
+
+TEST_F(KillTest, InterruptEndsTheJobInOrder) {
+  const RunOutcome run = Strike([](pid_t pid) { kill(pid, SIGINT); });
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_LT(seconds_after_, 5);
+  EXPECT_THAT(run.output, HasSubstr("Ctrl-C"));
+  ExpectNothingLeft();
+}
+
+// --- Bad input -------------------------------------------------------------
+
+class BadInputTest : public JobsTest {};
+
+TEST_F(BadInputTest, UnknownKeyNamesLineAndTheNearest) {
+  Write("job.yaml", std::string(kJobText) + "clutser: {workers: 2}\n");
+  const RunOutcome run = Train("out", {});
+  ExpectRefused(run, "out");
+  EXPECT_THAT(run.output, AllOf(HasSubstr("job.yaml:18"), HasSubstr("clutser"),
+                                HasSubstr("cluster")));
+}
+
+TEST_F(BadInputTest, ImpossibleValueIsRefused) {
+  const RunOutcome run = Train("out", {"--set", "cluster.workers=0"});
+  ExpectRefused(run, "out");
+  EXPECT_THAT(run.output, HasSubstr("cluster.workers"));
+}
+
+TEST_F(BadInputTest, MissingFileIsNamed) {
+  const RunOutcome run = Train("out", {"--set", "data.files=[nothing*.csv]"});
+  ExpectRefused(run, "out");
+  EXPECT_THAT(run.output, HasSubstr("nothing*.csv"));
+}
+
+TEST_F(BadInputTest, EmptyFileIsRefused) {
+  Write("rows.csv", "");
+  ExpectRefused(Train("out", {}), "out");
+}
+
+TEST_F(BadInputTest, WrongColumnCountNamesFileAndLine) {
+  Write("rows.csv", "clicked,user,item,place,price\n1,u,i,p,3\n0,u,i,p\n");
+  const RunOutcome run = Train("out", {});
+  ExpectRefused(run, "out");
+  EXPECT_THAT(run.output, HasSubstr("rows.csv:3"));
+}
+
+TEST_F(BadInputTest, LabelThatIsNoNumberNamesFileAndLine) {
+  Write("rows.csv", "clicked,user,item,place,price\n1,u,i,p,3\nnan,u,i,p,3\n");
+  const RunOutcome run = Train("out", {});
+  ExpectRefused(run, "out");
+  EXPECT_THAT(run.output, HasSubstr("rows.csv:3"));
+}
+
+TEST_F(BadInputTest, TruncatedArchiveIsRefused) {
+  if (RunProgram({"gzip", Path("rows.csv")}).exit_code != 0) {
+    GTEST_SKIP() << "there is no gzip";
+  }
+  fs::resize_file(folder_ / "rows.csv.gz", 4000);
+  const RunOutcome run = Train("out", {"--set", "data.files=[rows.csv.gz]"});
+  ExpectRefused(run, "out");
+  EXPECT_THAT(run.output, HasSubstr("rows.csv.gz"));
+}
+
+TEST_F(BadInputTest, IdOver64BitsNamesFileAndLine) {
+  Write("rows.svm", "1 3:1 5:2\n0 18446744073709551616:1\n");
+  Write("job.yaml", "data: {root: " + folder_.string() +
+                        ", format: libsvm, files: [rows.svm], split: {by: "
+                        "none}}\nmodel: {kind: lr}\n");
+  const RunOutcome run = Train("out", {});
+  ExpectRefused(run, "out");
+  EXPECT_THAT(run.output, HasSubstr("rows.svm:2"));
+}
+
+TEST_F(BadInputTest, MoreWorkersThanRowsIsRefused) {
+  WriteRows("rows.csv", 8);
+  const RunOutcome run = Train("out", {"--set", "cluster.workers=9", "--set",
+                                       "cluster.virtual_workers=9"});
+  ExpectRefused(run, "out");
+  EXPECT_THAT(run.output, HasSubstr("cluster.workers"));
+}
+
+TEST_F(BadInputTest, FullDiskAtACheckpointLeavesNone) {
+  // Files may not grow beyond this, which the data fits and the part does not.
+  std::vector<std::string> argv = {
+      "bash", "-c", "ulimit -f 150; trap '' XFSZ; exec \"$@\"", "bash"};
+  const std::vector<std::string> train =
+      TrainCommand("out", {"--in-process", "--set", "model.dim=400"});
+  argv.insert(argv.end(), train.begin(), train.end());
+  const RunOutcome run = RunProgram(argv);
+  ExpectRefused(run, "out");
+  EXPECT_THAT(run.output, HasSubstr("checkpoint"));
+}
+
+}  // namespace
+}  // namespace shoal::integration

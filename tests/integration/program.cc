@@ -1,0 +1,123 @@
+#include "tests/integration/program.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <thread>
+
+#include <sys/wait.h>
+
+namespace shoal::integration {
+namespace {
+
+std::string ReadWhole(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(in)),
+                   std::istreambuf_iterator<char>());
+  for (char& c : text) {
+    c = c == '\0' ? ' ' : c;
+  }
+  return text;
+}
+
+}  // namespace
+
+RunOutcome RunProgram(const std::vector<std::string>& argv,
+                      const std::function<void(pid_t)>& meanwhile,
+                      std::chrono::seconds limit) {
+  const auto start = std::chrono::steady_clock::now();
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) {
+    return {};
+  }
+  std::vector<char*> raw;
+  for (const std::string& arg : argv) {
+    raw.push_back(const_cast<char*>(arg.c_str()));
+  }
+  raw.push_back(nullptr);
+  const pid_t pid = fork();
+  if (pid == 0) {
+    setpgid(0, 0);
+    dup2(ends[1], STDOUT_FILENO);
+    dup2(ends[1], STDERR_FILENO);
+    execvp(raw[0], raw.data());
+    _exit(127);
+  }
+  close(ends[1]);
+  fcntl(ends[0], F_SETFL, O_NONBLOCK);
+  RunOutcome outcome;
+  int status = 0;
+  bool ended = false;
+  const auto drain = [&] {
+    char bytes[4096];
+    ssize_t n = 0;
+    while ((n = read(ends[0], bytes, sizeof(bytes))) > 0) {
+      outcome.output.append(bytes, static_cast<size_t>(n));
+    }
+  };
+  while (!ended && std::chrono::steady_clock::now() - start < limit) {
+    drain();
+    ended = waitpid(pid, &status, WNOHANG) == pid;
+    if (!ended) {
+      if (meanwhile) {
+        meanwhile(pid);
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  }
+  outcome.seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
+          .count();
+  if (!ended) {
+    kill(-pid, SIGKILL);
+    waitpid(pid, &status, 0);
+    outcome.output += "\n(ran past its time limit)";
+  } else if (WIFEXITED(status)) {
+    outcome.exit_code = WEXITSTATUS(status);
+  }
+  drain();
+  close(ends[0]);
+  return outcome;
+}
+
+std::vector<pid_t> ChildrenWith(pid_t parent, const std::string& words) {
+  std::vector<pid_t> found;
+  std::error_code error;
+  const std::string tasks = "/proc/" + std::to_string(parent) + "/task";
+  for (std::filesystem::directory_iterator task(tasks, error), end;
+       !error && task != end; task.increment(error)) {
+    std::ifstream in(task->path() / "children");
+    pid_t child = 0;
+    while (in >> child) {
+      if (ReadWhole("/proc/" + std::to_string(child) + "/cmdline")
+              .find(words) != std::string::npos) {
+        found.push_back(child);
+      }
+    }
+  }
+  return found;
+}
+
+bool IsRunning(pid_t pid) {
+  const std::string stat = ReadWhole("/proc/" + std::to_string(pid) + "/stat");
+  return !stat.empty() && stat.find(") Z ") == std::string::npos;
+}
+
+bool AnyRunningWith(const std::string& words) {
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry("/proc", error), end;
+       !error && entry != end; entry.increment(error)) {
+    if (ReadWhole((entry->path() / "cmdline").string()).find(words) !=
+        std::string::npos) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace shoal::integration

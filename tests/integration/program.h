@@ -1,0 +1,35 @@
+#ifndef SHOAL_TESTS_INTEGRATION_PROGRAM_H_
+#define SHOAL_TESTS_INTEGRATION_PROGRAM_H_
+
+#include <chrono>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+
+namespace shoal::integration {
+
+struct RunOutcome {
+  int exit_code = -1;  // -1: a signal ended it, or it ran past the limit
+  std::string output;  // standard output and error together
+  double seconds = 0;
+};
+
+// Runs a program with a time limit. `meanwhile` is called about every 20 ms
+// with its process id. Its children are gone afterwards, whatever happens.
+RunOutcome RunProgram(const std::vector<std::string>& argv,
+                      const std::function<void(pid_t)>& meanwhile = {},
+                      std::chrono::seconds limit = std::chrono::seconds(60));
+
+// The process ids of a process's children whose command line has `words`.
+std::vector<pid_t> ChildrenWith(pid_t parent, const std::string& words);
+
+bool IsRunning(pid_t pid);
+
+// Whether any process of this machine has all of `words` in its command line.
+bool AnyRunningWith(const std::string& words);
+
+}  // namespace shoal::integration
+
+#endif  // SHOAL_TESTS_INTEGRATION_PROGRAM_H_
