@@ -199,8 +199,9 @@ NodeRef ModelBuilder::Linear() {
     }
   }
   if (num_numeric() > 0) {
-    terms.push_back(graph::MatMul(
-        graph_, Numeric(), Weight("linear/w", {num_numeric(), classes_})));
+    terms.push_back(graph::MatMul(graph_, Numeric(),
+                                  Weight("linear/w", {num_numeric(), classes_},
+                                         graph::Initializer::Zero())));
   }
   if (terms.empty()) {
     graph_.SetError(InvalidArgumentError(
@@ -240,10 +241,14 @@ ModelBuilder::Wide ModelBuilder::DenseInput() {
 
 // Uniform, so that forward and backward signals keep their size (Glorot and
 // Bengio 2010, equation 16).
-NodeRef ModelBuilder::Weight(std::string_view name, std::vector<int64_t> dims) {
-  const double fans = static_cast<double>(dims.front() + dims.back());
-  const NodeRef weight = graph_.Variable(
-      name, dims, graph::Initializer::Uniform(std::sqrt(6 / fans)));
+graph::Initializer ModelBuilder::Glorot(int64_t from, int64_t to) {
+  return graph::Initializer::Uniform(
+      std::sqrt(6 / static_cast<double>(from + to)));
+}
+
+NodeRef ModelBuilder::Weight(std::string_view name, std::vector<int64_t> dims,
+                             graph::Initializer initializer) {
+  const NodeRef weight = graph_.Variable(name, dims, initializer);
   if (job_.model().l2_dense() > 0) {
     weight_penalties_.push_back(graph::Scale(
         graph_, graph::L2Penalty(graph_, weight), job_.model().l2_dense()));
@@ -254,7 +259,7 @@ NodeRef ModelBuilder::Weight(std::string_view name, std::vector<int64_t> dims) {
 ModelBuilder::Wide ModelBuilder::Layer(std::string_view name, const Wide& x,
                                        int64_t to) {
   const graph::GraphBuilder::Scope scope(graph_, name);
-  const NodeRef w = Weight("w", {x.width, to});
+  const NodeRef w = Weight("w", {x.width, to}, Glorot(x.width, to));
   const NodeRef bias = graph_.Variable("b", std::vector<int64_t>{to},
                                        graph::Initializer::Zero());
   return {graph::BiasAdd(graph_, graph::MatMul(graph_, x.node, w), bias), to};

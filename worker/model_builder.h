@@ -58,7 +58,8 @@ class ModelBuilder {
   graph::NodeRef AddAll(const std::vector<graph::NodeRef>& terms);
 
   // A dense weight that `l2_dense` shrinks.
-  graph::NodeRef Weight(std::string_view name, std::vector<int64_t> dims);
+  graph::NodeRef Weight(std::string_view name, std::vector<int64_t> dims,
+                        graph::Initializer initializer);
 
   // The penalties so far, [1] each: over examples, and over dense weights.
   const std::vector<graph::NodeRef>& example_penalties() const {
@@ -93,6 +94,7 @@ class ModelBuilder {
   // All features, or those that a key of the job names.
   GroupFeatures FeaturesOf(std::string_view key, bool deep);
   double StartingBias() const;
+  static graph::Initializer Glorot(int64_t from, int64_t to);
   graph::NodeRef Activate(graph::NodeRef x);
 
   const JobSpec& job_;
