@@ -1,0 +1,919 @@
+#include "ps/coordinator.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "google/protobuf/message_lite.h"
+#include "gtest/gtest.h"
+
+#include "base/strcat.h"
+#include "ps/checkpoint_format.h"
+#include "ps/protocol.pb.h"
+#include "ps/ps_testing.h"
+#include "ps/wire.h"
+
+namespace shoal::ps {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::SizeIs;
+using ::testing::UnorderedElementsAre;
+
+class WatchingObserver : public JobObserver {
+ public:
+  void OnStarted(int64_t step) override { started.push_back(step); }
+  void OnProgress(int64_t step, int64_t window, double loss_sum,
+                  int64_t examples) override {
+    progress.emplace_back(step, window, loss_sum, examples);
+  }
+  StatusOr<bool> OnEvaluated(int64_t step, std::span<const float> s,
+                             std::span<const float> l) override {
+    evaluated.push_back(step);
+    scores.assign(s.begin(), s.end());
+    labels.assign(l.begin(), l.end());
+    return verdict;
+  }
+  void OnSaved(int64_t step, const std::string& folder) override {
+    saved.emplace_back(step, folder);
+  }
+
+  std::vector<int64_t> started;
+  std::vector<std::tuple<int64_t, int64_t, double, int64_t>> progress;
+  std::vector<int64_t> evaluated;
+  std::vector<float> scores;
+  std::vector<float> labels;
+  StatusOr<bool> verdict = false;
+  std::vector<std::pair<int64_t, std::string>> saved;
+};
+
+Buffer FloatsFrame(const std::vector<float>& values) {
+  return Buffer::CopyOf(values.data(), static_cast<int64_t>(values.size()) * 4);
+}
+
+// Two servers of one shard each and two workers, played by the test. A job of
+// ten steps without a test part unless a test says otherwise.
+class CoordinatorTest : public ::testing::Test {
+ protected:
+  CoordinatorTest() {
+    options_.model.tables.push_back({.name = "embedding", .dim = 2});
+    options_.model.groups = {{0}};
+    options_.plan = {.virtual_workers = 5, .timeout = 20s};
+    options_.train = {
+        .total_steps = 10, .steps_per_epoch = 10, .has_test = false};
+    options_.num_servers = 2;
+    options_.num_workers = 2;
+    options_.job_text = "name: test";
+    options_.setup = Buffer::CopyOf("setup");
+    options_.observer = &observer_;
+  }
+
+  void Start() {
+    coordinator_ = std::make_unique<Coordinator>(options_);
+    coordinator_->OnStart(context_);
+  }
+  void StartAndJoin() {
+    Start();
+    JoinShard(0);
+    JoinShard(1);
+    JoinWorker(0);
+    JoinWorker(1);
+  }
+  ~CoordinatorTest() override { coordinator_.reset(); }
+
+  static comm::EndpointId Shard(int index) {
+    return comm::EndpointId{100 + static_cast<uint64_t>(index)};
+  }
+  static comm::EndpointId Worker(int index) {
+    return comm::EndpointId{200 + static_cast<uint64_t>(index)};
+  }
+  static constexpr comm::EndpointId kStranger{999};
+
+  // Hands a request to the coordinator; its number is for ReplyTo().
+  uint64_t Ask(comm::EndpointId from, Method method,
+               std::vector<Buffer> frames) {
+    comm::Message message;
+    message.header.request = next_request_++;
+    message.header.method = static_cast<uint16_t>(method);
+    message.header.kind = comm::MessageKind::kRequest;
+    message.frames = std::move(frames);
+    const uint64_t request = message.header.request;
+    askers_[request] = from;
+    coordinator_->OnMessage(from, std::move(message));
+    return request;
+  }
+  uint64_t Ask(comm::EndpointId from, Method method,
+               const google::protobuf::MessageLite& head) {
+    return Ask(from, method, std::vector<Buffer>{Encode(head)});
+  }
+  void Tell(comm::EndpointId from, Method method, std::vector<Buffer> frames) {
+    comm::Message message;
+    message.header.method = static_cast<uint16_t>(method);
+    message.frames = std::move(frames);
+    coordinator_->OnMessage(from, std::move(message));
+  }
+
+  uint64_t JoinShard(int server, comm::EndpointId from = {}) {
+    wire::Join join;
+    join.set_role(wire::Join::SHARD);
+    join.set_server(server);
+    join.set_address(StrCat("fake:server-", server));
+    join.set_host(StrCat("server-host-", server));
+    join.set_pid(1000 + server);
+    return Ask(from.value == 0 ? Shard(server) : from, Method::kJoin, join);
+  }
+  uint64_t JoinWorker(int worker, comm::EndpointId from = {}) {
+    wire::Join join;
+    join.set_role(wire::Join::WORKER);
+    join.set_worker(worker);
+    join.set_host(StrCat("worker-host-", worker));
+    join.set_pid(2000 + worker);
+    return Ask(from.value == 0 ? Worker(worker) : from, Method::kJoin, join);
+  }
+  uint64_t AskOrder(int worker, int64_t done_order) {
+    wire::AskOrder ask;
+    ask.set_done_order(done_order);
+    return Ask(Worker(worker), Method::kAskOrder, ask);
+  }
+  uint64_t Prepared(comm::EndpointId from, int64_t step) {
+    wire::Prepared prepared;
+    prepared.set_step(step);
+    return Ask(from, Method::kPrepared, prepared);
+  }
+  uint64_t Clock(int worker, int64_t clock, int64_t wait_for) {
+    wire::Clock report;
+    report.set_clock(clock);
+    report.set_wait_for(wait_for);
+    return Ask(Worker(worker), Method::kClock, report);
+  }
+
+  int64_t NumReplies(uint64_t request) const {
+    return std::count_if(
+        context_.sent.begin(), context_.sent.end(), [&](const auto& sent) {
+          return sent.message.header.kind == comm::MessageKind::kReply &&
+                 sent.message.header.request == request &&
+                 sent.to == askers_.at(request);
+        });
+  }
+  // The only one; there must be one.
+  comm::Message ReplyTo(uint64_t request) const {
+    EXPECT_EQ(NumReplies(request), 1) << "request " << request;
+    for (const auto& sent : context_.sent) {
+      if (sent.message.header.kind == comm::MessageKind::kReply &&
+          sent.message.header.request == request) {
+        return sent.message;
+      }
+    }
+    return {};
+  }
+  template <typename Head>
+  Head GoodReplyTo(uint64_t request) const {
+    const comm::Message reply = ReplyTo(request);
+    EXPECT_EQ(reply.header.status, 0) << ErrorOf(reply);
+    Head head;
+    EXPECT_TRUE(Decode(reply, head).ok());
+    return head;
+  }
+  Status ErrorReplyTo(uint64_t request) const {
+    const comm::Message reply = ReplyTo(request);
+    EXPECT_NE(reply.header.status, 0);
+    return ErrorOf(reply);
+  }
+
+  // What the coordinator asked of a member, of one method.
+  std::vector<comm::Message> AskedOf(comm::EndpointId member,
+                                     Method method) const {
+    std::vector<comm::Message> asked;
+    for (const auto& sent : context_.sent) {
+      if (sent.to == member &&
+          sent.message.header.kind != comm::MessageKind::kReply &&
+          sent.message.header.method == static_cast<uint16_t>(method)) {
+        asked.push_back(sent.message);
+      }
+    }
+    return asked;
+  }
+  void Answer(comm::EndpointId from, const comm::Message& request,
+              std::vector<Buffer> frames) {
+    coordinator_->OnMessage(from, comm::MakeReply(request, std::move(frames)));
+  }
+  void AnswerError(comm::EndpointId from, const comm::Message& request,
+                   const Status& status) {
+    coordinator_->OnMessage(from, comm::MakeErrorReply(request, status));
+  }
+
+  // Lets time pass in which these members give signs of life.
+  void PassAlive(Duration length,
+                 const std::vector<comm::EndpointId>& members) {
+    for (Duration passed{0}; passed < length; passed += 1s) {
+      for (const comm::EndpointId member : members) {
+        Tell(member, Method::kAlive, {});
+      }
+      context_.Advance(1s);
+    }
+  }
+  static std::vector<comm::EndpointId> Everyone() {
+    return {Shard(0), Shard(1), Worker(0), Worker(1)};
+  }
+
+  // Both workers have done an order; they ask for the next.
+  std::pair<uint64_t, uint64_t> BothDone(int64_t order) {
+    return {AskOrder(0, order), AskOrder(1, order)};
+  }
+
+  Coordinator::Options options_;
+  WatchingObserver observer_;
+  FakeContext context_{comm::kCoordinator};
+  std::unique_ptr<Coordinator> coordinator_;
+  uint64_t next_request_ = 1;
+  std::map<uint64_t, comm::EndpointId> askers_;
+};
+
+// --- Joining ---------------------------------------------------------------
+
+TEST_F(CoordinatorTest, JoinsAreAnsweredWhenAllAreThere) {
+  Start();
+  const std::vector<uint64_t> early = {JoinWorker(1), JoinShard(1),
+                                       JoinWorker(0)};
+  for (const uint64_t request : early) {
+    EXPECT_EQ(NumReplies(request), 0);
+  }
+  EXPECT_THAT(observer_.started, IsEmpty());
+  const uint64_t last = JoinShard(0);
+  EXPECT_THAT(observer_.started, ElementsAre(0));
+
+  const auto worker = GoodReplyTo<wire::JoinReply>(early[0]);
+  EXPECT_EQ(worker.index(), 1);
+  EXPECT_EQ(worker.num_workers(), 2);
+  EXPECT_EQ(worker.job_text(), "name: test");
+  EXPECT_EQ(worker.plan().virtual_workers(), 5);
+  EXPECT_EQ(worker.model().tables(0).name(), "embedding");
+  ASSERT_THAT(ReplyTo(early[0]).frames, SizeIs(2));
+  EXPECT_EQ(ReplyTo(early[0]).frames[1].text(), "setup");
+  ASSERT_EQ(worker.route().shards_size(), 2);
+  EXPECT_EQ(worker.route().shards(1).endpoint(), Shard(1).value);
+  EXPECT_EQ(worker.route().shards(1).address(), "fake:server-1");
+  EXPECT_EQ(worker.route().shards(1).name(), "server 1 shard 0");
+
+  EXPECT_EQ(GoodReplyTo<wire::JoinReply>(early[1]).index(), 1);
+  EXPECT_EQ(GoodReplyTo<wire::JoinReply>(last).index(), 0);
+  EXPECT_THAT(ReplyTo(last).frames, SizeIs(1)) << "no setup for shards";
+
+  // In sync the virtual workers are dealt without a gap.
+  const auto first = GoodReplyTo<wire::JoinReply>(early[2]);
+  EXPECT_EQ(first.virtual_begin(), 0);
+  EXPECT_EQ(first.virtual_end(), worker.virtual_begin());
+  EXPECT_EQ(worker.virtual_end(), 5);
+  EXPECT_FALSE(context_.stopped.has_value());
+}
+
+TEST_F(CoordinatorTest, OutsideSyncEveryWorkerRunsAllVirtualWorkers) {
+  options_.plan.mode = Mode::kAsync;
+  Start();
+  JoinShard(0);
+  JoinShard(1);
+  const std::pair<uint64_t, uint64_t> joins = {JoinWorker(0), JoinWorker(1)};
+  for (const uint64_t join : {joins.first, joins.second}) {
+    const auto reply = GoodReplyTo<wire::JoinReply>(join);
+    EXPECT_EQ(reply.virtual_begin(), 0);
+    EXPECT_EQ(reply.virtual_end(), 5);
+  }
+}
+
+TEST_F(CoordinatorTest, JoinThatDoesNotFitTheJobIsRefused) {
+  Start();
+  const auto join = [](wire::Join::Role role, int server, int shard,
+                       int worker) {
+    wire::Join head;
+    head.set_role(role);
+    head.set_server(server);
+    head.set_shard(shard);
+    head.set_worker(worker);
+    return head;
+  };
+  for (const wire::Join& head :
+       {join(wire::Join::SHARD, 2, 0, 0), join(wire::Join::SHARD, -1, 0, 0),
+        join(wire::Join::SHARD, 0, 1, 0), join(wire::Join::SHARD, 0, -1, 0),
+        join(wire::Join::WORKER, 0, 0, 2)}) {
+    EXPECT_EQ(ErrorReplyTo(Ask(kStranger, Method::kJoin, head)).code(),
+              StatusCode::kFailedPrecondition)
+        << head.ShortDebugString();
+  }
+  for (const std::vector<Buffer>& frames :
+       {std::vector<Buffer>{}, {Buffer::CopyOf("\xff\xff")}}) {
+    EXPECT_EQ(ErrorReplyTo(Ask(kStranger, Method::kJoin, frames)).code(),
+              StatusCode::kInvalidArgument);
+  }
+  // None of them counts as there.
+  JoinShard(0);
+  JoinShard(1);
+  JoinWorker(0);
+  EXPECT_THAT(observer_.started, IsEmpty());
+  EXPECT_EQ(ErrorReplyTo(Prepared(kStranger, 0)).code(),
+            StatusCode::kFailedPrecondition);
+  JoinWorker(1);
+  EXPECT_THAT(observer_.started, ElementsAre(0));
+}
+
+TEST_F(CoordinatorTest, PlaceOfALivingMemberIsNotGivenAway) {
+  Start();
+  JoinWorker(1);
+  const comm::EndpointId other{300};
+  const Status taken = ErrorReplyTo(JoinWorker(1, other));
+  EXPECT_EQ(taken.code(), StatusCode::kUnavailable) << "it may ask again";
+  EXPECT_THAT(taken.message(),
+              AllOf(HasSubstr("worker 1"), HasSubstr("worker-host-1"),
+                    HasSubstr("2001")));
+
+  // When the first one's connection ends, its place is free.
+  coordinator_->OnPeerDown(Worker(1), UnavailableError("connection reset"));
+  const uint64_t join = JoinWorker(1, other);
+  EXPECT_EQ(ErrorReplyTo(AskOrder(1, 0)).code(),
+            StatusCode::kFailedPrecondition)
+      << "another has taken its place";
+  JoinWorker(0);
+  JoinShard(0);
+  JoinShard(1);
+  EXPECT_EQ(GoodReplyTo<wire::JoinReply>(join).index(), 1);
+  PassAlive(5s, {Shard(0), Shard(1), Worker(0), other});
+  EXPECT_FALSE(context_.stopped.has_value());
+}
+
+TEST_F(CoordinatorTest, MissingMembersAreNamedAtTheDeadline) {
+  options_.join_within = 10s;
+  Start();
+  JoinShard(1);
+  JoinWorker(0);
+  PassAlive(9s, {Shard(1), Worker(0)});
+  EXPECT_FALSE(context_.stopped.has_value());
+  PassAlive(1s, {Shard(1), Worker(0)});
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_EQ(context_.stopped->code(), StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(context_.stopped->message(),
+              AllOf(HasSubstr("server 0 shard 0"), HasSubstr("worker 1"),
+                    Not(HasSubstr("server 1")), Not(HasSubstr("worker 0"))));
+  EXPECT_THAT(AskedOf(Worker(0), Method::kAbort), SizeIs(1));
+}
+
+TEST_F(CoordinatorTest, DeadlineForJoiningEndsWhenAllAreThere) {
+  options_.join_within = 10s;
+  StartAndJoin();
+  PassAlive(60s, Everyone());
+  EXPECT_FALSE(context_.stopped.has_value());
+}
+
+TEST_F(CoordinatorTest, LostShardIsNotReplacedOnceTrainingHasBegun) {
+  options_.replace_within = 30s;
+  StartAndJoin();
+  coordinator_->OnPeerDown(Shard(1), UnavailableError("connection reset"));
+  const Status refused = ErrorReplyTo(JoinShard(1, comm::EndpointId{300}));
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+  EXPECT_THAT(refused.message(), HasSubstr("checkpoint"));
+}
+
+// --- Restoring -------------------------------------------------------------
+
+TEST_F(CoordinatorTest, WorkersComeInWhenAllShardsHaveLoaded) {
+  options_.restore_folder = "out/step-4";
+  options_.restore_step = 4;
+  Start();
+  const uint64_t worker = JoinWorker(0);
+  JoinWorker(1);
+  const uint64_t shard = JoinShard(0);
+  JoinShard(1);
+  EXPECT_EQ(NumReplies(shard), 1) << "a shard must be in to load";
+  EXPECT_EQ(NumReplies(worker), 0);
+  const auto first = AskedOf(Shard(0), Method::kLoad);
+  const auto second = AskedOf(Shard(1), Method::kLoad);
+  ASSERT_THAT(first, SizeIs(1));
+  ASSERT_THAT(second, SizeIs(1));
+  wire::Load load;
+  ASSERT_TRUE(Decode(first[0], load).ok());
+  EXPECT_EQ(load.folder(), "out/step-4");
+  EXPECT_EQ(load.step(), 4);
+
+  Answer(Shard(0), first[0], {});
+  Answer(Shard(0), first[0], {});        // twice is not two shards
+  const uint64_t again = JoinWorker(1);  // after a lost connection
+  EXPECT_EQ(NumReplies(worker) + NumReplies(again), 0);
+  EXPECT_THAT(observer_.started, IsEmpty());
+  Answer(Shard(1), second[0], {});
+  EXPECT_EQ(NumReplies(worker), 1);
+  EXPECT_EQ(NumReplies(again), 1);
+  EXPECT_THAT(observer_.started, ElementsAre(4));
+  const auto order = GoodReplyTo<wire::Order>(AskOrder(0, 0));
+  EXPECT_EQ(order.from_step(), 4);
+  EXPECT_EQ(order.until_step(), 10);
+}
+
+TEST_F(CoordinatorTest, FailedLoadEndsTheJobNamingTheShard) {
+  options_.restore_folder = "out/step-4";
+  options_.restore_step = 4;
+  StartAndJoin();
+  AnswerError(Shard(1), AskedOf(Shard(1), Method::kLoad).at(0),
+              DataLossError("part-1.safetensors is damaged"));
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_EQ(context_.stopped->code(), StatusCode::kDataLoss);
+  EXPECT_THAT(context_.stopped->message(),
+              AllOf(HasSubstr("server 1 shard 0"), HasSubstr("is damaged")));
+  Answer(Shard(0), AskedOf(Shard(0), Method::kLoad).at(0), {});
+  EXPECT_THAT(observer_.started, IsEmpty());
+}
+
+// --- Orders ----------------------------------------------------------------
+
+TEST_F(CoordinatorTest, OrdersComeOnlyWhenAllHaveJoined) {
+  Start();
+  JoinWorker(0);
+  const uint64_t early = AskOrder(0, 0);
+  JoinWorker(1);
+  JoinShard(0);
+  EXPECT_EQ(NumReplies(early), 0);
+  JoinShard(1);
+  const auto order = GoodReplyTo<wire::Order>(early);
+  EXPECT_EQ(order.kind(), wire::Order::TRAIN);
+  EXPECT_EQ(order.number(), 1);
+  EXPECT_EQ(order.from_step(), 0);
+  EXPECT_EQ(order.until_step(), 10);
+  // Asked again, because the reply was lost: the same order.
+  EXPECT_EQ(GoodReplyTo<wire::Order>(AskOrder(0, 0)).number(), 1);
+}
+
+TEST_F(CoordinatorTest, NextOrderComesWhenAllWorkersAreDone) {
+  options_.train.checkpoint_every_steps = 5;  // a boundary; nothing is written
+  StartAndJoin();
+  const uint64_t first = AskOrder(0, 1);
+  const uint64_t again = AskOrder(0, 1);  // its connection was lost
+  EXPECT_EQ(NumReplies(first) + NumReplies(again), 0);
+  const uint64_t second = AskOrder(1, 1);
+  EXPECT_EQ(GoodReplyTo<wire::Order>(again).from_step(), 5);
+  const auto order = GoodReplyTo<wire::Order>(second);
+  EXPECT_EQ(order.number(), 2);
+  EXPECT_EQ(order.until_step(), 10);
+}
+
+TEST_F(CoordinatorTest, JobEndsWhenWorkersAndShardsHaveStopped) {
+  StartAndJoin();
+  BothDone(1);
+  const auto order = GoodReplyTo<wire::Order>(AskOrder(0, 1));
+  EXPECT_EQ(order.kind(), wire::Order::STOP);
+  EXPECT_THAT(AskedOf(Shard(0), Method::kFinish), IsEmpty());
+  const auto [first, second] = BothDone(order.number());
+  EXPECT_EQ(GoodReplyTo<wire::Order>(first).kind(), wire::Order::STOP);
+  EXPECT_EQ(GoodReplyTo<wire::Order>(second).kind(), wire::Order::STOP);
+  Answer(Shard(0), AskedOf(Shard(0), Method::kFinish).at(0), {});
+  EXPECT_FALSE(context_.stopped.has_value());
+  Answer(Shard(1), AskedOf(Shard(1), Method::kFinish).at(0), {});
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_TRUE(context_.stopped->ok()) << *context_.stopped;
+}
+
+TEST_F(CoordinatorTest, ShardThatNeverSaysItFinishedDoesNotHoldTheJob) {
+  StartAndJoin();
+  BothDone(1);
+  BothDone(2);
+  ASSERT_THAT(AskedOf(Shard(0), Method::kFinish), SizeIs(1));
+  // Members go as they please now.
+  coordinator_->OnPeerDown(Worker(0), UnavailableError("it ended"));
+  Answer(Shard(0), AskedOf(Shard(0), Method::kFinish).at(0), {});
+  PassAlive(21s, {Shard(0)});
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_TRUE(context_.stopped->ok()) << *context_.stopped;
+}
+
+TEST_F(CoordinatorTest, EvaluationGathersAllWorkers) {
+  options_.train.has_test = true;
+  StartAndJoin();
+  BothDone(1);
+  const auto order = GoodReplyTo<wire::Order>(AskOrder(0, 1));
+  ASSERT_EQ(order.kind(), wire::Order::EVALUATE);
+  wire::AskOrder done;
+  done.set_done_order(order.number());
+  const auto send = [&](int worker, std::vector<float> scores,
+                        std::vector<float> labels) {
+    return Ask(Worker(worker), Method::kAskOrder,
+               {Encode(done), FloatsFrame(scores), FloatsFrame(labels)});
+  };
+  send(0, {0.5F, 0.25F}, {1, 0});
+  send(0, {0.5F, 0.25F}, {1, 0});  // a repeat adds nothing
+  EXPECT_THAT(observer_.evaluated, IsEmpty());
+  const uint64_t last = send(1, {0.75F}, {1});
+  EXPECT_THAT(observer_.evaluated, ElementsAre(10));
+  EXPECT_THAT(observer_.scores, UnorderedElementsAre(0.5F, 0.25F, 0.75F));
+  EXPECT_THAT(observer_.labels, UnorderedElementsAre(1, 0, 1));
+  EXPECT_EQ(GoodReplyTo<wire::Order>(last).kind(), wire::Order::STOP);
+}
+
+TEST_F(CoordinatorTest, ObserverMayEndTheTrainingEarly) {
+  options_.train.has_test = true;
+  options_.train.eval_every_steps = 2;
+  StartAndJoin();
+  BothDone(1);
+  observer_.verdict = true;
+  const auto [first, second] = BothDone(2);
+  EXPECT_EQ(GoodReplyTo<wire::Order>(first).kind(), wire::Order::STOP);
+  EXPECT_EQ(GoodReplyTo<wire::Order>(second).kind(), wire::Order::STOP);
+  EXPECT_FALSE(context_.stopped.has_value());
+}
+
+TEST_F(CoordinatorTest, EvaluationThatFailsEndsTheJob) {
+  options_.train.has_test = true;
+  options_.train.eval_every_steps = 2;
+  StartAndJoin();
+  BothDone(1);
+  observer_.verdict = InvalidArgumentError("labels are not classes");
+  BothDone(2);
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_THAT(context_.stopped->message(),
+              AllOf(HasSubstr("step 2"), HasSubstr("labels are not classes")));
+}
+
+TEST_F(CoordinatorTest, ProgressReachesTheObserver) {
+  StartAndJoin();
+  wire::Progress progress;
+  progress.set_step(6);
+  progress.set_window(1);
+  progress.set_loss_sum(2.5);
+  progress.set_examples(64);
+  Tell(Worker(0), Method::kProgress, {Encode(progress)});
+  Tell(Worker(0), Method::kProgress, {Buffer::CopyOf("\xff")});
+  Tell(kStranger, Method::kProgress, {Encode(progress)});
+  EXPECT_THAT(observer_.progress, ElementsAre(std::tuple(6, 1, 2.5, 64)));
+}
+
+// --- Steps -----------------------------------------------------------------
+
+TEST_F(CoordinatorTest, CommitComesWhenAllShardsArePrepared) {
+  options_.train.schedule = {.kind = Schedule::Kind::kLinear,
+                             .warmup_steps = 2};
+  StartAndJoin();
+  for (int64_t step = 0; step < 3; ++step) {
+    const uint64_t first = Prepared(Shard(step % 2 == 0 ? 0 : 1), step);
+    EXPECT_EQ(NumReplies(first), 0);
+    const uint64_t second = Prepared(Shard(step % 2 == 0 ? 1 : 0), step);
+    for (const uint64_t request : {first, second}) {
+      const auto commit = GoodReplyTo<wire::Commit>(request);
+      EXPECT_EQ(commit.step(), step);
+      EXPECT_EQ(commit.learning_rate_factor(),
+                options_.train.LearningRateFactor(step));
+    }
+  }
+}
+
+TEST_F(CoordinatorTest, PreparedTwiceCountsOnce) {
+  StartAndJoin();
+  const uint64_t lost = Prepared(Shard(0), 0);
+  const uint64_t again = Prepared(Shard(0), 0);
+  EXPECT_EQ(NumReplies(lost) + NumReplies(again), 0);
+  const uint64_t second = Prepared(Shard(1), 0);
+  EXPECT_EQ(NumReplies(lost), 0) << "nobody waits for that one";
+  EXPECT_EQ(GoodReplyTo<wire::Commit>(again).step(), 0);
+  EXPECT_EQ(GoodReplyTo<wire::Commit>(second).step(), 0);
+
+  // The commit was lost on its way: the same again, and no step more.
+  const auto repeated = GoodReplyTo<wire::Commit>(Prepared(Shard(1), 0));
+  EXPECT_EQ(repeated.step(), 0);
+  EXPECT_EQ(repeated.learning_rate_factor(),
+            options_.train.LearningRateFactor(0));
+  EXPECT_EQ(NumReplies(Prepared(Shard(1), 1)), 0);
+  EXPECT_EQ(GoodReplyTo<wire::Commit>(Prepared(Shard(0), 1)).step(), 1);
+}
+
+// --- Clocks ----------------------------------------------------------------
+
+TEST_F(CoordinatorTest, ClockIsAnsweredWhenTheSlowestIsThere) {
+  options_.plan = {.mode = Mode::kBounded, .staleness = 2};
+  StartAndJoin();
+  // To start its clock 3 with staleness 2 a worker needs a minimum of 1.
+  const uint64_t waits = Clock(0, 3, 1);
+  EXPECT_EQ(NumReplies(waits), 0);
+  EXPECT_EQ(GoodReplyTo<wire::ClockReply>(Clock(1, 0, 0)).minimum(), 0);
+  EXPECT_EQ(NumReplies(waits), 0);
+  EXPECT_EQ(GoodReplyTo<wire::ClockReply>(Clock(1, 1, 0)).minimum(), 1);
+  EXPECT_EQ(GoodReplyTo<wire::ClockReply>(waits).minimum(), 1);
+  // A clock does not go back: an old report was only late.
+  EXPECT_EQ(GoodReplyTo<wire::ClockReply>(Clock(1, 0, 0)).minimum(), 1);
+  EXPECT_EQ(NumReplies(Clock(0, 4, 2)), 0);
+}
+
+TEST_F(CoordinatorTest, FinishedOrderCountsAsItsClock) {
+  options_.plan = {.mode = Mode::kBounded, .staleness = 1};
+  options_.train.total_steps = 6;  // three for each of two workers
+  StartAndJoin();
+  const uint64_t waits = Clock(0, 2, 3);
+  AskOrder(1, 1);
+  EXPECT_EQ(NumReplies(waits), 0) << "itself is at 2";
+  const uint64_t newer = Clock(0, 3, 3);
+  EXPECT_EQ(GoodReplyTo<wire::ClockReply>(newer).minimum(), 3);
+}
+
+TEST_F(CoordinatorTest, RestoredJobGoesOnAtItsClocks) {
+  options_.plan = {.mode = Mode::kBounded, .staleness = 0};
+  options_.restore_folder = "out/step-4";
+  options_.restore_step = 4;
+  StartAndJoin();
+  for (int i = 0; i < 2; ++i) {
+    Answer(Shard(i), AskedOf(Shard(i), Method::kLoad).at(0), {});
+  }
+  EXPECT_EQ(GoodReplyTo<wire::ClockReply>(Clock(0, 2, 2)).minimum(), 2);
+}
+
+// --- What does not belong --------------------------------------------------
+
+TEST_F(CoordinatorTest, EveryForeignRequestIsAnsweredWithAnError) {
+  StartAndJoin();
+  const Buffer garbage = Buffer::CopyOf("\xff\xff\xff\xff");
+  for (const comm::EndpointId from : {Shard(0), Worker(0), kStranger}) {
+    for (uint16_t method = 0; method < 40; ++method) {
+      if (static_cast<Method>(method) == Method::kAlive ||
+          static_cast<Method>(method) == Method::kProgress ||
+          static_cast<Method>(method) == Method::kAbort) {
+        continue;  // One way: no request.
+      }
+      for (const std::vector<Buffer>& frames :
+           {std::vector<Buffer>{}, {garbage}, {garbage, garbage}}) {
+        EXPECT_FALSE(
+            ErrorReplyTo(Ask(from, static_cast<Method>(method), frames)).ok())
+            << "method " << method;
+      }
+    }
+  }
+  EXPECT_EQ(
+      ErrorReplyTo(Ask(Shard(0), Method::kAskOrder, wire::AskOrder())).code(),
+      StatusCode::kInvalidArgument);
+  EXPECT_EQ(ErrorReplyTo(Ask(Shard(0), Method::kClock, wire::Clock())).code(),
+            StatusCode::kInvalidArgument);
+  // One way, and replies to nothing: nobody waits for an answer.
+  const size_t sent = context_.sent.size();
+  for (uint16_t method = 0; method < 40; ++method) {
+    Tell(kStranger, static_cast<Method>(method), {garbage});
+    comm::Message request;
+    request.header = {.request = 12345, .method = method};
+    Answer(kStranger, request, {garbage});
+    Answer(Shard(0), request, {garbage});
+  }
+  for (size_t i = sent; i < context_.sent.size(); ++i) {
+    EXPECT_EQ(context_.sent[i].message.header.request, 0U);
+  }
+  EXPECT_FALSE(context_.stopped.has_value());
+  Prepared(Shard(0), 0);
+  EXPECT_EQ(GoodReplyTo<wire::Commit>(Prepared(Shard(1), 0)).step(), 0);
+}
+
+// --- Losses ----------------------------------------------------------------
+
+TEST_F(CoordinatorTest, LostWorkerEndsTheJobNamed) {
+  StartAndJoin();
+  coordinator_->OnPeerDown(Worker(1), UnavailableError("connection reset"));
+  PassAlive(20s, {Shard(0), Shard(1), Worker(0)});
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_EQ(context_.stopped->code(), StatusCode::kUnavailable);
+  EXPECT_THAT(context_.stopped->message(),
+              AllOf(HasSubstr("worker 1"), HasSubstr("worker-host-1"),
+                    HasSubstr("2001"), HasSubstr("connection reset")));
+  for (const comm::EndpointId member : {Shard(0), Shard(1), Worker(0)}) {
+    const auto aborts = AskedOf(member, Method::kAbort);
+    ASSERT_THAT(aborts, SizeIs(1));
+    wire::Abort abort;
+    ASSERT_TRUE(Decode(aborts[0], abort).ok());
+    EXPECT_THAT(abort.text(), HasSubstr("worker 1"));
+    EXPECT_NE(abort.code(), 0);
+  }
+}
+
+TEST_F(CoordinatorTest, LostConnectionAloneIsNotALostMember) {
+  StartAndJoin();
+  coordinator_->OnPeerDown(Shard(1), UnavailableError("connection reset"));
+  coordinator_->OnPeerDown(kStranger, UnavailableError("connection reset"));
+  context_.Advance(500ms);
+  PassAlive(30s, Everyone());
+  EXPECT_FALSE(context_.stopped.has_value());
+}
+
+TEST_F(CoordinatorTest, LostWorkerIsReplacedAndTheJobGoesOnWhereItIs) {
+  options_.replace_within = 10s;
+  StartAndJoin();
+  for (int64_t step = 0; step < 3; ++step) {
+    Prepared(Shard(0), step);
+    Prepared(Shard(1), step);
+  }
+  coordinator_->OnPeerDown(Worker(1), UnavailableError("connection reset"));
+  PassAlive(8s, {Shard(0), Shard(1), Worker(0)});
+  const comm::EndpointId other{300};
+  const auto joined = GoodReplyTo<wire::JoinReply>(JoinWorker(1, other));
+  EXPECT_EQ(joined.index(), 1);
+  EXPECT_EQ(joined.virtual_end(), 5);
+  const auto order =
+      GoodReplyTo<wire::Order>(Ask(other, Method::kAskOrder, wire::AskOrder()));
+  EXPECT_EQ(order.from_step(), 3);
+  EXPECT_EQ(order.until_step(), 10);
+  EXPECT_EQ(ErrorReplyTo(AskOrder(1, 0)).code(),
+            StatusCode::kFailedPrecondition)
+      << "the lost one has no place any more";
+  PassAlive(30s, {Shard(0), Shard(1), Worker(0), other});
+  EXPECT_FALSE(context_.stopped.has_value());
+}
+
+TEST_F(CoordinatorTest, ReplacedWorkerGoesOnAtTheClockOfTheLostOne) {
+  options_.plan = {.mode = Mode::kBounded, .staleness = 2};
+  options_.replace_within = 10s;
+  StartAndJoin();
+  Clock(0, 4, 0);
+  Clock(1, 3, 0);
+  const uint64_t waits = Clock(0, 4, 4);
+  coordinator_->OnPeerDown(Worker(1), UnavailableError("connection reset"));
+  const comm::EndpointId other{300};
+  JoinWorker(1, other);
+  EXPECT_EQ(NumReplies(waits), 0);
+  EXPECT_EQ(GoodReplyTo<wire::ClockReply>(Clock(0, 4, 3)).minimum(), 3)
+      << "the place has done what the lost one had done";
+  const auto order =
+      GoodReplyTo<wire::Order>(Ask(other, Method::kAskOrder, wire::AskOrder()));
+  EXPECT_EQ(order.from_step(), 6) << "three steps of each of two workers";
+}
+
+TEST_F(CoordinatorTest, WaitForAReplacementEndsInTime) {
+  options_.replace_within = 10s;
+  StartAndJoin();
+  coordinator_->OnPeerDown(Worker(1), UnavailableError("connection reset"));
+  PassAlive(9s, {Shard(0), Shard(1), Worker(0)});
+  EXPECT_FALSE(context_.stopped.has_value());
+  PassAlive(2s, {Shard(0), Shard(1), Worker(0)});
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_THAT(context_.stopped->message(), HasSubstr("worker 1"));
+}
+
+TEST_F(CoordinatorTest, SilentMemberIsNamedAndOthersAreSpokenTo) {
+  StartAndJoin();  // with a timeout of 20 s
+  context_.sent.clear();
+  PassAlive(19s, {Shard(0), Worker(0), Worker(1)});
+  EXPECT_FALSE(context_.stopped.has_value());
+  for (const comm::EndpointId member : Everyone()) {
+    EXPECT_GE(AskedOf(member, Method::kAlive).size(), 3U);
+  }
+  PassAlive(6s, {Shard(0), Worker(0), Worker(1)});
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_EQ(context_.stopped->code(), StatusCode::kUnavailable);
+  EXPECT_THAT(context_.stopped->message(),
+              AllOf(HasSubstr("server 1 shard 0"), HasSubstr("server-host-1"),
+                    HasSubstr("1001"), HasSubstr("20")));
+}
+
+TEST_F(CoordinatorTest, MemberCallsTheJobOffForItsReason) {
+  StartAndJoin();
+  wire::Abort abort;
+  abort.set_code(static_cast<int>(StatusCode::kInvalidArgument));
+  abort.set_text("line 7 has no label");
+  Tell(kStranger, Method::kAbort, {Encode(abort)});
+  Tell(Worker(0), Method::kAbort, {Buffer::CopyOf("\xff")});
+  EXPECT_FALSE(context_.stopped.has_value());
+  Tell(Worker(0), Method::kAbort, {Encode(abort)});
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_EQ(context_.stopped->code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(context_.stopped->message(),
+              AllOf(HasSubstr("worker 0"), HasSubstr("line 7 has no label")));
+  EXPECT_THAT(AskedOf(Shard(1), Method::kAbort), SizeIs(1));
+  // The first reason counts, and nobody is told twice.
+  coordinator_->Abort(InternalError("another reason"));
+  EXPECT_EQ(context_.stopped->code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(AskedOf(Shard(1), Method::kAbort), SizeIs(1));
+}
+
+// --- Checkpoints -----------------------------------------------------------
+
+class CoordinatorSaveTest : public CoordinatorTest {
+ protected:
+  CoordinatorSaveTest() { options_.checkpoint_folder = "out"; }
+
+  // Trains to the end of the job; the shards are asked to save.
+  void Train() {
+    StartAndJoin();
+    BothDone(1);
+    ASSERT_THAT(AskedOf(Shard(0), Method::kSave), SizeIs(1));
+    ASSERT_THAT(AskedOf(Shard(1), Method::kSave), SizeIs(1));
+  }
+  wire::Save SaveOf(int shard) const {
+    wire::Save save;
+    EXPECT_TRUE(Decode(AskedOf(Shard(shard), Method::kSave).at(0), save).ok());
+    return save;
+  }
+  // What a shard without rows does when it is asked.
+  void SaveAndAnswer(int shard) {
+    const wire::Save save = SaveOf(shard);
+    std::vector<std::unique_ptr<SparseTable>> tables;
+    tables.push_back(*SparseTable::Create({.name = "embedding", .dim = 2}));
+    const std::unique_ptr<DenseStore> dense =
+        *DenseStore::Create(options_.model, {});
+    const StatusOr<std::string> part = SavePart(
+        context_.storage, save.folder(), save.file(),
+        {.model = &options_.model, .tables = tables, .dense = dense.get()});
+    ASSERT_TRUE(part.ok()) << part.status();
+    wire::SaveReply reply;
+    reply.set_part(*part);
+    Answer(Shard(shard), AskedOf(Shard(shard), Method::kSave).at(0),
+           {Encode(reply)});
+  }
+  bool HasManifest() {
+    return ReadManifest(context_.storage, "out/step-10").ok();
+  }
+  std::vector<std::string> Files() {
+    const auto files = context_.storage.ListFolder("out/step-10");
+    return files.ok() ? *files : std::vector<std::string>{};
+  }
+};
+
+TEST_F(CoordinatorSaveTest, ManifestComesAfterAllParts) {
+  options_.checkpoint_texts = {{"job", "name: test"}};
+  Train();
+  EXPECT_EQ(SaveOf(0).folder(), "out/step-10");
+  EXPECT_EQ(SaveOf(0).step(), 10);
+  EXPECT_NE(SaveOf(0).file(), SaveOf(1).file());
+
+  SaveAndAnswer(1);
+  SaveAndAnswer(1);  // twice is not two parts
+  context_.RunStorage();
+  EXPECT_FALSE(HasManifest());
+  SaveAndAnswer(0);
+  EXPECT_THAT(observer_.saved, IsEmpty());
+  const uint64_t early = AskOrder(0, 1);
+  EXPECT_EQ(NumReplies(early), 0) << "nothing may run while it is written";
+  context_.RunStorage();
+  const StatusOr<Manifest> manifest =
+      ReadManifest(context_.storage, "out/step-10");
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ(manifest->step, 10);
+  EXPECT_THAT(manifest->parts, SizeIs(2));
+  EXPECT_EQ(manifest->texts, options_.checkpoint_texts);
+  EXPECT_TRUE(VerifyCheckpoint(context_.storage, "out/step-10").ok());
+  EXPECT_THAT(observer_.saved,
+              ElementsAre(std::pair(int64_t{10}, std::string("out/step-10"))));
+  EXPECT_EQ(GoodReplyTo<wire::Order>(early).kind(), wire::Order::STOP);
+}
+
+TEST_F(CoordinatorSaveTest, JobThatEndsEarlyIsSavedAndNoOtherBoundaryIs) {
+  options_.train.has_test = true;
+  options_.train.eval_every_steps = 2;
+  StartAndJoin();
+  BothDone(1);
+  BothDone(2);
+  EXPECT_THAT(observer_.evaluated, ElementsAre(2));
+  EXPECT_THAT(AskedOf(Shard(0), Method::kSave), IsEmpty());
+  BothDone(3);
+  observer_.verdict = true;
+  BothDone(4);
+  EXPECT_EQ(SaveOf(0).folder(), "out/step-4");
+  EXPECT_EQ(SaveOf(1).step(), 4);
+}
+
+TEST_F(CoordinatorSaveTest, FailedPartGivesNoManifest) {
+  Train();
+  SaveAndAnswer(0);
+  AnswerError(Shard(1), AskedOf(Shard(1), Method::kSave).at(0),
+              FailedPreconditionError("the disk is full"));
+  context_.RunStorage();
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_THAT(context_.stopped->message(),
+              AllOf(HasSubstr("step 10"), HasSubstr("server 1 shard 0"),
+                    HasSubstr("the disk is full")));
+  EXPECT_FALSE(HasManifest());
+  EXPECT_THAT(Files(), IsEmpty()) << "the unfinished folder is removed";
+  EXPECT_THAT(observer_.saved, IsEmpty());
+}
+
+TEST_F(CoordinatorSaveTest, PartAfterAFailedOneGivesNoManifestEither) {
+  Train();
+  AnswerError(Shard(1), AskedOf(Shard(1), Method::kSave).at(0),
+              FailedPreconditionError("the disk is full"));
+  SaveAndAnswer(0);
+  context_.RunStorage();
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_FALSE(context_.stopped->ok());
+  EXPECT_FALSE(HasManifest());
+  EXPECT_THAT(observer_.saved, IsEmpty());
+}
+
+TEST_F(CoordinatorSaveTest, PartThatIsNoneGivesNoManifest) {
+  Train();
+  SaveAndAnswer(0);
+  wire::SaveReply reply;
+  reply.set_part("not an entry");
+  Answer(Shard(1), AskedOf(Shard(1), Method::kSave).at(0), {Encode(reply)});
+  context_.RunStorage();
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_THAT(context_.stopped->message(), HasSubstr("step 10"));
+  EXPECT_FALSE(HasManifest());
+  EXPECT_THAT(observer_.saved, IsEmpty());
+}
+
+}  // namespace
+}  // namespace shoal::ps

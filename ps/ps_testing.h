@@ -1,0 +1,142 @@
+#ifndef SHOAL_PS_PS_TESTING_H_
+#define SHOAL_PS_PS_TESTING_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/random.h"
+#include "base/status.h"
+#include "base/storage.h"
+#include "comm/message.h"
+#include "comm/node.h"
+
+// For the tests of this folder.
+namespace shoal::ps {
+
+// The world of one node, in which nothing happens by itself: the test moves the
+// clock, runs what was given to storage, reads what was sent, and hands
+// messages to the node. Destroy the node first.
+class FakeContext : public comm::NodeContext {
+ public:
+  struct Sent {
+    Time time;
+    comm::EndpointId to;
+    comm::Lane lane;
+    comm::Message message;
+  };
+  struct Connected {
+    comm::EndpointId peer;
+    std::string address;
+  };
+
+  explicit FakeContext(comm::EndpointId self) : self_(self) {}
+
+  // Moves the clock, running timers at their times; those that they set too.
+  void Advance(Duration length) {
+    const Time end = now_ + length;
+    while (!timers_.empty() && timers_.begin()->first.first <= end) {
+      const auto first = timers_.begin();
+      now_ = std::max(now_, first->first.first);
+      const std::function<void()> fire = std::move(first->second);
+      timers_.erase(first);
+      fire();
+    }
+    now_ = end;
+  }
+
+  // Runs what waits for storage, in order, and what that starts.
+  void RunStorage() {
+    while (!works_.empty()) {
+      const auto [work, done] = std::move(works_.front());
+      works_.pop_front();
+      done(work(storage));
+    }
+  }
+
+  int64_t num_timers() const { return static_cast<int64_t>(timers_.size()); }
+  int64_t num_works() const { return static_cast<int64_t>(works_.size()); }
+
+  comm::EndpointId self() const override { return self_; }
+  std::string address() const override { return "fake:self"; }
+  Time Now() const override { return now_; }
+
+  Status Connect(comm::EndpointId peer, const std::string& address) override {
+    connected.push_back({peer, address});
+    return OkStatus();
+  }
+  void Disconnect(comm::EndpointId /*peer*/) override {}
+  Status Send(comm::EndpointId peer, comm::Lane lane,
+              comm::Message message) override {
+    if (!refuse_sends.ok()) {
+      refused.push_back(now_);
+      return refuse_sends;
+    }
+    sent.push_back({now_, peer, lane, std::move(message)});
+    return OkStatus();
+  }
+
+  comm::TimerId SetTimer(Time at, std::function<void()> fire) override {
+    const uint64_t timer = next_timer_++;
+    timers_.emplace(std::pair(at, timer), std::move(fire));
+    return comm::TimerId{timer};
+  }
+  void CancelTimer(comm::TimerId timer) override {
+    std::erase_if(timers_, [timer](const auto& entry) {
+      return comm::TimerId{entry.first.second} == timer;
+    });
+  }
+
+  void StartStorage(std::function<StatusOr<Buffer>(Storage&)> work,
+                    std::function<void(StatusOr<Buffer>)> done) override {
+    works_.emplace_back(std::move(work), std::move(done));
+  }
+  // No node of this folder computes or posts.
+  void StartCompute(int, std::function<void()>,
+                    std::function<void()>) override {
+    SHOAL_CHECK(false);
+  }
+  void Post(std::function<void()>) override { SHOAL_CHECK(false); }
+
+  Random& random() override { return random_; }
+
+  void Stop(Status why) override {
+    if (!stopped.has_value()) {
+      stopped = std::move(why);
+    }
+  }
+
+  Status refuse_sends;  // what Send() gives when it is not OK
+  std::vector<Time> refused;
+  std::vector<Sent> sent;
+  std::vector<Connected> connected;
+  std::optional<Status> stopped;
+  MemoryStorage storage;
+
+ private:
+  comm::EndpointId self_;
+  Time now_{Duration(std::chrono::hours(1))};
+  uint64_t next_timer_ = 1;
+  std::map<std::pair<Time, uint64_t>, std::function<void()>> timers_;
+  std::deque<std::pair<std::function<StatusOr<Buffer>(Storage&)>,
+                       std::function<void(StatusOr<Buffer>)>>>
+      works_;
+  Random random_{1};
+};
+
+// The error that a reply carries; OK for none.
+inline Status ErrorOf(const comm::Message& reply) {
+  return Status(
+      static_cast<StatusCode>(reply.header.status),
+      reply.frames.empty() ? std::string_view() : reply.frames[0].text());
+}
+
+}  // namespace shoal::ps
+
+#endif  // SHOAL_PS_PS_TESTING_H_
