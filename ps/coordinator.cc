@@ -91,8 +91,7 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
     case Method::kAbort: {
       wire::Abort abort;
       if (Decode(message, abort).ok()) {
-        Abort(Status(static_cast<StatusCode>(abort.code()), abort.text())
-                  .WithPrefix(member->second.name));
+        Abort(FromWire(abort).WithPrefix(member->second.name));
       }
       return;
     }

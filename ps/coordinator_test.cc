@@ -789,6 +789,17 @@ TEST_F(CoordinatorTest, MemberCallsTheJobOffForItsReason) {
   EXPECT_THAT(AskedOf(Shard(1), Method::kAbort), SizeIs(1));
 }
 
+TEST_F(CoordinatorTest, MemberThatCallsTheJobOffNeverEndsItWell) {
+  StartAndJoin();
+  wire::Abort abort;
+  abort.set_code(256);  // which a byte would cut to OK
+  abort.set_text("line 7 has no label");
+  Tell(Worker(0), Method::kAbort, {Encode(abort)});
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_EQ(context_.stopped->code(), StatusCode::kInternal);
+  EXPECT_THAT(context_.stopped->message(), HasSubstr("line 7 has no label"));
+}
+
 // --- Checkpoints -----------------------------------------------------------
 
 class CoordinatorSaveTest : public CoordinatorTest {

@@ -105,7 +105,7 @@ bool Member::OnMessage(comm::EndpointId from, const comm::Message& message) {
     case Method::kAbort: {
       wire::Abort abort;
       if (Decode(message, abort).ok()) {
-        End(Status(static_cast<StatusCode>(abort.code()), abort.text()));
+        End(FromWire(abort));
       }
       return true;
     }

@@ -40,8 +40,8 @@ class Member {
   };
 
   // `joined` runs once, with the coordinator's answer or why there is none.
-  // `ended` runs at most once, when the coordinator is lost (kUnavailable),
-  // aborts the job (its reason), both naming it.
+  // `ended` runs at most once, when the coordinator is lost (kUnavailable,
+  // naming it) or calls the job off (its reason, never OK).
   Member(comm::NodeContext& context, Caller& caller, const Options& options,
          std::function<void(StatusOr<JoinResult>)> joined,
          std::function<void(Status)> ended);

@@ -287,6 +287,20 @@ TEST_F(MemberTest, AbortWhileJoiningEnds) {
   EXPECT_THAT(ended_[0].message(), HasSubstr("server 1 is missing"));
 }
 
+// A job that is called off has not gone well, whatever the number says: codes
+// that this program does not know, that are none, and that a byte cuts to OK.
+TEST_F(MemberTest, AbortIsNeverASuccess) {
+  for (const int code : {0, 99, 256, -1}) {
+    ended_.clear();
+    joined_.clear();
+    Join();
+    member_->OnMessage(kChief, AbortMessage(code, "the disk is full"));
+    ASSERT_THAT(ended_, SizeIs(1)) << code;
+    EXPECT_EQ(ended_[0].code(), StatusCode::kInternal) << code;
+    EXPECT_THAT(ended_[0].message(), HasSubstr("the disk is full")) << code;
+  }
+}
+
 TEST_F(MemberTest, LostConnectionIsMadeAnewAndNotYetTheEnd) {
   Join();
   context_.connected.clear();

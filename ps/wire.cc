@@ -78,6 +78,15 @@ Status Decode(const comm::Message& message,
   return OkStatus();
 }
 
+Status FromWire(const wire::Abort& in) {
+  // Compared before it is narrowed, which could make it OK.
+  const bool is_error = in.code() > static_cast<int>(StatusCode::kOk) &&
+                        in.code() <= static_cast<int>(StatusCode::kDataLoss);
+  return Status(
+      is_error ? static_cast<StatusCode>(in.code()) : StatusCode::kInternal,
+      in.text());
+}
+
 void ToWire(const ModelSpec& model, wire::Model& out) {
   for (const VariableSpec& variable : model.variables) {
     wire::Model::Variable& v = *out.add_variables();

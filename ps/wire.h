@@ -16,6 +16,7 @@ class MessageLite;
 namespace shoal::ps {
 
 namespace wire {
+class Abort;
 class Model;
 class Plan;
 class Route;
@@ -42,6 +43,10 @@ Buffer Encode(const google::protobuf::MessageLite& head);
 // Reads frame 0. Errors: kInvalidArgument (no frame, or not such a message).
 Status Decode(const comm::Message& message,
               google::protobuf::MessageLite& head);
+
+// Why a job is called off. Never OK: a code that is no error of ours is read as
+// kInternal.
+Status FromWire(const wire::Abort& in);
 
 void ToWire(const ModelSpec& model, wire::Model& out);
 void ToWire(const ClusterPlan& plan, wire::Plan& out);
