@@ -551,7 +551,11 @@ void Coordinator::FinishShards() {
 void Coordinator::OnPrepared(comm::EndpointId from, comm::Message message) {
   wire::Prepared prepared;
   Status status = Decode(message, prepared);
-  if (status.ok() && prepared.step() > committed_) {
+  if (status.ok() && (members_.at(from).is_worker || prepared.step() < 0)) {
+    // A worker must not stand in for the shard that is still missing.
+    status = InvalidArgumentError(StrCat("prepared step ", prepared.step(),
+                                         " by ", members_.at(from).name));
+  } else if (status.ok() && prepared.step() > committed_) {
     status = InternalError(StrCat("prepared step ", prepared.step(),
                                   ", but the job is at ", committed_));
   }

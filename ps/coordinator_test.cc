@@ -589,6 +589,26 @@ TEST_F(CoordinatorTest, PreparedTwiceCountsOnce) {
   EXPECT_EQ(GoodReplyTo<wire::Commit>(Prepared(Shard(0), 1)).step(), 1);
 }
 
+TEST_F(CoordinatorTest, PreparedThatMakesNoSenseIsRefusedAndDoesNotCount) {
+  StartAndJoin();
+  const uint64_t first = Prepared(Shard(0), 0);
+  EXPECT_EQ(ErrorReplyTo(Prepared(Shard(1), 1)).code(), StatusCode::kInternal);
+  EXPECT_EQ(ErrorReplyTo(Prepared(Shard(1), -1)).code(),
+            StatusCode::kInvalidArgument);
+  EXPECT_EQ(ErrorReplyTo(Prepared(Worker(0), 0)).code(),
+            StatusCode::kInvalidArgument)
+      << "only shards prepare";
+  EXPECT_EQ(ErrorReplyTo(Prepared(kStranger, 0)).code(),
+            StatusCode::kFailedPrecondition);
+  EXPECT_EQ(
+      ErrorReplyTo(Ask(Shard(1), Method::kPrepared, {Buffer::CopyOf("\xff")}))
+          .code(),
+      StatusCode::kInvalidArgument);
+  EXPECT_EQ(NumReplies(first), 0);
+  Prepared(Shard(1), 0);
+  EXPECT_EQ(GoodReplyTo<wire::Commit>(first).step(), 0);
+}
+
 // --- Clocks ----------------------------------------------------------------
 
 TEST_F(CoordinatorTest, ClockIsAnsweredWhenTheSlowestIsThere) {
