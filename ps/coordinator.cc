@@ -358,12 +358,16 @@ void Coordinator::AnswerOrder(int worker) {
 void Coordinator::OnAskOrder(comm::EndpointId from, comm::Message message) {
   const Member& member = members_.at(from);
   wire::AskOrder ask;
-  if (const Status status = Decode(message, ask);
-      !status.ok() || !member.is_worker) {
-    Reply(from, MakeErrorReply(message, status.ok()
-                                            ? InvalidArgumentError(
-                                                  "only workers ask for orders")
-                                            : status));
+  Status status = Decode(message, ask);
+  if (status.ok() && !member.is_worker) {
+    status = InvalidArgumentError("only workers ask for orders");
+  } else if (status.ok() && ask.done_order() > order_.number) {
+    status = InvalidArgumentError(
+        StrCat(member.name, " has done order ", ask.done_order(),
+               ", but the last one given is ", order_.number));
+  }
+  if (!status.ok()) {
+    Reply(from, MakeErrorReply(message, status));
     return;
   }
   const int index = member.index;

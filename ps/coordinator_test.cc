@@ -462,6 +462,13 @@ TEST_F(CoordinatorTest, NextOrderComesWhenAllWorkersAreDone) {
   EXPECT_EQ(order.until_step(), 10);
 }
 
+TEST_F(CoordinatorTest, OrderThatWasNeverGivenCannotBeDone) {
+  StartAndJoin();
+  EXPECT_EQ(ErrorReplyTo(AskOrder(0, 7)).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(GoodReplyTo<wire::Order>(AskOrder(0, 0)).number(), 1)
+      << "the worker must not be taken for done";
+}
+
 TEST_F(CoordinatorTest, JobEndsWhenWorkersAndShardsHaveStopped) {
   StartAndJoin();
   BothDone(1);
