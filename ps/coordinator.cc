@@ -136,10 +136,13 @@ Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
   member.pid = join.pid();
   member.last_heard = context_->Now();
   member.is_worker = join.role() == wire::Join::WORKER;
+  const auto known = members_.find(from);
   std::optional<comm::EndpointId>* place = nullptr;
   if (member.is_worker) {
     int index = join.worker();
-    if (index < 0) {
+    if (index < 0 && known != members_.end() && known->second.is_worker) {
+      index = known->second.index;  // It asks again.
+    } else if (index < 0) {
       index = 0;
       while (index < options_.num_workers &&
              workers_[static_cast<size_t>(index)].endpoint.has_value()) {
@@ -165,6 +168,10 @@ Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
     member.index = join.server() * options_.shards_per_server + join.shard();
     member.name = StrCat("server ", join.server(), " shard ", join.shard());
     place = &shards_[static_cast<size_t>(member.index)];
+  }
+  if (known != members_.end() && known->second.name != member.name) {
+    return FailedPreconditionError(StrCat("join: ", known->second.name,
+                                          " can't be ", member.name, " too"));
   }
   if (place->has_value() && **place != from) {
     Member& before = members_.at(**place);

@@ -372,6 +372,46 @@ TEST_F(CoordinatorTest, DeadlineForJoiningEndsWhenAllAreThere) {
   EXPECT_FALSE(context_.stopped.has_value());
 }
 
+// A join is sent again when its connection is lost.
+TEST_F(CoordinatorTest, WorkerForAnyPlaceKeepsTheOneItHas) {
+  Start();
+  JoinShard(0);
+  JoinShard(1);
+  const comm::EndpointId first{300};
+  const comm::EndpointId second{301};
+  JoinWorker(-1, first);
+  coordinator_->OnPeerDown(first, UnavailableError("connection reset"));
+  const uint64_t again = JoinWorker(-1, first);
+  EXPECT_THAT(observer_.started, IsEmpty()) << "one worker is missing";
+  const uint64_t join = JoinWorker(-1, second);
+  EXPECT_THAT(observer_.started, ElementsAre(0));
+  EXPECT_EQ(GoodReplyTo<wire::JoinReply>(again).index(), 0);
+  EXPECT_EQ(GoodReplyTo<wire::JoinReply>(join).index(), 1);
+  // And when all places are taken.
+  const uint64_t late = JoinWorker(-1, first);
+  EXPECT_EQ(GoodReplyTo<wire::JoinReply>(late).index(), 0);
+  EXPECT_EQ(ErrorReplyTo(JoinWorker(-1, comm::EndpointId{302})).code(),
+            StatusCode::kFailedPrecondition);
+}
+
+TEST_F(CoordinatorTest, MemberHasOnePlace) {
+  Start();
+  JoinShard(0);
+  EXPECT_EQ(ErrorReplyTo(JoinWorker(0, Shard(0))).code(),
+            StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ErrorReplyTo(JoinShard(1, Shard(0))).code(),
+            StatusCode::kFailedPrecondition);
+  JoinShard(1);
+  JoinWorker(0);
+  EXPECT_EQ(ErrorReplyTo(JoinWorker(1, Worker(0))).code(),
+            StatusCode::kFailedPrecondition);
+  // Its loss frees what it had, and nothing else breaks.
+  coordinator_->OnPeerDown(Shard(0), UnavailableError("connection reset"));
+  const uint64_t join = JoinShard(0, comm::EndpointId{300});
+  JoinWorker(1);
+  EXPECT_EQ(GoodReplyTo<wire::JoinReply>(join).index(), 0);
+}
+
 TEST_F(CoordinatorTest, LostShardIsNotReplacedOnceTrainingHasBegun) {
   options_.replace_within = 30s;
   StartAndJoin();
