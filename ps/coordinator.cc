@@ -675,15 +675,19 @@ void Coordinator::OnPeerDown(comm::EndpointId peer, const Status& why) {
   if (it == members_.end() || ending_) {
     return;
   }
-  it->second.suspect = true;
-  context_->SetTimer(
-      context_->Now() + std::max(kGrace, options_.replace_within),
-      [this, peer, why] {
-        const auto member = members_.find(peer);
-        if (member != members_.end() && member->second.suspect) {
-          Lost(peer, why);
-        }
-      });
+  if (std::exchange(it->second.suspect, true)) {
+    return;
+  }
+  const Time since = context_->Now();
+  it->second.suspect_since = since;
+  context_->SetTimer(since + std::max(kGrace, options_.replace_within),
+                     [this, peer, why, since] {
+                       const auto member = members_.find(peer);
+                       if (member != members_.end() && member->second.suspect &&
+                           member->second.suspect_since == since) {
+                         Lost(peer, why);
+                       }
+                     });
 }
 
 void Coordinator::Lost(comm::EndpointId peer, const Status& why) {

@@ -89,6 +89,7 @@ class Coordinator : public comm::Node {
     int index = 0;
     Time last_heard;
     bool suspect = false;  // its connection ended; it may come back
+    Time suspect_since;
   };
   struct WaitingMessage {
     comm::EndpointId from;

@@ -820,6 +820,19 @@ TEST_F(CoordinatorTest, WaitForAReplacementEndsInTime) {
   EXPECT_THAT(context_.stopped->message(), HasSubstr("worker 1"));
 }
 
+TEST_F(CoordinatorTest, EveryLossIsGivenItsWholeTime) {
+  options_.replace_within = 10s;
+  StartAndJoin();
+  coordinator_->OnPeerDown(Worker(1), UnavailableError("connection reset"));
+  PassAlive(1s, Everyone());  // it is back
+  PassAlive(8s, Everyone());
+  coordinator_->OnPeerDown(Worker(1), UnavailableError("connection reset"));
+  PassAlive(9s, {Shard(0), Shard(1), Worker(0)});
+  EXPECT_FALSE(context_.stopped.has_value()) << *context_.stopped;
+  PassAlive(2s, {Shard(0), Shard(1), Worker(0)});
+  EXPECT_TRUE(context_.stopped.has_value());
+}
+
 TEST_F(CoordinatorTest, SilentMemberIsNamedAndOthersAreSpokenTo) {
   StartAndJoin();  // with a timeout of 20 s
   context_.sent.clear();
