@@ -514,8 +514,12 @@ void Coordinator::OnPartsSaved() {
       [folder = StepFolder(position_), step = position_, parts = parts_,
        texts = options_.checkpoint_texts, parent = options_.checkpoint_folder,
        kept = options_.checkpoints_kept](Storage& storage) -> StatusOr<Buffer> {
-        SHOAL_RETURN_IF_ERROR(
-            PublishManifest(storage, folder, step, parts, texts));
+        if (const Status published =
+                PublishManifest(storage, folder, step, parts, texts);
+            !published.ok()) {
+          (void)storage.Remove(folder);
+          return published;
+        }
         SHOAL_RETURN_IF_ERROR(PruneCheckpoints(storage, parent, kept));
         return Buffer();
       },

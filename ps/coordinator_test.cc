@@ -1006,5 +1006,18 @@ TEST_F(CoordinatorSaveTest, PartThatIsNoneGivesNoManifest) {
   EXPECT_THAT(observer_.saved, IsEmpty());
 }
 
+TEST_F(CoordinatorSaveTest, ManifestThatCannotBeWrittenEndsTheJob) {
+  Train();
+  SaveAndAnswer(0);
+  SaveAndAnswer(1);
+  context_.storage.SetCapacity(1);
+  context_.RunStorage();
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_EQ(context_.stopped->code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(context_.stopped->message(), HasSubstr("step 10"));
+  EXPECT_THAT(Files(), IsEmpty()) << "the unfinished folder is removed";
+  EXPECT_THAT(observer_.saved, IsEmpty());
+}
+
 }  // namespace
 }  // namespace shoal::ps
