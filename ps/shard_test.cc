@@ -1,0 +1,803 @@
+#include "ps/shard.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "google/protobuf/message_lite.h"
+#include "gtest/gtest.h"
+
+#include "base/strcat.h"
+#include "ps/checkpoint_format.h"
+#include "ps/protocol.pb.h"
+#include "ps/ps_testing.h"
+#include "ps/slots.h"
+#include "ps/wire.h"
+
+namespace shoal::ps {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr comm::EndpointId kChief{77};
+constexpr comm::EndpointId kOneWorker{201};
+constexpr comm::EndpointId kOtherWorker{202};
+constexpr comm::EndpointId kStranger{999};
+constexpr int kSlotBits = 10;
+
+// Two tables that are looked up together and one alone; two dense variables, of
+// which the first lies on shard 0 of two.
+ModelSpec ShardModel() {
+  const OptimizerConfig sgd = {.kind = "sgd", .learning_rate = 0.5};
+  const Initializer ones = {.kind = Initializer::Kind::kConstant, .scale = 1};
+  ModelSpec model;
+  model.tables = {
+      {.name = "user", .dim = 2, .optimizer = sgd, .initializer = ones},
+      {.name = "item", .dim = 3, .optimizer = sgd, .initializer = ones},
+      {.name = "word", .dim = 1, .initializer = ones}};
+  model.groups = {{0, 1}, {2}};
+  model.variables = {{.name = "bias", .dims = {5}, .initializer = ones},
+                     {.name = "weight", .dims = {7}, .initializer = ones}};
+  model.dense_optimizer = sgd;
+  return model;
+}
+
+// The first `n` ids that shard `shard` of two owns, as they travel.
+std::vector<uint64_t> IdsOf(int shard, size_t n) {
+  std::vector<uint64_t> ids;
+  for (uint64_t id = 1; ids.size() < n; ++id) {
+    if (SlotOfHash(IdHash(id), kSlotBits) % 2 == shard) {
+      ids.push_back(id);
+    }
+  }
+  std::sort(ids.begin(), ids.end(),
+            [](uint64_t a, uint64_t b) { return IdHash(a) < IdHash(b); });
+  return ids;
+}
+
+Buffer IdFrame(const std::vector<uint64_t>& ids) {
+  return Buffer::CopyOf(ids.data(), static_cast<int64_t>(ids.size()) * 8);
+}
+
+// n floats: value, 2 value, 3 value ...
+Buffer RisingFrame(size_t n, float value) {
+  std::vector<float> floats;
+  for (size_t i = 0; i < n; ++i) {
+    floats.push_back(value * static_cast<float>(i + 1));
+  }
+  return Buffer::CopyOf(floats.data(), static_cast<int64_t>(n) * 4);
+}
+
+std::vector<float> FloatsOf(const Buffer& frame) {
+  const auto floats = frame.As<float>();
+  return {floats.begin(), floats.end()};
+}
+
+// What became of n first values of 1 after a gradient of `value`, 2 value, ...
+std::vector<float> AfterSgd(size_t n, float value, float factor = 1) {
+  std::vector<float> floats;
+  for (size_t i = 0; i < n; ++i) {
+    floats.push_back(1 - 0.5F * factor * value * static_cast<float>(i + 1));
+  }
+  return floats;
+}
+
+// The frames of a push of one worker to shard 0: three rows of the first group,
+// two of the second, and the dense part, per node of the step tree.
+struct TestPush {
+  int64_t step = 0;
+  std::vector<std::pair<int64_t, float>> nodes = {{1, 0.25F}};
+  uint64_t sequence = 1;
+  double factor = 1;
+
+  wire::Push Head() const {
+    wire::Push head;
+    head.set_step(step);
+    head.set_sequence(sequence);
+    head.set_learning_rate_factor(factor);
+    for (const auto& [node, value] : nodes) {
+      head.add_nodes(node);
+    }
+    return head;
+  }
+  std::vector<Buffer> Frames() const {
+    std::vector<Buffer> frames = {Encode(Head())};
+    for (const auto& [node, value] : nodes) {
+      frames.push_back(IdFrame(IdsOf(0, 3)));
+      frames.push_back(RisingFrame(6, value));
+      frames.push_back(RisingFrame(9, value));
+      frames.push_back(IdFrame(IdsOf(0, 2)));
+      frames.push_back(RisingFrame(2, value));
+      frames.push_back(RisingFrame(5, value));
+    }
+    return frames;
+  }
+};
+// Where the frames of a push's first piece lie.
+enum : size_t { kIds = 1, kUser, kItem, kWordIds, kWord, kDenseFrame };
+
+std::vector<Buffer> PullFrames(int64_t step, Duration deadline = 3600s) {
+  wire::Pull head;
+  head.set_step(step);
+  head.set_dense(true);
+  head.set_deadline_ns(deadline.count());
+  return {Encode(head), IdFrame(IdsOf(0, 3)), IdFrame(IdsOf(0, 2))};
+}
+
+// Shard 0 of two in a job that the test plays.
+class ShardWorld {
+ public:
+  explicit ShardWorld(Mode mode = Mode::kSync, Duration timeout = 3600s) {
+    shard_ = std::make_unique<Shard>(Shard::Options{
+        .coordinator = kChief, .coordinator_address = "fake:chief"});
+    shard_->OnStart(context);
+    wire::JoinReply reply;
+    reply.set_index(0);
+    ToWire(ShardModel(), *reply.mutable_model());
+    ToWire(ClusterPlan{.mode = mode, .virtual_workers = 2, .timeout = timeout},
+           *reply.mutable_plan());
+    ToWire(RouteTable{.version = 1,
+                      .slot_bits = kSlotBits,
+                      .shards = {{context.self(), "fake:self", "server 0"},
+                                 {comm::EndpointId{51}, "fake:1", "server 1"}}},
+           *reply.mutable_route());
+    shard_->OnMessage(
+        kChief, comm::MakeReply(context.sent.at(0).message, {Encode(reply)}));
+    context.sent.clear();
+  }
+  ~ShardWorld() { shard_.reset(); }
+  ShardWorld(const ShardWorld&) = delete;
+  ShardWorld& operator=(const ShardWorld&) = delete;
+
+  Shard& shard() { return *shard_; }
+
+  uint64_t Send(comm::EndpointId from, Method method,
+                std::vector<Buffer> frames) {
+    comm::Message message;
+    message.header.request = next_request_++;
+    message.header.method = static_cast<uint16_t>(method);
+    message.header.kind = comm::MessageKind::kRequest;
+    message.frames = std::move(frames);
+    const uint64_t request = message.header.request;
+    shard_->OnMessage(from, std::move(message));
+    return request;
+  }
+  // The replies to a request, of which there may be none yet.
+  std::vector<comm::Message> Replies(comm::EndpointId to,
+                                     uint64_t request) const {
+    std::vector<comm::Message> replies;
+    for (const auto& sent : context.sent) {
+      if (sent.to == to &&
+          sent.message.header.kind == comm::MessageKind::kReply &&
+          sent.message.header.request == request) {
+        replies.push_back(sent.message);
+      }
+    }
+    return replies;
+  }
+  // Of a request that is answered at once, or by storage, and once.
+  comm::Message Ask(comm::EndpointId from, Method method,
+                    std::vector<Buffer> frames) {
+    const uint64_t request = Send(from, method, std::move(frames));
+    context.RunStorage();
+    const std::vector<comm::Message> replies = Replies(from, request);
+    EXPECT_EQ(replies.size(), 1U) << "method " << static_cast<int>(method);
+    return replies.empty() ? comm::Message() : replies[0];
+  }
+  Status AskStatus(comm::EndpointId from, Method method,
+                   std::vector<Buffer> frames) {
+    return ErrorOf(Ask(from, method, std::move(frames)));
+  }
+  Status Push(const TestPush& push, comm::EndpointId from = kOneWorker) {
+    return AskStatus(from, Method::kPush, push.Frames());
+  }
+
+  // The requests that tell the coordinator of a complete step.
+  std::vector<comm::Message> Prepared() const {
+    std::vector<comm::Message> prepared;
+    for (const auto& sent : context.sent) {
+      if (sent.to == kChief && sent.message.header.method ==
+                                   static_cast<uint16_t>(Method::kPrepared)) {
+        prepared.push_back(sent.message);
+      }
+    }
+    return prepared;
+  }
+  void Commit(const comm::Message& prepared, int64_t step, double factor = 1,
+              comm::EndpointId from = kChief) {
+    wire::Commit commit;
+    commit.set_step(step);
+    commit.set_learning_rate_factor(factor);
+    shard_->OnMessage(from, comm::MakeReply(prepared, {Encode(commit)}));
+  }
+
+  comm::Message Save(int64_t step, const std::string& folder,
+                     comm::EndpointId from = kChief) {
+    wire::Save save;
+    save.set_folder(folder);
+    save.set_file("part-0.safetensors");
+    save.set_step(step);
+    return Ask(from, Method::kSave, {Encode(save)});
+  }
+  // All rows, chunks and optimizer states, as a checkpoint has them.
+  std::string Contents(int64_t step) {
+    EXPECT_EQ(Save(step, "probe").header.status, 0);
+    const StatusOr<Buffer> part =
+        context.storage.ReadFile("probe/part-0.safetensors");
+    return part.ok() ? std::string(part->text()) : "";
+  }
+  // What a pull of the next step that gives up at once says is missing.
+  std::string MissingAt(int64_t step) {
+    const uint64_t request =
+        Send(kOneWorker, Method::kPull, PullFrames(step + 1, 0ns));
+    context.Advance(0ns);
+    const std::vector<comm::Message> replies = Replies(kOneWorker, request);
+    EXPECT_EQ(replies.size(), 1U);
+    return replies.empty() ? "" : ErrorOf(replies[0]).message();
+  }
+
+  FakeContext context{comm::EndpointId{50}};
+
+ private:
+  std::unique_ptr<Shard> shard_;
+  uint64_t next_request_ = 1;
+};
+
+// The values of user, item, word and dense that a pull brought.
+std::vector<std::vector<float>> ValuesOf(const comm::Message& reply) {
+  EXPECT_EQ(reply.header.status, 0) << ErrorOf(reply);
+  EXPECT_THAT(reply.frames, SizeIs(5));
+  std::vector<std::vector<float>> values;
+  for (size_t i = 1; i < reply.frames.size(); ++i) {
+    values.push_back(FloatsOf(reply.frames[i]));
+  }
+  values.resize(4);
+  return values;
+}
+
+int64_t StepOf(const comm::Message& reply) {
+  wire::PullReply head;
+  EXPECT_TRUE(Decode(reply, head).ok());
+  return head.step();
+}
+
+// --- Joining and leaving ---------------------------------------------------
+
+TEST(ShardTest, BeforeItHasJoinedItAsksForPatience) {
+  FakeContext context{comm::EndpointId{50}};
+  Shard shard({.coordinator = kChief,
+               .coordinator_address = "fake:chief",
+               .server = 3,
+               .shard = 1});
+  shard.OnStart(context);
+  wire::Join join;
+  ASSERT_THAT(context.sent, SizeIs(1));
+  ASSERT_TRUE(Decode(context.sent[0].message, join).ok());
+  EXPECT_EQ(join.server(), 3);
+  EXPECT_EQ(join.shard(), 1);
+  for (const Method method :
+       {Method::kPull, Method::kPush, Method::kSave, Method::kFinish}) {
+    comm::Message message;
+    message.header = {.request = 5,
+                      .method = static_cast<uint16_t>(method),
+                      .kind = comm::MessageKind::kRequest};
+    shard.OnMessage(kOneWorker, message);
+    EXPECT_EQ(ErrorOf(context.sent.back().message).code(),
+              StatusCode::kUnavailable);
+  }
+  EXPECT_FALSE(context.stopped.has_value());
+
+  shard.OnMessage(kChief, comm::MakeErrorReply(
+                              context.sent[0].message,
+                              FailedPreconditionError("does not fit the job")));
+  ASSERT_TRUE(context.stopped.has_value());
+  EXPECT_EQ(context.stopped->code(), StatusCode::kFailedPrecondition);
+}
+
+TEST(ShardTest, EndsWhenTheCoordinatorSaysSoOrIsLost) {
+  ShardWorld finished;
+  EXPECT_TRUE(finished.AskStatus(kChief, Method::kFinish, {Buffer()}).ok());
+  ASSERT_TRUE(finished.context.stopped.has_value());
+  EXPECT_TRUE(finished.context.stopped->ok());
+
+  ShardWorld aborted;
+  comm::Message abort;
+  abort.header.method = static_cast<uint16_t>(Method::kAbort);
+  wire::Abort why;
+  why.set_code(static_cast<int>(StatusCode::kCancelled));
+  why.set_text("worker 1 was lost");
+  abort.frames = {Encode(why)};
+  aborted.shard().OnMessage(kOneWorker, abort);
+  EXPECT_FALSE(aborted.context.stopped.has_value());
+  aborted.shard().OnMessage(kChief, abort);
+  ASSERT_TRUE(aborted.context.stopped.has_value());
+  EXPECT_THAT(aborted.context.stopped->message(),
+              HasSubstr("worker 1 was lost"));
+
+  ShardWorld alone(Mode::kSync, 5s);
+  alone.context.Advance(10s);
+  ASSERT_TRUE(alone.context.stopped.has_value());
+  EXPECT_EQ(alone.context.stopped->code(), StatusCode::kUnavailable);
+  EXPECT_THAT(alone.context.stopped->message(), HasSubstr("fake:chief"));
+}
+
+TEST(ShardTest, ForeignRequestsAreAnsweredWithAnError) {
+  ShardWorld world;
+  const std::string before = world.Contents(0);
+  const Buffer garbage = Buffer::CopyOf("\xff\xff\xff\xff");
+  for (const comm::EndpointId from : {kChief, kOneWorker}) {
+    for (uint16_t method = 0; method < 40; ++method) {
+      const auto known = static_cast<Method>(method);
+      if (known == Method::kFinish || known == Method::kAlive ||
+          known == Method::kAbort) {
+        continue;  // One has nothing to garble, the others are one way.
+      }
+      for (const std::vector<Buffer>& frames :
+           {std::vector<Buffer>{}, {garbage}, {garbage, garbage}}) {
+        EXPECT_FALSE(world.AskStatus(from, known, frames).ok())
+            << "method " << method;
+      }
+    }
+  }
+  // One way, and replies that nobody waits for.
+  const size_t sent = world.context.sent.size();
+  for (uint16_t method = 0; method < 40; ++method) {
+    comm::Message message;
+    message.header.method = method;
+    message.frames = {garbage};
+    world.shard().OnMessage(kStranger, message);
+    world.shard().OnMessage(kChief, comm::MakeReply(message, {garbage}));
+  }
+  EXPECT_THAT(world.context.sent, SizeIs(sent));
+  EXPECT_FALSE(world.context.stopped.has_value());
+  EXPECT_EQ(world.Contents(0), before);
+}
+
+// --- Pulls -----------------------------------------------------------------
+
+TEST(ShardTest, PullBringsFirstValuesAndChangesNothing) {
+  ShardWorld world;
+  const std::string before = world.Contents(0);
+  const comm::Message reply =
+      world.Ask(kOneWorker, Method::kPull, PullFrames(0));
+  EXPECT_EQ(StepOf(reply), 0);
+  const auto values = ValuesOf(reply);
+  EXPECT_THAT(values[0], AllOf(SizeIs(6), Each(1)));
+  EXPECT_THAT(values[1], AllOf(SizeIs(9), Each(1)));
+  EXPECT_THAT(values[2], AllOf(SizeIs(2), Each(1)));
+  EXPECT_THAT(values[3], AllOf(SizeIs(5), Each(1))) << "only its own chunks";
+  EXPECT_EQ(world.Contents(0), before);
+
+  // Without the dense part, and without ids.
+  wire::Pull head;
+  const comm::Message empty =
+      world.Ask(kOneWorker, Method::kPull, {Encode(head), Buffer(), Buffer()});
+  ASSERT_THAT(empty.frames, SizeIs(4));
+  for (size_t i = 1; i < 4; ++i) {
+    EXPECT_EQ(empty.frames[i].size(), 0);
+  }
+}
+
+TEST(ShardTest, PullThatWaitsTooLongIsToldWhatIsMissing) {
+  ShardWorld world;
+  const uint64_t first =
+      world.Send(kOneWorker, Method::kPull, PullFrames(1, 3s));
+  ASSERT_TRUE(world.Push({.nodes = {{3, 0.25F}}}).ok());
+  world.context.Advance(3s - 1ms);
+  EXPECT_THAT(world.Replies(kOneWorker, first), IsEmpty());
+  world.context.Advance(1ms);
+  ASSERT_THAT(world.Replies(kOneWorker, first), SizeIs(1));
+  const Status late = ErrorOf(world.Replies(kOneWorker, first)[0]);
+  EXPECT_EQ(late.code(), StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(late.message(),
+              AllOf(HasSubstr("step 0"), HasSubstr("virtual workers 0")));
+
+  ASSERT_TRUE(world.Push({.nodes = {{2, 0.25F}}}).ok());
+  EXPECT_THAT(world.MissingAt(0), HasSubstr("not committed"));
+  world.Commit(world.Prepared().at(0), 0);
+  world.context.Advance(60s);
+  EXPECT_THAT(world.Replies(kOneWorker, first), SizeIs(1));
+}
+
+TEST(ShardTest, PullOfALostConnectionIsForgotten) {
+  ShardWorld world;
+  const uint64_t lost = world.Send(kOneWorker, Method::kPull, PullFrames(1));
+  const uint64_t kept = world.Send(kOtherWorker, Method::kPull, PullFrames(1));
+  world.shard().OnPeerDown(kOneWorker, UnavailableError("connection reset"));
+  ASSERT_TRUE(world.Push({}).ok());
+  world.Commit(world.Prepared().at(0), 0);
+  EXPECT_THAT(world.Replies(kOneWorker, lost), IsEmpty());
+  EXPECT_THAT(world.Replies(kOtherWorker, kept), SizeIs(1));
+}
+
+// --- Steps -----------------------------------------------------------------
+
+TEST(ShardTest, StepIsAppliedByItsCommitAndNotBefore) {
+  ShardWorld world;
+  ASSERT_TRUE(world.Push({.nodes = {{2, 0.25F}}}).ok());
+  EXPECT_THAT(world.Prepared(), IsEmpty()) << "virtual worker 1 is missing";
+  ASSERT_TRUE(world.Push({.nodes = {{3, 0.5F}}}, kOtherWorker).ok());
+  ASSERT_THAT(world.Prepared(), SizeIs(1));
+  wire::Prepared prepared;
+  ASSERT_TRUE(Decode(world.Prepared()[0], prepared).ok());
+  EXPECT_EQ(prepared.step(), 0);
+
+  const uint64_t next = world.Send(kOneWorker, Method::kPull, PullFrames(1));
+  const uint64_t far = world.Send(kOneWorker, Method::kPull, PullFrames(2));
+  const auto before =
+      ValuesOf(world.Ask(kOneWorker, Method::kPull, PullFrames(0)));
+  EXPECT_THAT(before[0], Each(1));
+  EXPECT_THAT(before[3], Each(1));
+  EXPECT_THAT(world.Replies(kOneWorker, next), IsEmpty());
+
+  world.Commit(world.Prepared()[0], 0, 0.5);
+  ASSERT_THAT(world.Replies(kOneWorker, next), SizeIs(1));
+  EXPECT_EQ(StepOf(world.Replies(kOneWorker, next)[0]), 1);
+  const auto after = ValuesOf(world.Replies(kOneWorker, next)[0]);
+  EXPECT_EQ(after[0], AfterSgd(6, 0.75F, 0.5F));
+  EXPECT_EQ(after[1], AfterSgd(9, 0.75F, 0.5F));
+  EXPECT_EQ(after[3], AfterSgd(5, 0.75F, 0.5F));
+  EXPECT_THAT(world.Replies(kOneWorker, far), IsEmpty());
+  EXPECT_EQ(world.AskStatus(kOneWorker, Method::kPull, PullFrames(0)).code(),
+            StatusCode::kAborted)
+      << "the job is past it: ask the coordinator";
+}
+
+TEST(ShardTest, StepsFollowOneAnother) {
+  ShardWorld world;
+  float sum = 0;
+  for (int64_t step = 0; step < 4; ++step) {
+    // A whole tree, two pieces of one push, or one piece each.
+    const float value = 0.25F * static_cast<float>(step + 1);
+    if (step == 0) {
+      ASSERT_TRUE(world.Push({.step = step, .nodes = {{1, value}}}).ok());
+      sum += value;
+    } else if (step == 1) {
+      ASSERT_TRUE(
+          world.Push({.step = step, .nodes = {{3, value}, {2, value}}}).ok());
+      sum += 2 * value;
+    } else {
+      for (const int64_t node : {2, 3}) {
+        ASSERT_TRUE(world.Push({.step = step, .nodes = {{node, value}}}).ok());
+      }
+      sum += 2 * value;
+    }
+    ASSERT_THAT(world.Prepared(), SizeIs(static_cast<size_t>(step + 1)));
+    world.Commit(world.Prepared().back(), step);
+    EXPECT_EQ(
+        ValuesOf(world.Ask(kOneWorker, Method::kPull, PullFrames(step + 1)))[1],
+        AfterSgd(9, sum));
+  }
+}
+
+TEST(ShardTest, CommitTwiceAppliesOnce) {
+  ShardWorld world;
+  ASSERT_TRUE(world.Push({}).ok());
+  const comm::Message prepared = world.Prepared().at(0);
+  const std::string before = world.Contents(0);
+  world.Commit(prepared, 0, 1, kStranger);
+  EXPECT_EQ(world.Contents(0), before) << "not of the coordinator";
+  world.Commit(prepared, 0);
+  const std::string after = world.Contents(1);
+  EXPECT_NE(after, before);
+  world.Commit(prepared, 0);
+  world.Commit(prepared, 1);
+  EXPECT_EQ(world.Contents(1), after);
+  EXPECT_FALSE(world.context.stopped.has_value());
+}
+
+TEST(ShardTest, PreparedIsSentAgainWhenTheConnectionIsLost) {
+  ShardWorld world;
+  ASSERT_TRUE(world.Push({}).ok());
+  world.shard().OnPeerDown(kChief, UnavailableError("connection reset"));
+  world.context.Advance(1s);
+  ASSERT_THAT(world.Prepared(), SizeIs(2));
+  world.Commit(world.Prepared()[0], 0);  // to the lost one: late
+  EXPECT_THAT(world.MissingAt(0), HasSubstr("not committed"));
+  world.Commit(world.Prepared()[1], 0);
+  EXPECT_THAT(world.MissingAt(1), HasSubstr("virtual workers 0, 1"));
+}
+
+TEST(ShardTest, CommitThatMakesNoSenseEndsTheShardAndSaysWhy) {
+  using Spoil = std::function<void(ShardWorld&, const comm::Message&)>;
+  const std::vector<Spoil> spoils = {
+      [](ShardWorld& world, const comm::Message& prepared) {
+        world.Commit(prepared, 1);
+      },
+      [](ShardWorld& world, const comm::Message& prepared) {
+        world.shard().OnMessage(
+            kChief, comm::MakeReply(prepared, {Buffer::CopyOf("\xff")}));
+      },
+      [](ShardWorld& world, const comm::Message& prepared) {
+        world.shard().OnMessage(
+            kChief,
+            comm::MakeErrorReply(prepared, InternalError("the job is at 7")));
+      }};
+  for (const Spoil& spoil : spoils) {
+    ShardWorld world;
+    ASSERT_TRUE(world.Push({}).ok());
+    const std::string before = world.Contents(0);
+    spoil(world, world.Prepared().at(0));
+    ASSERT_TRUE(world.context.stopped.has_value());
+    EXPECT_FALSE(world.context.stopped->ok());
+    EXPECT_EQ(world.context.sent.back().to, kChief);
+    EXPECT_EQ(world.context.sent.back().message.header.method,
+              static_cast<uint16_t>(Method::kAbort));
+    EXPECT_EQ(world.Contents(0), before);
+  }
+}
+
+TEST(ShardTest, PushCountsOnceHoweverOftenItComes) {
+  ShardWorld world;
+  const TestPush push = {.nodes = {{2, 0.25F}}};
+  EXPECT_TRUE(world.Push(push).ok());
+  EXPECT_TRUE(world.Push(push).ok());
+  EXPECT_TRUE(world.Push(push, kOtherWorker).ok()) << "of a replacement";
+  EXPECT_THAT(world.Prepared(), IsEmpty());
+  EXPECT_THAT(world.MissingAt(0), HasSubstr("virtual workers 1"));
+  EXPECT_TRUE(world.Push({.nodes = {{3, 0.5F}}}).ok());
+  EXPECT_TRUE(world.Push({.nodes = {{3, 0.5F}}}).ok());
+  ASSERT_THAT(world.Prepared(), SizeIs(1));
+  world.Commit(world.Prepared()[0], 0);
+  const std::string after = world.Contents(1);
+  const auto values =
+      ValuesOf(world.Ask(kOneWorker, Method::kPull, PullFrames(1)));
+  EXPECT_EQ(values[0], AfterSgd(6, 0.75F));
+
+  // A repeat of what is applied is acknowledged and does no more.
+  EXPECT_TRUE(world.Push(push).ok());
+  EXPECT_EQ(world.Contents(1), after);
+  EXPECT_THAT(world.MissingAt(1), HasSubstr("virtual workers 0, 1"));
+}
+
+TEST(ShardTest, PushOfALaterStepIsRefused) {
+  ShardWorld world;
+  const std::string before = world.Contents(0);
+  EXPECT_EQ(world.Push({.step = 1}).code(), StatusCode::kFailedPrecondition);
+  EXPECT_THAT(world.MissingAt(0), HasSubstr("virtual workers 0, 1"));
+  EXPECT_EQ(world.Contents(0), before);
+}
+
+// --- Pushes that are not whole ---------------------------------------------
+
+struct BadPush {
+  std::string name;
+  StatusCode code;
+  std::vector<Buffer> frames;
+};
+
+std::vector<BadPush> BadPushes() {
+  std::vector<BadPush> bad;
+  const std::vector<Buffer> good = TestPush{}.Frames();
+  const auto add = [&](const std::string& name, StatusCode code,
+                       const std::function<void(std::vector<Buffer>&)>& f) {
+    bad.push_back({name, code, good});
+    f(bad.back().frames);
+  };
+  using Frames = std::vector<Buffer>;
+  const StatusCode invalid = StatusCode::kInvalidArgument;
+  add("ids of another shard", StatusCode::kAborted,
+      [](Frames& f) { f[kIds] = IdFrame(IdsOf(1, 3)); });
+  add("one id of another shard", StatusCode::kAborted, [](Frames& f) {
+    std::vector<uint64_t> ids = IdsOf(0, 2);
+    ids.push_back(IdsOf(1, 1)[0]);
+    std::sort(ids.begin(), ids.end(),
+              [](uint64_t a, uint64_t b) { return IdHash(a) < IdHash(b); });
+    f[kIds] = IdFrame(ids);
+  });
+  add("ids that fall", invalid, [](Frames& f) {
+    std::vector<uint64_t> ids = IdsOf(0, 3);
+    std::reverse(ids.begin(), ids.end());
+    f[kIds] = IdFrame(ids);
+  });
+  add("an id twice", invalid, [](Frames& f) {
+    const uint64_t id = IdsOf(0, 1)[0];
+    f[kWordIds] = IdFrame({id, id});
+  });
+  add("an id less", invalid, [](Frames& f) { f[kIds] = IdFrame(IdsOf(0, 2)); });
+  add("gradients of another dim", invalid,
+      [](Frames& f) { f[kUser] = RisingFrame(9, 1); });
+  add("a byte more", invalid, [](Frames& f) {
+    f[kUser] = Buffer::CopyOf(std::string(f[kUser].text()) + "x");
+  });
+  for (const size_t frame : {kIds, kUser, kDenseFrame}) {
+    add(StrCat("frame ", frame, " at an odd address"), invalid, [&](Frames& f) {
+      f[frame] = Buffer::CopyOf("x" + std::string(f[frame].text()))
+                     .Slice(1, f[frame].size());
+    });
+  }
+  add("tables exchanged", invalid,
+      [](Frames& f) { std::swap(f[kUser], f[kItem]); });
+  add("a table left out", invalid,
+      [](Frames& f) { f.erase(f.begin() + kItem); });
+  add("no dense part", invalid, [](Frames& f) { f.pop_back(); });
+  add("all dense variables", invalid,
+      [](Frames& f) { f[kDenseFrame] = RisingFrame(12, 1); });
+  add("a frame more", invalid,
+      [](Frames& f) { f.push_back(RisingFrame(1, 1)); });
+  add("no frames", invalid, [](Frames& f) { f.resize(1); });
+  add("nothing at all", invalid, [](Frames& f) { f.clear(); });
+  add("a piece more than its head says", invalid, [](Frames& f) {
+    const Frames piece(f.begin() + 1, f.end());
+    f.insert(f.end(), piece.begin(), piece.end());
+  });
+  add("a piece less than its head says", invalid, [](Frames& f) {
+    f[0] = Encode(TestPush{.nodes = {{2, 1}, {3, 1}}}.Head());
+  });
+  for (const size_t frame : {kUser, kItem, kWord, kDenseFrame}) {
+    for (const float value : {std::numeric_limits<float>::quiet_NaN(),
+                              std::numeric_limits<float>::infinity(),
+                              -std::numeric_limits<float>::infinity()}) {
+      add(StrCat(value, " in frame ", frame), invalid, [&](Frames& f) {
+        std::vector<float> floats = FloatsOf(f[frame]);
+        floats.back() = value;
+        f[frame] = Buffer::CopyOf(floats.data(), f[frame].size());
+      });
+    }
+  }
+  return bad;
+}
+
+TEST(ShardTest, BadPushesAreRefusedAndChangeNothing) {
+  for (const Mode mode : {Mode::kSync, Mode::kBounded, Mode::kAsync}) {
+    ShardWorld world(mode);
+    const std::string before = world.Contents(0);
+    for (const BadPush& bad : BadPushes()) {
+      const Status status =
+          world.AskStatus(kOneWorker, Method::kPush, bad.frames);
+      EXPECT_EQ(status.code(), bad.code) << bad.name << ": " << status;
+      EXPECT_EQ(world.Contents(0), before) << bad.name;
+      if (mode == Mode::kSync) {
+        EXPECT_THAT(world.MissingAt(0), HasSubstr("virtual workers 0, 1"))
+            << bad.name;
+      }
+    }
+    EXPECT_FALSE(world.context.stopped.has_value());
+    // The refused ones did not use up the place of the right one.
+    EXPECT_TRUE(world.Push({}).ok());
+    if (mode == Mode::kSync) {
+      EXPECT_THAT(world.Prepared(), SizeIs(1));
+    } else {
+      EXPECT_NE(world.Contents(1), before);
+    }
+  }
+}
+
+// What the frames of a broken message may do: be refused without a trace. What
+// no check can find (a gradient's other value) is taken as a whole.
+void CheckBroken(Mode mode, const std::vector<Buffer>& frames,
+                 bool must_be_refused, const std::string& what) {
+  SCOPED_TRACE(what);
+  ShardWorld world(mode);
+  const std::string before = world.Contents(0);
+  const Status status = world.AskStatus(kOneWorker, Method::kPush, frames);
+  EXPECT_FALSE(world.context.stopped.has_value());
+  EXPECT_TRUE(!must_be_refused || !status.ok());
+  if (!status.ok() || mode == Mode::kSync) {
+    EXPECT_EQ(world.Contents(0), before);
+  }
+  if (status.ok()) {
+    return;
+  }
+  EXPECT_FALSE(status.message().empty());
+  // As if it had never come.
+  if (mode == Mode::kSync) {
+    EXPECT_THAT(world.MissingAt(0), HasSubstr("virtual workers 0, 1"));
+  }
+  ASSERT_TRUE(world.Push({}).ok());
+  if (mode == Mode::kSync) {
+    world.Commit(world.Prepared().at(0), 0);
+  }
+  EXPECT_EQ(ValuesOf(world.Ask(kOneWorker, Method::kPull, PullFrames(1)))[0],
+            AfterSgd(6, 0.25F));
+}
+
+TEST(ShardTest, PushWithAFlippedBitIsTakenAsAWholeOrNotAtAll) {
+  const std::vector<Buffer> good = TestPush{}.Frames();
+  for (const Mode mode : {Mode::kSync, Mode::kBounded}) {
+    for (size_t f = 0; f < good.size(); ++f) {
+      for (int64_t bit = 0; bit < good[f].size() * 8; ++bit) {
+        std::vector<Buffer> broken = good;
+        broken[f] = Buffer::CopyOf(good[f].text());
+        broken[f].data()[bit / 8] ^= static_cast<std::byte>(1 << (bit % 8));
+        CheckBroken(mode, broken, false, StrCat("bit ", bit, " of frame ", f));
+      }
+    }
+  }
+}
+
+// --- Outside sync ----------------------------------------------------------
+
+TEST(ShardTest, OutsideSyncAPushIsAppliedOnArrivalOncePerClientAndSequence) {
+  for (const Mode mode : {Mode::kBounded, Mode::kAsync}) {
+    ShardWorld world(mode);
+    const auto user = [&] {
+      return ValuesOf(
+          world.Ask(kOtherWorker, Method::kPull, PullFrames(100)))[0];
+    };
+    EXPECT_EQ(world.Push({.sequence = 2}).code(), StatusCode::kUnavailable)
+        << "the one before is on its way again";
+    EXPECT_THAT(user(), Each(1));
+    EXPECT_TRUE(world.Push({.sequence = 1, .factor = 0.5}).ok());
+    EXPECT_EQ(user(), AfterSgd(6, 0.125F)) << "pulls do not wait";
+    EXPECT_THAT(world.Prepared(), IsEmpty());
+
+    // A retry, also one that says something else, is known by its number.
+    EXPECT_TRUE(world.Push({.sequence = 1}).ok());
+    EXPECT_TRUE(world.Push({.nodes = {{1, 8}}, .sequence = 1}).ok());
+    EXPECT_EQ(user(), AfterSgd(6, 0.125F));
+
+    // Another client counts by itself.
+    EXPECT_TRUE(world.Push({.sequence = 1}, kOtherWorker).ok());
+    EXPECT_EQ(user(), AfterSgd(6, 0.375F));
+    EXPECT_TRUE(world.Push({.sequence = 2}).ok());
+    EXPECT_EQ(user(), AfterSgd(6, 0.625F));
+    EXPECT_EQ(world.Push({.sequence = 4}).code(), StatusCode::kUnavailable);
+    EXPECT_EQ(user(), AfterSgd(6, 0.625F));
+  }
+}
+
+// --- Checkpoints -----------------------------------------------------------
+
+TEST(ShardTest, FullDiskIsNotAskedAgain) {
+  ShardWorld world;
+  world.context.storage.SetCapacity(1);
+  const Status status = ErrorOf(world.Save(0, "out"));
+  EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition)
+      << "kResourceExhausted would be tried again and again";
+  EXPECT_FALSE(world.context.stopped.has_value());
+}
+
+TEST(ShardTest, LoadGivesWhatWasSavedAndItsStep) {
+  ShardWorld from;
+  ASSERT_TRUE(from.Push({}).ok());
+  from.Commit(from.Prepared().at(0), 0);
+  const comm::Message saved = from.Save(1, "out/step-1");
+  wire::SaveReply entry;
+  ASSERT_TRUE(Decode(saved, entry).ok());
+  ASSERT_TRUE(
+      PublishManifest(from.context.storage, "out/step-1", 1, {entry.part()}, {})
+          .ok());
+
+  ShardWorld to;
+  wire::Load load;
+  load.set_folder("out/step-1");
+  load.set_step(1);
+  EXPECT_EQ(to.AskStatus(kChief, Method::kLoad, {Encode(load)}).code(),
+            StatusCode::kFailedPrecondition)
+      << "there is no such folder";
+  for (const char* file : {"part-0.safetensors", "manifest.json"}) {
+    const std::string path = StrCat("out/step-1/", file);
+    const StatusOr<Buffer> bytes = from.context.storage.ReadFile(path);
+    ASSERT_TRUE(bytes.ok());
+    ASSERT_TRUE(to.context.storage.PublishFile(path, {{*bytes}}).ok());
+  }
+  ASSERT_TRUE(to.AskStatus(kChief, Method::kLoad, {Encode(load)}).ok());
+  EXPECT_EQ(to.Contents(1), from.Contents(1));
+  EXPECT_EQ(to.Push({.step = 2}).code(), StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(to.Push({.step = 1}).ok());
+  EXPECT_THAT(to.Prepared(), SizeIs(1));
+
+  const std::string path = "out/step-1/part-0.safetensors";
+  std::string damaged(to.context.storage.ReadFile(path)->text());
+  damaged.back() ^= 1;
+  ASSERT_TRUE(
+      to.context.storage.PublishFile(path, {{Buffer::CopyOf(damaged)}}).ok());
+  EXPECT_EQ(to.AskStatus(kChief, Method::kLoad, {Encode(load)}).code(),
+            StatusCode::kDataLoss);
+}
+
+}  // namespace
+}  // namespace shoal::ps
