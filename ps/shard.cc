@@ -95,7 +95,17 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
     ReplyError(from, message, UnavailableError("has not joined the job yet"));
     return;
   }
-  switch (static_cast<Method>(message.header.method)) {
+  const auto method = static_cast<Method>(message.header.method);
+  if (from != options_.coordinator &&
+      (method == Method::kSave || method == Method::kLoad ||
+       method == Method::kFinish)) {
+    ReplyError(from, message,
+               FailedPreconditionError(
+                   StrCat("only the coordinator may ask a shard for method ",
+                          message.header.method)));
+    return;
+  }
+  switch (method) {
     case Method::kPull:
       return OnPull(from, std::move(message));
     case Method::kPush:

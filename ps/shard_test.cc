@@ -333,6 +333,19 @@ TEST(ShardTest, EndsWhenTheCoordinatorSaysSoOrIsLost) {
   EXPECT_THAT(alone.context.stopped->message(), HasSubstr("fake:chief"));
 }
 
+TEST(ShardTest, OnlyTheCoordinatorSavesLoadsAndFinishes) {
+  ShardWorld world;
+  EXPECT_EQ(ErrorOf(world.Save(0, "out", kStranger)).code(),
+            StatusCode::kFailedPrecondition);
+  EXPECT_EQ(
+      world.AskStatus(kStranger, Method::kLoad, {Encode(wire::Load())}).code(),
+      StatusCode::kFailedPrecondition);
+  EXPECT_EQ(world.AskStatus(kOneWorker, Method::kFinish, {Buffer()}).code(),
+            StatusCode::kFailedPrecondition);
+  EXPECT_FALSE(world.context.stopped.has_value());
+  EXPECT_FALSE(world.context.storage.ReadFile("out/part-0.safetensors").ok());
+}
+
 TEST(ShardTest, ForeignRequestsAreAnsweredWithAnError) {
   ShardWorld world;
   const std::string before = world.Contents(0);
