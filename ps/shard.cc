@@ -151,7 +151,8 @@ void Shard::OnPull(comm::EndpointId from, comm::Message request) {
                                          model_.groups.size() + 1));
   }
   for (size_t g = 0; status.ok() && g < model_.groups.size(); ++g) {
-    status = CheckIds(request.frames[g + 1].As<uint64_t>(), shape_)
+    status = ReadIds(request.frames[g + 1], static_cast<int>(g), shape_)
+                 .status()
                  .WithPrefix("pull");
   }
   if (status.ok() && plan_.mode == Mode::kSync && pull.step() < step_) {

@@ -403,6 +403,48 @@ TEST(ShardTest, PullBringsFirstValuesAndChangesNothing) {
   }
 }
 
+TEST(ShardTest, PullsThatMakeNoSenseAreRefused) {
+  for (const Mode mode : {Mode::kSync, Mode::kBounded}) {
+    ShardWorld world(mode);
+    const auto pull = [&](const std::function<void(std::vector<Buffer>&)>& f) {
+      std::vector<Buffer> frames = PullFrames(0);
+      f(frames);
+      return world.AskStatus(kOneWorker, Method::kPull, std::move(frames));
+    };
+    using Frames = std::vector<Buffer>;
+    EXPECT_TRUE(pull([](Frames&) {}).ok());
+    EXPECT_EQ(pull([](Frames& f) { f.pop_back(); }).code(),
+              StatusCode::kInvalidArgument);
+    EXPECT_EQ(pull([](Frames& f) { f.push_back(f[1]); }).code(),
+              StatusCode::kInvalidArgument);
+    EXPECT_EQ(pull([](Frames& f) { f[0] = Buffer::CopyOf("\xff"); }).code(),
+              StatusCode::kInvalidArgument);
+    EXPECT_EQ(pull([](Frames& f) { f[1] = IdFrame(IdsOf(1, 2)); }).code(),
+              StatusCode::kAborted)
+        << "of another shard: the routes may have changed";
+    EXPECT_EQ(pull([](Frames& f) {
+                std::vector<uint64_t> ids = IdsOf(0, 3);
+                std::swap(ids[1], ids[2]);
+                f[2] = IdFrame(ids);
+              }).code(),
+              StatusCode::kInvalidArgument);
+    EXPECT_EQ(pull([](Frames& f) {
+                const uint64_t id = IdsOf(0, 1)[0];
+                f[1] = IdFrame({id, id});
+              }).code(),
+              StatusCode::kInvalidArgument);
+    // Half an id is no id.
+    for (int64_t size = 1; size < 24; ++size) {
+      if (size % 8 != 0) {
+        EXPECT_EQ(pull([&](Frames& f) { f[1] = f[1].Slice(0, size); }).code(),
+                  StatusCode::kInvalidArgument)
+            << size;
+      }
+    }
+    EXPECT_FALSE(world.context.stopped.has_value());
+  }
+}
+
 TEST(ShardTest, PullThatWaitsTooLongIsToldWhatIsMissing) {
   ShardWorld world;
   const uint64_t first =

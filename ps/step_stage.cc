@@ -66,15 +66,11 @@ class FrameReader {
 StatusOr<GroupGradients> ReadGroup(FrameReader& frames, int group,
                                    const PushShape& shape) {
   GroupGradients out;
-  SHOAL_ASSIGN_OR_RETURN(const Buffer* ids,
+  SHOAL_ASSIGN_OR_RETURN(const Buffer* frame,
                          frames.Next(StrCat("ids of group ", group)));
-  out.ids = ids->As<uint64_t>();
-  if (static_cast<int64_t>(out.ids.size_bytes()) != ids->size()) {
-    return InvalidArgumentError(StrCat("push: ids of group ", group, " have ",
-                                       ids->size(),
-                                       " bytes, no multiple of 8"));
-  }
-  SHOAL_RETURN_IF_ERROR(CheckIds(out.ids, shape).WithPrefix("push"));
+  const StatusOr<std::span<const uint64_t>> ids = ReadIds(*frame, group, shape);
+  SHOAL_RETURN_IF_ERROR(ids.status().WithPrefix("push"));
+  out.ids = *ids;
   for (const int index : shape.model->groups[static_cast<size_t>(group)]) {
     const TableSpec& table = shape.model->tables[static_cast<size_t>(index)];
     SHOAL_ASSIGN_OR_RETURN(
@@ -105,6 +101,18 @@ Status CheckIds(std::span<const uint64_t> ids, const PushShape& shape) {
     }
   }
   return OkStatus();
+}
+
+StatusOr<std::span<const uint64_t>> ReadIds(const Buffer& frame, int group,
+                                            const PushShape& shape) {
+  const auto ids = frame.As<uint64_t>();
+  if (static_cast<int64_t>(ids.size_bytes()) != frame.size()) {
+    return InvalidArgumentError(StrCat("ids of group ", group, " have ",
+                                       frame.size(),
+                                       " bytes, no multiple of 8"));
+  }
+  SHOAL_RETURN_IF_ERROR(CheckIds(ids, shape));
+  return ids;
 }
 
 StatusOr<PushParts> ReadPush(const comm::Message& message,

@@ -59,6 +59,10 @@ StatusOr<PushParts> ReadPush(const comm::Message& message,
 // Errors: as ReadPush().
 Status CheckIds(std::span<const uint64_t> ids, const PushShape& shape);
 
+// A frame of whole ids that CheckIds() finds right. Errors: as ReadPush().
+StatusOr<std::span<const uint64_t>> ReadIds(const Buffer& frame, int group,
+                                            const PushShape& shape);
+
 // The pushes of one step in `sync`, until they are complete, and their sum
 // along the step tree. Whoever sends a piece, and however often, the sum is the
 // same. Belongs to its shard's thread.
