@@ -1,5 +1,6 @@
 #include "ps/shard.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/strcat.h"
@@ -169,7 +170,9 @@ void Shard::OnPull(comm::EndpointId from, comm::Message request) {
     return;
   }
   const uint64_t waiting = next_waiting_++;
-  const Duration deadline(pull.deadline_ns());
+  // A peer's number, whatever it is: added to the clock only within bounds.
+  const Duration deadline = std::clamp<Duration>(
+      Duration(pull.deadline_ns()), Duration::zero(), plan_.timeout);
   waiting_.emplace(
       waiting, WaitingPull{.from = from,
                            .request = std::move(request),

@@ -466,6 +466,22 @@ TEST(ShardTest, PullThatWaitsTooLongIsToldWhatIsMissing) {
   EXPECT_THAT(world.Replies(kOneWorker, first), SizeIs(1));
 }
 
+TEST(ShardTest, PullWaitsNoLongerThanThePlanAllows) {
+  ShardWorld world(Mode::kSync, 10s);
+  const auto pull = [&](int64_t deadline) {
+    return world.Send(kOneWorker, Method::kPull,
+                      PullFrames(1, Duration(deadline)));
+  };
+  const uint64_t longest = pull(std::numeric_limits<int64_t>::max());
+  const uint64_t shortest = pull(std::numeric_limits<int64_t>::min());
+  world.context.Advance(0ns);
+  EXPECT_THAT(world.Replies(kOneWorker, shortest), SizeIs(1));
+  world.context.Advance(10s - 1ms);
+  EXPECT_THAT(world.Replies(kOneWorker, longest), IsEmpty());
+  world.context.Advance(1ms);
+  EXPECT_THAT(world.Replies(kOneWorker, longest), SizeIs(1));
+}
+
 TEST(ShardTest, PullOfALostConnectionIsForgotten) {
   ShardWorld world;
   const uint64_t lost = world.Send(kOneWorker, Method::kPull, PullFrames(1));
