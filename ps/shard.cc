@@ -253,10 +253,7 @@ Status Shard::StagePush(PushParts push) {
     return FailedPreconditionError(
         StrCat("push: is for step ", push.step, ", but the job is at ", step_));
   }
-  for (Piece& piece : push.pieces) {
-    SHOAL_RETURN_IF_ERROR(stage_->Add(std::move(piece)));
-  }
-  return OkStatus();
+  return stage_->AddAll(std::move(push.pieces));
 }
 
 Status Shard::ApplyPush(comm::EndpointId from, const PushParts& push) {

@@ -746,6 +746,30 @@ TEST(ShardTest, BadPushesAreRefusedAndChangeNothing) {
   }
 }
 
+TEST(ShardTest, PushOfAStrangeNodeStagesNothingOfIt) {
+  ShardWorld world;
+  using Nodes = std::vector<std::pair<int64_t, float>>;
+  for (const Nodes& nodes :
+       {Nodes{{0, 1}}, Nodes{{4, 1}}, Nodes{{-1, 1}},
+        Nodes{{std::numeric_limits<int64_t>::max(), 1}},
+        Nodes{{std::numeric_limits<int64_t>::min(), 1}},
+        // The first piece of these is right, the push as a whole is not.
+        Nodes{{2, 1}, {4, 1}}, Nodes{{2, 1}, {1, 1}},
+        Nodes{{2, 1}, {3, 1}, {7, 1}}}) {
+    EXPECT_EQ(world.Push({.nodes = nodes}).code(),
+              StatusCode::kInvalidArgument);
+    EXPECT_THAT(world.MissingAt(0), HasSubstr("virtual workers 0, 1"));
+    EXPECT_THAT(world.Prepared(), IsEmpty());
+  }
+  ASSERT_TRUE(world.Push({.nodes = {{2, 1}}}).ok());
+  EXPECT_THAT(world.Prepared(), IsEmpty());
+  // What a refused push repeats was there before and stays.
+  EXPECT_FALSE(world.Push({.nodes = {{2, 1}, {4, 1}}}).ok());
+  EXPECT_THAT(world.MissingAt(0), HasSubstr("virtual workers 1"));
+  ASSERT_TRUE(world.Push({.nodes = {{3, 1}}}).ok());
+  EXPECT_THAT(world.Prepared(), SizeIs(1));
+}
+
 // What the frames of a broken message may do: be refused without a trace. What
 // no check can find (a gradient's other value) is taken as a whole.
 void CheckBroken(Mode mode, const std::vector<Buffer>& frames,

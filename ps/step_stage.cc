@@ -173,6 +173,26 @@ Status StepStage::Add(Piece piece) {
   return OkStatus();
 }
 
+Status StepStage::AddAll(std::vector<Piece> pieces) {
+  std::vector<int64_t> added;
+  for (Piece& piece : pieces) {
+    const int64_t node = piece.node;
+    const bool is_new = !pieces_.contains(node);
+    if (Status status = Add(std::move(piece)); !status.ok()) {
+      for (const int64_t taken_back : added) {
+        const auto [begin, end] = tree_.Range(taken_back);
+        num_present_ -= end - begin;
+        pieces_.erase(taken_back);
+      }
+      return status;
+    }
+    if (is_new && pieces_.contains(node)) {
+      added.push_back(node);
+    }
+  }
+  return OkStatus();
+}
+
 std::string StepStage::MissingVirtualWorkers() const {
   std::vector<bool> present(static_cast<size_t>(tree_.num_leaves()), false);
   for (const auto& [node, piece] : pieces_) {

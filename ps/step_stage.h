@@ -75,6 +75,8 @@ class StepStage {
   // Takes a piece whose virtual workers are not there yet; a repeated one is
   // dropped. Errors: kInvalidArgument (no such node, or it overlaps others).
   Status Add(Piece piece);
+  // All of them or, with an error, none. Errors: as Add().
+  Status AddAll(std::vector<Piece> pieces);
 
   bool complete() const { return num_present_ == tree_.num_leaves(); }
 
