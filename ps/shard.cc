@@ -257,6 +257,12 @@ Status Shard::StagePush(PushParts push) {
 }
 
 Status Shard::ApplyPush(comm::EndpointId from, const PushParts& push) {
+  // Zero is what a push without either would read as, and would lose it.
+  if (push.sequence == 0 || !push.learning_rate_factor.has_value()) {
+    return InvalidArgumentError(
+        "push: has no sequence or no learning rate factor, as one outside sync "
+        "must");
+  }
   uint64_t& last = last_sequence_[from];
   if (push.sequence <= last) {
     return OkStatus();  // A retry: the push arrived, its reply did not.
@@ -268,7 +274,7 @@ Status Shard::ApplyPush(comm::EndpointId from, const PushParts& push) {
   }
   last = push.sequence;
   for (const Piece& piece : push.pieces) {
-    Apply(piece, push.learning_rate_factor);
+    Apply(piece, *push.learning_rate_factor);
   }
   ++step_;
   return OkStatus();

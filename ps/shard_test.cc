@@ -718,6 +718,11 @@ std::vector<BadPush> BadPushes() {
       });
     }
   }
+  for (const double factor : {std::numeric_limits<double>::quiet_NaN(),
+                              std::numeric_limits<double>::infinity(), -1.0}) {
+    add(StrCat("a learning rate factor of ", factor), invalid,
+        [&](Frames& f) { f[0] = Encode(TestPush{.factor = factor}.Head()); });
+  }
   return bad;
 }
 
@@ -799,6 +804,28 @@ void CheckBroken(Mode mode, const std::vector<Buffer>& frames,
             AfterSgd(6, 0.25F));
 }
 
+TEST(ShardTest, PushCutAnywhereIsRefusedAndChangesNothing) {
+  const std::vector<Buffer> good = TestPush{}.Frames();
+  for (const Mode mode : {Mode::kSync, Mode::kBounded}) {
+    for (size_t f = 0; f < good.size(); ++f) {
+      CheckBroken(mode, {good.begin(), good.begin() + static_cast<int>(f)},
+                  true, StrCat(f, " frames"));
+      for (int64_t size = 0; size < good[f].size(); ++size) {
+        std::vector<Buffer> cut = good;
+        cut[f] = cut[f].Slice(0, size);
+        // The end of the head is for the other modes.
+        wire::Push head;
+        const bool is_whole =
+            mode == Mode::kSync && f == 0 &&
+            head.ParseFromArray(cut[0].data(), static_cast<int>(size)) &&
+            head.has_step() && head.nodes_size() == 1;
+        CheckBroken(mode, cut, !is_whole,
+                    StrCat("frame ", f, " cut to ", size));
+      }
+    }
+  }
+}
+
 TEST(ShardTest, PushWithAFlippedBitIsTakenAsAWholeOrNotAtAll) {
   const std::vector<Buffer> good = TestPush{}.Frames();
   for (const Mode mode : {Mode::kSync, Mode::kBounded}) {
@@ -842,6 +869,19 @@ TEST(ShardTest, OutsideSyncAPushIsAppliedOnArrivalOncePerClientAndSequence) {
     EXPECT_EQ(world.Push({.sequence = 4}).code(), StatusCode::kUnavailable);
     EXPECT_EQ(user(), AfterSgd(6, 0.625F));
   }
+}
+
+TEST(ShardTest, OutsideSyncAPushWithoutSequenceOrFactorIsRefused) {
+  ShardWorld world(Mode::kAsync);
+  EXPECT_EQ(world.Push({.sequence = 0}).code(), StatusCode::kInvalidArgument);
+  std::vector<Buffer> frames = TestPush{}.Frames();
+  wire::Push head = TestPush{}.Head();
+  head.clear_learning_rate_factor();
+  frames[0] = Encode(head);
+  EXPECT_EQ(world.AskStatus(kOneWorker, Method::kPush, frames).code(),
+            StatusCode::kInvalidArgument);
+  EXPECT_TRUE(world.Push({.factor = 0}).ok()) << "a schedule may end at 0";
+  EXPECT_TRUE(world.Push({.sequence = 2}).ok());
 }
 
 // --- Checkpoints -----------------------------------------------------------

@@ -123,7 +123,14 @@ StatusOr<PushParts> ReadPush(const comm::Message& message,
   PushParts push;
   push.step = head.step();
   push.sequence = head.sequence();
-  push.learning_rate_factor = head.learning_rate_factor();
+  if (head.has_learning_rate_factor()) {
+    const double factor = head.learning_rate_factor();
+    if (!std::isfinite(factor) || factor < 0) {
+      return InvalidArgumentError(
+          StrCat("push: has a learning rate factor of ", factor));
+    }
+    push.learning_rate_factor = factor;
+  }
   FrameReader frames(message);
   for (const int64_t node : head.nodes()) {
     Piece piece;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,7 +36,7 @@ struct Piece {
 struct PushParts {
   int64_t step = 0;
   uint64_t sequence = 0;
-  double learning_rate_factor = 1;
+  std::optional<double> learning_rate_factor;  // finite, >= 0
   std::vector<Piece> pieces;
 };
 
@@ -49,7 +50,8 @@ struct PushShape {
 };
 
 // Checks a whole push before anything is written: counts and sizes agree, ids
-// rise and belong to this shard, every gradient is finite.
+// rise and belong to this shard, every gradient is finite, and so is the
+// learning rate factor if there is one.
 // Errors: kInvalidArgument naming what is wrong; kAborted for an id that
 // another shard owns.
 StatusOr<PushParts> ReadPush(const comm::Message& message,
