@@ -357,6 +357,13 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
     waiting_saves_.emplace_back(from, std::move(request));
     return;
   }
+  if (plan_.mode == Mode::kSync && save.step() < step_) {
+    ReplyError(
+        from, request,
+        FailedPreconditionError(StrCat("save: is for step ", save.step(),
+                                       ", but the shard is at ", step_)));
+    return;
+  }
   // The coordinator asks when nothing is under way, so the tables stay as they
   // are while the storage thread reads them.
   auto part = std::make_shared<std::string>();

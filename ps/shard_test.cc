@@ -886,6 +886,29 @@ TEST(ShardTest, OutsideSyncAPushWithoutSequenceOrFactorIsRefused) {
 
 // --- Checkpoints -----------------------------------------------------------
 
+TEST(ShardTest, SavedStepIsTheOneThatWasAskedFor) {
+  ShardWorld world;
+  ASSERT_TRUE(world.Push({}).ok());
+  wire::Save save;
+  save.set_folder("out");
+  save.set_file("part-0.safetensors");
+  save.set_step(1);
+  // The commit is still on its way.
+  const uint64_t request = world.Send(kChief, Method::kSave, {Encode(save)});
+  world.context.RunStorage();
+  EXPECT_THAT(world.Replies(kChief, request), IsEmpty());
+  world.Commit(world.Prepared().at(0), 0);
+  world.context.RunStorage();
+  ASSERT_THAT(world.Replies(kChief, request), SizeIs(1));
+  EXPECT_TRUE(ErrorOf(world.Replies(kChief, request)[0]).ok());
+  EXPECT_EQ(world.context.storage.ReadFile("out/part-0.safetensors")->text(),
+            world.Contents(1));
+  // It can't go back.
+  EXPECT_EQ(ErrorOf(world.Save(0, "past")).code(),
+            StatusCode::kFailedPrecondition);
+  EXPECT_FALSE(world.context.storage.ReadFile("past/part-0.safetensors").ok());
+}
+
 TEST(ShardTest, FullDiskIsNotAskedAgain) {
   ShardWorld world;
   world.context.storage.SetCapacity(1);
