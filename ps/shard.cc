@@ -12,6 +12,9 @@
 namespace shoal::ps {
 namespace {
 
+// What a message may hold, with room for its head.
+constexpr int64_t kReplyBytesMax = comm::kMessageBytesMax - 4096;
+
 // A full or broken disk is not a busy peer: the caller must not ask again and
 // again for what storage has refused.
 Status Final(const Status& status) {
@@ -151,10 +154,21 @@ void Shard::OnPull(comm::EndpointId from, comm::Message request) {
                                          " frames, expected ",
                                          model_.groups.size() + 1));
   }
+  int64_t reply_bytes = pull.dense() ? dense_->num_elements() * 4 : 0;
   for (size_t g = 0; status.ok() && g < model_.groups.size(); ++g) {
-    status = ReadIds(request.frames[g + 1], static_cast<int>(g), shape_)
-                 .status()
-                 .WithPrefix("pull");
+    const auto ids =
+        ReadIds(request.frames[g + 1], static_cast<int>(g), shape_);
+    status = ids.status().WithPrefix("pull");
+    for (const int index : model_.groups[g]) {
+      reply_bytes += request.frames[g + 1].size() / 8 *
+                     tables_[static_cast<size_t>(index)]->dim() * 4;
+    }
+  }
+  // Said here, where it is known why: a reply that is too long is not sent.
+  if (status.ok() && reply_bytes > kReplyBytesMax) {
+    status = InvalidArgumentError(StrCat(
+        "pull: asks for ", reply_bytes, " bytes, more than the ",
+        kReplyBytesMax, " of one message; use smaller batches or more shards"));
   }
   if (status.ok() && plan_.mode == Mode::kSync && pull.step() < step_) {
     // Of a worker in place of one that had pushed the step before it was lost.

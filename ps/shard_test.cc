@@ -139,13 +139,14 @@ std::vector<Buffer> PullFrames(int64_t step, Duration deadline = 3600s) {
 // Shard 0 of two in a job that the test plays.
 class ShardWorld {
  public:
-  explicit ShardWorld(Mode mode = Mode::kSync, Duration timeout = 3600s) {
+  explicit ShardWorld(Mode mode = Mode::kSync, Duration timeout = 3600s,
+                      const ModelSpec& model = ShardModel()) {
     shard_ = std::make_unique<Shard>(Shard::Options{
         .coordinator = kChief, .coordinator_address = "fake:chief"});
     shard_->OnStart(context);
     wire::JoinReply reply;
     reply.set_index(0);
-    ToWire(ShardModel(), *reply.mutable_model());
+    ToWire(model, *reply.mutable_model());
     ToWire(ClusterPlan{.mode = mode, .virtual_workers = 2, .timeout = timeout},
            *reply.mutable_plan());
     ToWire(RouteTable{.version = 1,
@@ -443,6 +444,19 @@ TEST(ShardTest, PullsThatMakeNoSenseAreRefused) {
     }
     EXPECT_FALSE(world.context.stopped.has_value());
   }
+}
+
+TEST(ShardTest, PullOfMoreThanAMessageHoldsIsRefused) {
+  ModelSpec model = ShardModel();
+  model.tables[2] = {
+      .name = "wide", .dim = int64_t{1} << 18, .optimizer = {.kind = "sgd"}};
+  ShardWorld world(Mode::kSync, 3600s, model);
+  std::vector<Buffer> frames = PullFrames(0);
+  ASSERT_TRUE(world.AskStatus(kOneWorker, Method::kPull, frames).ok());
+  frames[2] = IdFrame(IdsOf(0, 1024));  // 1 MiB each
+  const Status status = world.AskStatus(kOneWorker, Method::kPull, frames);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.message(), HasSubstr("smaller batches"));
 }
 
 TEST(ShardTest, PullThatWaitsTooLongIsToldWhatIsMissing) {
