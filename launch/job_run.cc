@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/strcat.h"
 #include "base/trace.h"
+#include "comm/listen.h"
 #include "ps/checkpoint_format.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
@@ -183,13 +184,13 @@ Status JobRun::BuildSpec() {
       {"workers", std::to_string(cluster.workers())},
       {"virtual workers", std::to_string(cluster.virtual_workers())},
       {"threads per worker", std::to_string(cluster.threads())},
-      {"transport", shape().transport}};
+      {"transport", job_->transport()}};
   summary_.timings.emplace_back("read and prepare the data",
                                 Seconds(clock_.Now() - begin_));
   return OkStatus();
 }
 
-ClusterShape JobRun::shape() const {
+StatusOr<ClusterShape> JobRun::Shape(bool one_host) const {
   ClusterShape shape;
   shape.servers = job_->cluster().servers();
   shape.shards = job_->cluster().shards();
@@ -198,6 +199,18 @@ ClusterShape JobRun::shape() const {
   shape.in_process = request_.in_process || shape.transport == "inproc";
   if (shape.in_process && shape.transport == "auto") {
     shape.transport = "inproc";
+  }
+  if (shape.transport == "zmq" || shape.transport == "auto") {
+    const std::string& listen = job_->cluster().listen();
+    StatusOr<std::string> address = comm::ListenAt(listen != "auto" ? listen
+                                                   : one_host ? "127.0.0.1"
+                                                              : "",
+                                                   job_->cluster().port());
+    if (!address.ok()) {
+      return InvalidArgumentError(
+          StrCat("cluster.", address.status().message()));
+    }
+    shape.listen = *std::move(address);
   }
   if (request_.trace) {
     shape.trace_folder = StrCat(out_, "/trace");

@@ -48,7 +48,9 @@ class JobRun : public ps::JobObserver {
   ~JobRun() override;
 
   const worker::JobSpec& job() const { return *job_; }
-  ClusterShape shape() const;
+  // `one_host`: all its processes run on this host.
+  // Errors: kInvalidArgument (cluster.listen).
+  StatusOr<ClusterShape> Shape(bool one_host) const;
   ps::Coordinator::Options CoordinatorOptions();
 
   // Ends the run: writes reports for what `outcome` says, and returns it (or

@@ -6,6 +6,7 @@
 
 #include "base/random.h"
 #include "base/strcat.h"
+#include "comm/listen.h"
 #include "comm/pump.h"
 #include "ps/shard.h"
 #include "worker/open_worker.h"
@@ -17,9 +18,11 @@ namespace {
 // Nodes of one role, each pumped by a thread of its own.
 class NodesRole : public Role {
  public:
-  Status Add(const std::string& transport, std::unique_ptr<comm::Node> node) {
+  Status Add(const RoleOptions& role, std::unique_ptr<comm::Node> node) {
     comm::Pump::Options options;
-    options.transport = transport;
+    options.transport = role.transport;
+    SHOAL_ASSIGN_OR_RETURN(options.endpoint.listen,
+                           comm::ListenFacing(role.coordinator_address));
     options.endpoint.self = comm::EndpointId{EntropySeed()};
     SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<comm::Pump> pump,
                            comm::Pump::Create(options));
@@ -74,13 +77,12 @@ class NodesRole : public Role {
 StatusOr<std::unique_ptr<Role>> Role::CreateServer(const RoleOptions& options) {
   auto role = std::make_unique<NodesRole>();
   for (int shard = 0; shard < options.shards; ++shard) {
-    SHOAL_RETURN_IF_ERROR(
-        role->Add(options.transport,
-                  std::make_unique<ps::Shard>(ps::Shard::Options{
-                      .coordinator_address = options.coordinator_address,
-                      .server = options.index,
-                      .shard = shard,
-                      .join_within = options.join_within})));
+    SHOAL_RETURN_IF_ERROR(role->Add(
+        options, std::make_unique<ps::Shard>(ps::Shard::Options{
+                     .coordinator_address = options.coordinator_address,
+                     .server = options.index,
+                     .shard = shard,
+                     .join_within = options.join_within})));
   }
   return std::unique_ptr<Role>(std::move(role));
 }
@@ -88,12 +90,11 @@ StatusOr<std::unique_ptr<Role>> Role::CreateServer(const RoleOptions& options) {
 StatusOr<std::unique_ptr<Role>> Role::CreateWorker(const RoleOptions& options) {
   auto role = std::make_unique<NodesRole>();
   SHOAL_RETURN_IF_ERROR(role->Add(
-      options.transport,
-      std::make_unique<worker::WorkerNode>(worker::WorkerNode::Options{
-          .coordinator_address = options.coordinator_address,
-          .worker = options.index,
-          .join_within = options.join_within,
-          .open = &worker::OpenWorker})));
+      options, std::make_unique<worker::WorkerNode>(worker::WorkerNode::Options{
+                   .coordinator_address = options.coordinator_address,
+                   .worker = options.index,
+                   .join_within = options.join_within,
+                   .open = &worker::OpenWorker})));
   return std::unique_ptr<Role>(std::move(role));
 }
 

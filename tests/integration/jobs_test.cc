@@ -13,7 +13,9 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include <netinet/in.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 
 #include "tests/integration/program.h"
 
@@ -383,6 +385,28 @@ TEST_F(BadInputTest, MoreWorkersThanRowsIsRefused) {
                                        "cluster.virtual_workers=9"});
   ExpectRefused(run, "out");
   EXPECT_THAT(run.output, HasSubstr("cluster.workers"));
+}
+
+TEST_F(BadInputTest, TakenPortIsNamed) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  ASSERT_GE(fd, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  ASSERT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  ASSERT_EQ(listen(fd, 1), 0);
+  const std::string port = std::to_string(ntohs(address.sin_port));
+  const RunOutcome taken =
+      Train("out", {"--set", "transport=zmq", "--set", "cluster.port=" + port});
+  ExpectRefused(taken, "out");
+  EXPECT_THAT(taken.output, AllOf(HasSubstr(port), HasSubstr("taken")));
+  close(fd);
+  const RunOutcome free =
+      Train("out", {"--set", "transport=zmq", "--set", "cluster.port=" + port,
+                    "--set", "cluster.listen=lo"});
+  EXPECT_EQ(free.exit_code, 0) << free.output;
 }
 
 TEST_F(BadInputTest, FullDiskAtACheckpointLeavesNone) {
