@@ -320,17 +320,6 @@ std::string ChunkPrefix(const ModelSpec& model, const DenseChunk& chunk) {
                 chunk.first);
 }
 
-std::optional<int64_t> StepOfFolder(const std::string& name) {
-  const std::string prefix = "step-";
-  if (name.compare(0, prefix.size(), prefix) != 0 ||
-      name.size() == prefix.size() || name.size() > prefix.size() + 18 ||
-      name.find_first_not_of("0123456789", prefix.size()) !=
-          std::string::npos) {
-    return std::nullopt;
-  }
-  return std::stoll(name.substr(prefix.size()));
-}
-
 }  // namespace
 
 StatusOr<std::string> SavePart(Storage& storage, const std::string& folder,
@@ -596,6 +585,17 @@ Status LoadParts(Storage& storage, const std::string& folder,
         "': is it of another model?"));
   }
   return OkStatus();
+}
+
+std::optional<int64_t> StepOfFolder(const std::string& name) {
+  const std::string prefix = "step-";
+  if (name.compare(0, prefix.size(), prefix) != 0 ||
+      name.size() == prefix.size() || name.size() > prefix.size() + 18 ||
+      name.find_first_not_of("0123456789", prefix.size()) !=
+          std::string::npos) {
+    return std::nullopt;
+  }
+  return std::stoll(name.substr(prefix.size()));
 }
 
 StatusOr<std::vector<int64_t>> ListCheckpoints(Storage& storage,

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <memory>
 #include <span>
 #include <string>
@@ -75,6 +76,9 @@ Status LoadParts(Storage& storage, const std::string& folder,
 // Removes the oldest checkpoints in `parent` beyond the newest `kept` >= 1,
 // each manifest first.
 Status PruneCheckpoints(Storage& storage, const std::string& parent, int kept);
+
+// N of "step-N"; none if `name` is not of that form.
+std::optional<int64_t> StepOfFolder(const std::string& name);
 
 // Steps of the valid checkpoints in `parent`, rising.
 StatusOr<std::vector<int64_t>> ListCheckpoints(Storage& storage,

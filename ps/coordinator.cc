@@ -447,6 +447,14 @@ void Coordinator::SaveCheckpoint() {
     OnPartsSaved();
     return;
   }
+  if (StepFolder(position_) == options_.restore_folder) {
+    // Nothing was trained since; what is there stays whole.
+    if (options_.observer != nullptr) {
+      options_.observer->OnSaved(position_, options_.restore_folder);
+    }
+    OnPartsSaved();
+    return;
+  }
   saved_here_ = true;
   parts_.assign(shards_.size(), "");
   calls_under_way_ = static_cast<int64_t>(shards_.size());

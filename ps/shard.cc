@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/strcat.h"
+#include "base/trace.h"
 #include "ps/checkpoint_format.h"
 #include "ps/protocol.pb.h"
 #include "ps/slots.h"
@@ -188,6 +189,7 @@ void Shard::OnPullDeadline(uint64_t waiting) {
 }
 
 void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
+  SHOAL_TRACE("answer pull", step_);
   wire::Pull pull;
   // Decoded once before, when it came.
   SHOAL_CHECK(Decode(request, pull).ok());
@@ -213,6 +215,7 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
 // --- Pushes ----------------------------------------------------------------
 
 void Shard::OnPush(comm::EndpointId from, comm::Message request) {
+  SHOAL_TRACE("take push", step_);
   StatusOr<PushParts> push = ReadPush(request, shape_);
   Status status = push.status();
   if (status.ok()) {
@@ -273,6 +276,7 @@ void Shard::SendPrepared() {
       StrCat("the commit of step ", step_), plan_.timeout, {Encode(prepared)},
       [this](const StatusOr<comm::Message>& reply) { OnCommit(reply); });
   // Summed while the commit is on its way.
+  SHOAL_TRACE("sum", step_);
   sum_ = stage_->Sum();
 }
 
@@ -315,6 +319,7 @@ void Shard::OnCommit(const StatusOr<comm::Message>& reply) {
 }
 
 void Shard::Apply(const Piece& piece, double learning_rate_factor) {
+  SHOAL_TRACE("apply", step_);
   for (size_t g = 0; g < piece.groups.size(); ++g) {
     const GroupGradients& gradients = piece.groups[g];
     for (size_t t = 0; t < gradients.tables.size(); ++t) {

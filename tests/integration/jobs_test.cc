@@ -204,6 +204,59 @@ TEST_F(JobsTest, EvalPredictAndResumeAgreeWithTraining) {
   EXPECT_EQ(lines, 3001);
 }
 
+TEST_F(JobsTest, AnEarlierRunsCheckpointsMakeRoomAndAreKept) {
+  const auto train = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> argv = {"--in-process", "--set",
+                                     "checkpoint.every_steps=10"};
+    argv.insert(argv.end(), more.begin(), more.end());
+    const RunOutcome run = Train("out", argv);
+    EXPECT_EQ(run.exit_code, 0) << run.output;
+  };
+  const auto has = [&](const std::string& folder) {
+    return fs::exists(folder_ / "out" / folder / "manifest.json");
+  };
+  train({"--set", "train.max_steps=20"});
+  const std::string digest = Digest("out");
+
+  // A shorter one in the same folder is what the folder now stands for.
+  train({"--set", "train.max_steps=10"});
+  EXPECT_NE(Digest("out"), digest);
+  EXPECT_TRUE(has("checkpoints/step-10"));
+  EXPECT_FALSE(has("checkpoints/step-20"));
+  EXPECT_TRUE(has("checkpoints.old/step-10"));
+  EXPECT_TRUE(has("checkpoints.old/step-20"));
+
+  // Going on in place keeps what it went on from; a repeat changes nothing.
+  for (int i = 0; i < 2; ++i) {
+    train({"--set", "train.max_steps=20", "--set",
+           "checkpoint.restore=" + Path("out")});
+    EXPECT_EQ(Digest("out"), digest);
+    EXPECT_TRUE(has("checkpoints/step-10"));
+    EXPECT_TRUE(has("checkpoints.old/step-20"));
+  }
+  train({"--set", "train.max_steps=20", "--set",
+         "checkpoint.restore=" + Path("out/checkpoints/step-10")});
+  EXPECT_EQ(Digest("out"), digest);
+  EXPECT_FALSE(has("checkpoints.old/step-10"));
+  EXPECT_TRUE(has("checkpoints.old/step-20"));
+}
+
+TEST_F(JobsTest, OneTrainingAtATimePerFolder) {
+  const RunOutcome first = RunProgram(
+      TrainCommand("out", {"--set", "train.epochs=100000"}), [&](pid_t pid) {
+        if (!fs::exists(folder_ / "out" / ".lock")) {
+          return;
+        }
+        const RunOutcome second = Train("out", {"--in-process"});
+        EXPECT_EQ(second.exit_code, 1);
+        EXPECT_THAT(second.output, HasSubstr("another training"));
+        kill(pid, SIGINT);
+      });
+  EXPECT_THAT(first.output, HasSubstr("Ctrl-C"));
+  EXPECT_FALSE(fs::exists(folder_ / "out" / "data"));
+  EXPECT_EQ(Train("out", {"--in-process"}).exit_code, 0);
+}
+
 TEST_F(JobsTest, EveryModeLearnsAndLeavesItsReports) {
   for (const char* mode : {"sync", "bounded", "async"}) {
     const std::string out = mode;
