@@ -148,8 +148,8 @@ Status OutFolder::SetAsideCheckpoints(Storage& storage,
     SHOAL_RETURN_IF_ERROR(Move(folder, StrCat(aside, "/step-", step)));
   }
   std::fprintf(stderr,
-               "note: %zu checkpoints of an earlier run are now in %s\n",
-               whole.size(), aside.c_str());
+               "note: the checkpoints of an earlier run are now in %s\n",
+               aside.c_str());
   return OkStatus();
 }
 
