@@ -268,10 +268,10 @@ Status RunCheckpointList(const std::string& path) {
     SHOAL_ASSIGN_OR_RETURN(const ps::Manifest manifest,
                            ps::ReadManifest(*storage, folder));
     int64_t bytes = 0;
-    for (const ps::CheckpointPart& part : manifest.parts) {
-      bytes += part.size_bytes;
+    for (const ps::ManifestPart& part : manifest.parts) {
+      bytes += part.file.size_bytes;
     }
-    std::printf("%s  %zu parts  %lld bytes\n", folder.c_str(),
+    std::printf("%s  %zu files  %lld bytes\n", folder.c_str(),
                 manifest.parts.size(), static_cast<long long>(bytes));
   }
   return OkStatus();

@@ -347,20 +347,20 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
   }
   // The coordinator asks when nothing is under way, so the tables stay as they
   // are while the storage thread reads them.
-  auto part = std::make_shared<std::string>();
+  auto parts = std::make_shared<std::vector<std::string>>();
   context_->StartStorage(
-      [this, save, part](Storage& storage) -> StatusOr<Buffer> {
+      [this, save, parts](Storage& storage) -> StatusOr<Buffer> {
         SHOAL_ASSIGN_OR_RETURN(
-            *part, SavePart(storage, save.folder(), save.file(), state()));
+            *parts, SaveParts(storage, save.folder(), save.name(), state()));
         return Buffer();
       },
-      [this, from, request, part](const StatusOr<Buffer>& done) {
+      [this, from, request, parts](const StatusOr<Buffer>& done) {
         if (!done.ok()) {
           ReplyError(from, request, Final(done.status()));
           return;
         }
         wire::SaveReply reply;
-        reply.set_part(*part);
+        reply.mutable_parts()->Assign(parts->begin(), parts->end());
         Reply(from, MakeReply(request, {Encode(reply)}));
       });
 }
@@ -373,14 +373,7 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
   }
   context_->StartStorage(
       [this, load](Storage& storage) -> StatusOr<Buffer> {
-        SHOAL_RETURN_IF_ERROR(LoadParts(
-            storage, load.folder(),
-            [this](uint64_t id) {
-              return SlotOfHash(IdHash(id), shape_.slot_bits) %
-                         shape_.num_shards ==
-                     shape_.shard_index;
-            },
-            state()));
+        SHOAL_RETURN_IF_ERROR(LoadParts(storage, load.folder(), state()));
         return Buffer();
       },
       [this, from, request, step = load.step()](const StatusOr<Buffer>& done) {
