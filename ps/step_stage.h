@@ -11,7 +11,7 @@
 #include "base/status.h"
 #include "comm/message.h"
 #include "ps/model_spec.h"
-#include "ps/step_tree.h"
+#include "base/step_tree.h"
 
 namespace shoal::ps {
 
