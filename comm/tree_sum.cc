@@ -42,69 +42,40 @@ BF16 AddOne(BF16 a, BF16 b) {
   return {static_cast<uint16_t>(bits >> 16)};
 }
 
-// Each output is one addition, so all of these give the same bits.
+// 128-bit vectors are enough: a block comes from the first cache, and before
+// that from memory. (target_clones would widen them, but its resolvers run
+// before ThreadSanitizer is up and crash.)
 template <typename T>
-[[gnu::always_inline]] inline void AddLoop(const T* a, const T* b, T* out,
-                                           int64_t n) {
+__attribute__((optimize("O3"))) void AddAll(const T* a, const T* b, T* out,
+                                            int64_t n) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
     out[i] = AddOne(a[i], b[i]);
   }
 }
 
-#if defined(__x86_64__)
-#define SHOAL_CLONES \
-  __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
-#else
-#define SHOAL_CLONES
-#endif
-
-SHOAL_CLONES void AddF32(const float* a, const float* b, float* out,
-                         int64_t n) {
-  AddLoop(a, b, out, n);
-}
-SHOAL_CLONES void AddF64(const double* a, const double* b, double* out,
-                         int64_t n) {
-  AddLoop(a, b, out, n);
-}
-SHOAL_CLONES void AddU32(const uint32_t* a, const uint32_t* b, uint32_t* out,
-                         int64_t n) {
-  AddLoop(a, b, out, n);
-}
-SHOAL_CLONES void AddU64(const uint64_t* a, const uint64_t* b, uint64_t* out,
-                         int64_t n) {
-  AddLoop(a, b, out, n);
-}
-void AddF16(const F16* a, const F16* b, F16* out, int64_t n) {
-  AddLoop(a, b, out, n);
-}
-void AddBF16(const BF16* a, const BF16* b, BF16* out, int64_t n) {
-  AddLoop(a, b, out, n);
-}
-
 template <typename T>
-void Call(void (*add)(const T*, const T*, T*, int64_t), const std::byte* a,
-          const std::byte* b, std::byte* out, int64_t n) {
-  add(reinterpret_cast<const T*>(a), reinterpret_cast<const T*>(b),
-      reinterpret_cast<T*>(out), n);
+void AddAs(const std::byte* a, const std::byte* b, std::byte* out, int64_t n) {
+  AddAll(reinterpret_cast<const T*>(a), reinterpret_cast<const T*>(b),
+         reinterpret_cast<T*>(out), n);
 }
 
 void Add(DType dtype, const std::byte* a, const std::byte* b, std::byte* out,
          int64_t n) {
   switch (dtype) {
     case DType::kF32:
-      return Call(&AddF32, a, b, out, n);
+      return AddAs<float>(a, b, out, n);
     case DType::kF64:
-      return Call(&AddF64, a, b, out, n);
+      return AddAs<double>(a, b, out, n);
     case DType::kF16:
-      return Call(&AddF16, a, b, out, n);
+      return AddAs<F16>(a, b, out, n);
     case DType::kBF16:
-      return Call(&AddBF16, a, b, out, n);
+      return AddAs<BF16>(a, b, out, n);
     case DType::kI32:
-      return Call(&AddU32, a, b, out, n);
+      return AddAs<uint32_t>(a, b, out, n);
     case DType::kI64:
     case DType::kU64:
-      return Call(&AddU64, a, b, out, n);
+      return AddAs<uint64_t>(a, b, out, n);
   }
 }
 

@@ -8,11 +8,11 @@
 #include <optional>
 #include <vector>
 
+#include "base/step_tree.h"
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/client.h"
 #include "ps/member.h"
-#include "base/step_tree.h"
 #include "worker/model_runner.h"
 #include "worker/step_input.h"
 
