@@ -135,7 +135,8 @@ function(shoal_tests folder)
       shoal_test_program(${name}_tests SOURCES ${sources} LINK ${link})
       if(TARGET shoal)
         target_compile_definitions(
-          ${name}_tests PRIVATE SHOAL_PROGRAM="$<TARGET_FILE:shoal>")
+          ${name}_tests PRIVATE SHOAL_PROGRAM="$<TARGET_FILE:shoal>"
+                                SHOAL_SOURCE="${CMAKE_SOURCE_DIR}")
         add_dependencies(${name}_tests shoal)
       endif()
     endif()

@@ -23,9 +23,10 @@ constexpr Duration kReasonWithin = 500ms;
 constexpr Duration kEndWithin = std::chrono::seconds(5);
 
 StatusOr<std::unique_ptr<comm::Pump>> CreateCoordinatorPump(
-    const std::string& transport) {
+    const ClusterShape& shape) {
   comm::Pump::Options options;
-  options.transport = transport;
+  options.transport = shape.transport;
+  options.endpoint.listen = shape.listen;
   options.endpoint.self = comm::kCoordinator;
   return comm::Pump::Create(options);
 }
@@ -87,7 +88,7 @@ Status SpawnMembers(const ClusterShape& shape, const std::string& address,
 
 Status RunAsProcesses(const ClusterShape& shape, ps::Coordinator& coordinator) {
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<comm::Pump> pump,
-                         CreateCoordinatorPump(shape.transport));
+                         CreateCoordinatorPump(shape));
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Supervisor> supervisor,
                          Supervisor::Create({.on_signal = [&pump](int signal) {
                            pump->Interrupt(CancelledError(
@@ -122,7 +123,7 @@ Status RunAsProcesses(const ClusterShape& shape, ps::Coordinator& coordinator) {
 
 Status RunAsThreads(const ClusterShape& shape, ps::Coordinator& coordinator) {
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<comm::Pump> pump,
-                         CreateCoordinatorPump(shape.transport));
+                         CreateCoordinatorPump(shape));
   std::vector<std::unique_ptr<Role>> roles;
   for (int i = 0; i < shape.servers + shape.workers; ++i) {
     const bool server = i < shape.servers;
@@ -158,10 +159,10 @@ Status RunAsThreads(const ClusterShape& shape, ps::Coordinator& coordinator) {
 }
 
 Status RunCoordinatorBeside(
-    const std::string& transport, ps::Coordinator& coordinator,
+    const ClusterShape& shape, ps::Coordinator& coordinator,
     const std::function<Status(const std::string& address)>& here) {
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<comm::Pump> pump,
-                         CreateCoordinatorPump(transport));
+                         CreateCoordinatorPump(shape));
   CoordinatorThread thread(*pump, coordinator);
   const Status own = here(pump->address());
   if (!own.ok()) {

@@ -12,6 +12,7 @@ namespace shoal::launch {
 // The members of a job and how they are reached.
 struct ClusterShape {
   std::string transport = "auto";
+  std::string listen;  // the coordinator's Endpoint::Options::listen
   int servers = 1;
   int shards = 1;  // per server
   int workers = 1;
@@ -32,7 +33,7 @@ Status RunAsThreads(const ClusterShape& shape, ps::Coordinator& coordinator);
 // The coordinator on a thread beside `here`, which gets its address and runs on
 // the calling thread what else this process is; others start the rest.
 Status RunCoordinatorBeside(
-    const std::string& transport, ps::Coordinator& coordinator,
+    const ClusterShape& shape, ps::Coordinator& coordinator,
     const std::function<Status(const std::string& address)>& here);
 
 }  // namespace shoal::launch

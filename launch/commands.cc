@@ -90,7 +90,8 @@ void PrintSummary(const JobRun& run, RunRequest::Kind kind) {
 // processes or threads.
 Status RunHere(JobRun& run) {
   ps::Coordinator coordinator(run.CoordinatorOptions());
-  const ClusterShape shape = run.shape();
+  SHOAL_ASSIGN_OR_RETURN(const ClusterShape shape,
+                         run.Shape(/*one_host=*/true));
   Status status;
   {
     const ProcessTrace trace(shape.trace_folder, "coordinator");
@@ -179,9 +180,11 @@ Status RunAsRanks(const RunRequest& request) {
   }
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
                          JobRun::Prepare(request));
+  SHOAL_ASSIGN_OR_RETURN(const ClusterShape shape,
+                         run->Shape(world->one_host()));
   ps::Coordinator coordinator(run->CoordinatorOptions());
   SHOAL_RETURN_IF_ERROR(run->Finish(RunCoordinatorBeside(
-      role.transport, coordinator, [&](const std::string& address) -> Status {
+      shape, coordinator, [&](const std::string& address) -> Status {
         SHOAL_RETURN_IF_ERROR(
             world->BroadcastFromFirst(address, kPrepareWithin).status());
         return extra == 1 ? OkStatus() : run_role(address);
@@ -265,10 +268,10 @@ Status RunCheckpointList(const std::string& path) {
     SHOAL_ASSIGN_OR_RETURN(const ps::Manifest manifest,
                            ps::ReadManifest(*storage, folder));
     int64_t bytes = 0;
-    for (const ps::CheckpointPart& part : manifest.parts) {
-      bytes += part.size_bytes;
+    for (const ps::ManifestPart& part : manifest.parts) {
+      bytes += part.file.size_bytes;
     }
-    std::printf("%s  %zu parts  %lld bytes\n", folder.c_str(),
+    std::printf("%s  %zu files  %lld bytes\n", folder.c_str(),
                 manifest.parts.size(), static_cast<long long>(bytes));
   }
   return OkStatus();

@@ -6,13 +6,12 @@
 #include <cmath>
 #include <cstdio>
 #include <ctime>
-#include <filesystem>
-#include <system_error>
 #include <utility>
 
 #include "base/log.h"
 #include "base/strcat.h"
 #include "base/trace.h"
+#include "comm/listen.h"
 #include "ps/checkpoint_format.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
@@ -79,13 +78,10 @@ StatusOr<std::unique_ptr<JobRun>> JobRun::Prepare(const RunRequest& request) {
 Status JobRun::Load() {
   SHOAL_ASSIGN_OR_RETURN(
       job_, worker::LoadJob(request_.job_path, request_.overrides));
-  out_ = request_.out.empty() ? StrCat("out/", job_->name()) : request_.out;
-  std::error_code error;
-  std::filesystem::create_directories(out_, error);
-  if (error) {
-    return UnavailableError(
-        StrCat("--out ", out_, ": can't make the folder: ", error.message()));
-  }
+  SHOAL_ASSIGN_OR_RETURN(
+      out_, OutFolder::Open(request_.out.empty() ? StrCat("out/", job_->name())
+                                                 : request_.out,
+                            request_.kind == RunRequest::Kind::kTrain));
   if (!request_.checkpoint.empty()) {
     return OpenCheckpoint(request_.checkpoint);
   }
@@ -113,7 +109,7 @@ Status JobRun::OpenCheckpoint(const std::string& path) {
 }
 
 Status JobRun::PrepareData() {
-  const std::string folder = StrCat(out_, "/data");
+  const std::string& folder = out_->data();
   const int threads =
       std::max<int>(1, static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)));
   const worker::FittedTransforms* fitted =
@@ -183,13 +179,17 @@ Status JobRun::BuildSpec() {
       {"workers", std::to_string(cluster.workers())},
       {"virtual workers", std::to_string(cluster.virtual_workers())},
       {"threads per worker", std::to_string(cluster.threads())},
-      {"transport", shape().transport}};
+      {"transport", job_->transport()}};
+  if (request_.kind == RunRequest::Kind::kTrain) {
+    SHOAL_RETURN_IF_ERROR(
+        out_->SetAsideCheckpoints(*storage_, restore_folder_));
+  }
   summary_.timings.emplace_back("read and prepare the data",
                                 Seconds(clock_.Now() - begin_));
   return OkStatus();
 }
 
-ClusterShape JobRun::shape() const {
+StatusOr<ClusterShape> JobRun::Shape(bool one_host) const {
   ClusterShape shape;
   shape.servers = job_->cluster().servers();
   shape.shards = job_->cluster().shards();
@@ -199,8 +199,22 @@ ClusterShape JobRun::shape() const {
   if (shape.in_process && shape.transport == "auto") {
     shape.transport = "inproc";
   }
+  if (shape.transport == "zmq" || shape.transport == "auto") {
+    const std::string& listen = job_->cluster().listen();
+    StatusOr<std::string> address = comm::ListenAt(listen != "auto" ? listen
+                                                   : one_host ? "127.0.0.1"
+                                                              : "",
+                                                   job_->cluster().port());
+    if (!address.ok()) {
+      return InvalidArgumentError(
+          StrCat("cluster.", address.status().message()));
+    }
+    shape.listen = *std::move(address);
+  }
   if (request_.trace) {
-    shape.trace_folder = StrCat(out_, "/trace");
+    shape.trace_folder = StrCat(out(), "/trace");
+    // Of an earlier run, whose processes may have been others.
+    SHOAL_RETURN_IF_ERROR(storage_->Remove(shape.trace_folder));
   }
   return shape;
 }
@@ -216,13 +230,13 @@ ps::Coordinator::Options JobRun::CoordinatorOptions() {
   options.job_text = worker::SerializeJob(*job_);
   options.setup = worker::EncodeSetup(data_);
   if (request_.kind == RunRequest::Kind::kTrain) {
-    options.checkpoint_folder = StrCat(out_, "/checkpoints");
+    options.checkpoint_folder = out_->checkpoints();
     options.checkpoints_kept = job_->checkpoint().keep();
     options.checkpoint_texts = {
         {kFittedText, worker::FittedToJson(data_.fitted)},
         {kJobText, summary_.job_yaml}};
   }
-  options.restore_folder = restore_folder_;
+  options.restore_folder = out_->Spelled(restore_folder_);
   options.restore_step = restore_step_;
   options.observer = this;
   return options;
@@ -242,7 +256,7 @@ void JobRun::OnStarted(int64_t step) {
   progress_->Start(step, plan_.total_steps, plan_.steps_per_epoch);
   summary_.steps = step;
   StatusOr<std::unique_ptr<worker::EventFile>> events =
-      worker::EventFile::Create(StrCat(out_, "/tensorboard"), WallTime());
+      worker::EventFile::Create(StrCat(out(), "/tensorboard"), WallTime());
   if (events.ok()) {
     events_ = *std::move(events);
   } else {
@@ -411,12 +425,12 @@ Status JobRun::WriteReports() {
     SHOAL_RETURN_IF_ERROR(events_->Flush());
   }
   if (request_.kind == RunRequest::Kind::kEvaluate) {
-    return worker::WriteMetricsJson(*storage_, StrCat(out_, "/eval.json"),
+    return worker::WriteMetricsJson(*storage_, StrCat(out(), "/eval.json"),
                                     summary_);
   }
   SHOAL_RETURN_IF_ERROR(worker::WriteMetricsJson(
-      *storage_, StrCat(out_, "/metrics.json"), summary_));
-  return worker::WriteReportHtml(*storage_, StrCat(out_, "/report.html"),
+      *storage_, StrCat(out(), "/metrics.json"), summary_));
+  return worker::WriteReportHtml(*storage_, StrCat(out(), "/report.html"),
                                  summary_);
 }
 

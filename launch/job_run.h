@@ -10,6 +10,7 @@
 #include "base/storage.h"
 #include "base/time.h"
 #include "launch/cluster.h"
+#include "launch/out_folder.h"
 #include "ps/coordinator.h"
 #include "worker/input/prepare.h"
 #include "worker/report/progress.h"
@@ -48,7 +49,9 @@ class JobRun : public ps::JobObserver {
   ~JobRun() override;
 
   const worker::JobSpec& job() const { return *job_; }
-  ClusterShape shape() const;
+  // `one_host`: all its processes run on this host.
+  // Errors: kInvalidArgument (cluster.listen).
+  StatusOr<ClusterShape> Shape(bool one_host) const;
   ps::Coordinator::Options CoordinatorOptions();
 
   // Ends the run: writes reports for what `outcome` says, and returns it (or
@@ -60,7 +63,7 @@ class JobRun : public ps::JobObserver {
   const std::vector<float>& scores() const { return scores_; }
   const std::vector<float>& labels() const { return labels_; }
   const worker::TrainingSummary& summary() const { return summary_; }
-  const std::string& out() const { return out_; }
+  const std::string& out() const { return out_->path(); }
 
   void OnStarted(int64_t step) override;
   void OnProgress(int64_t step, int64_t window, double loss_sum,
@@ -84,7 +87,7 @@ class JobRun : public ps::JobObserver {
   SystemClock clock_;
   std::unique_ptr<Storage> storage_;
   std::unique_ptr<worker::JobSpec> job_;
-  std::string out_;
+  std::unique_ptr<OutFolder> out_;
   worker::PreparedData data_;
   std::optional<worker::FittedTransforms> fitted_;  // from a checkpoint
   std::string restore_folder_;

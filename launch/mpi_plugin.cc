@@ -7,7 +7,7 @@
 
 namespace {
 
-int Init(int* rank, int* size) {
+int Init(int* rank, int* size, int* host_size) {
   int granted = 0;
   if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &granted) !=
       MPI_SUCCESS) {
@@ -17,7 +17,13 @@ int Init(int* rank, int* size) {
       MPI_Comm_size(MPI_COMM_WORLD, size) != MPI_SUCCESS) {
     return 1;
   }
-  return 0;
+  MPI_Comm host = MPI_COMM_NULL;
+  if (MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0,
+                          MPI_INFO_NULL, &host) != MPI_SUCCESS ||
+      MPI_Comm_size(host, host_size) != MPI_SUCCESS) {
+    return 1;
+  }
+  return MPI_Comm_free(&host) == MPI_SUCCESS ? 0 : 1;
 }
 
 MPI_Request request = MPI_REQUEST_NULL;
@@ -37,7 +43,7 @@ int Finalize() { return MPI_Finalize() == MPI_SUCCESS ? 0 : 1; }
 
 }  // namespace
 
-extern "C" const ShoalMpiTable* ShoalMpiTableV1() {
+extern "C" const ShoalMpiTable* ShoalMpiTableV2() {
   static const ShoalMpiTable kTable = {SHOAL_MPI_TABLE_VERSION, &Init,
                                        &StartBroadcast, &TestBroadcast,
                                        &Finalize};

@@ -4,13 +4,14 @@
 // What the program uses of MPI, as a C table that the plug-in hands over. All
 // functions return 0 or an error, and belong to the thread that called Init().
 
-#define SHOAL_MPI_TABLE_VERSION 1
+#define SHOAL_MPI_TABLE_VERSION 2
 
 extern "C" {
 
 struct ShoalMpiTable {
   int version;
-  int (*init)(int* rank, int* size);
+  // `host_size`: ranks on the host of this one.
+  int (*init)(int* rank, int* size, int* host_size);
   // One broadcast at a time; `data` stays until test says that it is done.
   int (*start_broadcast)(void* data, int size_bytes, int root);
   int (*test_broadcast)(int* done);
@@ -18,7 +19,7 @@ struct ShoalMpiTable {
 };
 
 // The only symbol of the plug-in.
-const ShoalMpiTable* ShoalMpiTableV1();
+const ShoalMpiTable* ShoalMpiTableV2();
 }
 
 #endif  // SHOAL_LAUNCH_MPI_TABLE_H_

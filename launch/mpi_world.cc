@@ -22,13 +22,14 @@ class LoadedMpiWorld : public MpiWorld {
   explicit LoadedMpiWorld(const ShoalMpiTable& table) : table_(table) {}
 
   Status Init() {
-    return table_.init(&rank_, &size_) == 0
+    return table_.init(&rank_, &size_, &host_size_) == 0
                ? OkStatus()
                : InternalError("MPI_Init_thread failed");
   }
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
+  bool one_host() const override { return host_size_ == size_; }
 
   StatusOr<std::string> BroadcastFromFirst(const std::string& text,
                                            Duration within) override {
@@ -69,6 +70,7 @@ class LoadedMpiWorld : public MpiWorld {
   const ShoalMpiTable& table_;
   int rank_ = 0;
   int size_ = 1;
+  int host_size_ = 1;
 };
 
 }  // namespace
@@ -97,7 +99,7 @@ StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Create() {
   }
   using TableFn = const ShoalMpiTable* (*)();
   const auto table =
-      reinterpret_cast<TableFn>(dlsym(library, "ShoalMpiTableV1"));
+      reinterpret_cast<TableFn>(dlsym(library, "ShoalMpiTableV2"));
   if (table == nullptr || table()->version != SHOAL_MPI_TABLE_VERSION) {
     return NotFoundError(
         StrCat(path, " is the plug-in of another version of the program"));

@@ -24,6 +24,7 @@ class MpiWorld {
 
   virtual int rank() const = 0;
   virtual int size() const = 0;
+  virtual bool one_host() const = 0;  // all ranks run on one host
 
   // Rank 0 gives `text`, the others get it. Waits without using the processor.
   // Errors: kDeadlineExceeded.

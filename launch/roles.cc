@@ -6,6 +6,8 @@
 
 #include "base/random.h"
 #include "base/strcat.h"
+#include "base/trace.h"
+#include "comm/listen.h"
 #include "comm/pump.h"
 #include "ps/shard.h"
 #include "worker/open_worker.h"
@@ -17,13 +19,18 @@ namespace {
 // Nodes of one role, each pumped by a thread of its own.
 class NodesRole : public Role {
  public:
-  Status Add(const std::string& transport, std::unique_ptr<comm::Node> node) {
+  // `name`: of its thread in the timeline.
+  Status Add(const RoleOptions& role, std::string name,
+             std::unique_ptr<comm::Node> node) {
     comm::Pump::Options options;
-    options.transport = transport;
+    options.transport = role.transport;
+    SHOAL_ASSIGN_OR_RETURN(options.endpoint.listen,
+                           comm::ListenFacing(role.coordinator_address));
     options.endpoint.self = comm::EndpointId{EntropySeed()};
     SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<comm::Pump> pump,
                            comm::Pump::Create(options));
-    parts_.push_back({std::move(pump), std::move(node), OkStatus()});
+    parts_.push_back(
+        {std::move(name), std::move(pump), std::move(node), OkStatus()});
     return OkStatus();
   }
 
@@ -52,6 +59,7 @@ class NodesRole : public Role {
 
  private:
   struct Part {
+    std::string name;
     std::unique_ptr<comm::Pump> pump;
     std::unique_ptr<comm::Node> node;
     Status status;
@@ -59,6 +67,7 @@ class NodesRole : public Role {
 
   // One that fails takes the others with it.
   void RunPart(Part& part) {
+    SetTraceThreadName(part.name);
     part.status = part.pump->Run(*part.node);
     if (!part.status.ok()) {
       Interrupt(CancelledError(StrCat("another part of this process failed: ",
@@ -75,7 +84,7 @@ StatusOr<std::unique_ptr<Role>> Role::CreateServer(const RoleOptions& options) {
   auto role = std::make_unique<NodesRole>();
   for (int shard = 0; shard < options.shards; ++shard) {
     SHOAL_RETURN_IF_ERROR(
-        role->Add(options.transport,
+        role->Add(options, StrCat("shard ", shard),
                   std::make_unique<ps::Shard>(ps::Shard::Options{
                       .coordinator_address = options.coordinator_address,
                       .server = options.index,
@@ -88,7 +97,7 @@ StatusOr<std::unique_ptr<Role>> Role::CreateServer(const RoleOptions& options) {
 StatusOr<std::unique_ptr<Role>> Role::CreateWorker(const RoleOptions& options) {
   auto role = std::make_unique<NodesRole>();
   SHOAL_RETURN_IF_ERROR(role->Add(
-      options.transport,
+      options, "node",
       std::make_unique<worker::WorkerNode>(worker::WorkerNode::Options{
           .coordinator_address = options.coordinator_address,
           .worker = options.index,

@@ -3,248 +3,25 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
-#include <optional>
 #include <set>
 #include <utility>
 
 #include <nlohmann/json.hpp>
 
 #include "base/strcat.h"
-#include "ps/slots.h"
+#include "ps/strict_json.h"
 
 namespace shoal::ps {
 namespace {
 
-using Json = nlohmann::json;
-
-constexpr int kFormatVersion = 1;
-constexpr uint64_t kHeaderBytesMax = uint64_t{256} << 20;
+constexpr int kFormatVersion = 2;
 constexpr char kManifestFile[] = "manifest.json";
 
-std::string Hex(uint64_t value) {
-  char text[17];
-  std::snprintf(text, sizeof(text), "%016llx",
-                static_cast<unsigned long long>(value));
-  return text;
-}
-
-// Text that is not UTF-8 can't be kept in JSON.
-StatusOr<std::string> Dump(const Json& json, const std::string& what) {
-  try {
-    return json.dump();
-  } catch (const Json::exception& error) {
-    return InvalidArgumentError(
-        StrCat("checkpoint: ", what, " is not valid UTF-8: ", error.what()));
-  }
-}
-
-// Discarded if it is no JSON or an object names a key twice (JSON libraries
-// differ in which one they take).
-Json ParseStrictly(std::string_view text) {
-  std::vector<std::set<std::string>> keys;
-  bool repeated = false;
-  const auto see = [&](int /*depth*/, Json::parse_event_t event, Json& parsed) {
-    if (event == Json::parse_event_t::object_start) {
-      keys.emplace_back();
-    } else if (event == Json::parse_event_t::object_end) {
-      keys.pop_back();
-    } else if (event == Json::parse_event_t::key) {
-      repeated |= !keys.back().insert(parsed.get<std::string>()).second;
-    }
-    return true;
-  };
-  Json json = Json::parse(text, see, /*allow_exceptions=*/false);
-  return repeated ? Json(Json::value_t::discarded) : json;
-}
-
-std::string Checksum(std::span<const Buffer> pieces) {
-  XXH3_state_t* state = XXH3_createState();
-  XXH3_64bits_reset(state);
-  for (const Buffer& piece : pieces) {
-    XXH3_64bits_update(state, piece.data(), static_cast<size_t>(piece.size()));
-  }
-  const uint64_t hash = XXH3_64bits_digest(state);
-  XXH3_freeState(state);
-  return Hex(hash);
-}
-
-// Gathers tensors, then writes them behind a header that names them. Readers
-// of safetensors refuse holes, so alignment comes from the order: all 8-byte
-// elements first.
-class PartWriter {
- public:
-  void Add(const std::string& name, const char* dtype,
-           std::vector<int64_t> shape, Buffer data) {
-    auto& group = std::string_view(dtype) == "U64" ? wide_ : narrow_;
-    group.push_back({name, dtype, std::move(shape), std::move(data)});
-  }
-
-  StatusOr<CheckpointPart> Publish(Storage& storage, const std::string& folder,
-                                   const std::string& file) {
-    Json header = {
-        {"__metadata__",
-         {{"writer", "shoal"}, {"version", StrCat(kFormatVersion)}}}};
-    std::vector<Buffer> pieces(1);
-    int64_t offset = 0;
-    for (auto* group : {&wide_, &narrow_}) {
-      for (Item& item : *group) {
-        const int64_t end = offset + item.data.size();
-        header[item.name] = {{"dtype", item.dtype},
-                             {"shape", item.shape},
-                             {"data_offsets", {offset, end}}};
-        offset = end;
-        pieces.push_back(std::move(item.data));
-      }
-    }
-    SHOAL_ASSIGN_OR_RETURN(std::string text,
-                           Dump(header, "the name of a table or variable"));
-    text.resize((text.size() + 7) / 8 * 8, ' ');
-    const auto length = static_cast<uint64_t>(text.size());
-    std::string start(reinterpret_cast<const char*>(&length), sizeof(length));
-    start += text;
-    pieces[0] = Buffer::CopyOf(start);
-    SHOAL_RETURN_IF_ERROR(
-        storage.PublishFile(StrCat(folder, "/", file), pieces));
-    return CheckpointPart{
-        .file = file,
-        .size_bytes = offset + static_cast<int64_t>(start.size()),
-        .checksum = Checksum(pieces)};
-  }
-
- private:
-  struct Item {
-    std::string name;
-    const char* dtype;
-    std::vector<int64_t> shape;
-    Buffer data;
-  };
-  std::vector<Item> wide_;
-  std::vector<Item> narrow_;
-};
-
-Buffer FloatBuffer(std::span<const float> values) {
+template <typename T>
+Buffer BufferOf(std::span<const T> values) {
   return Buffer::CopyOf(values.data(),
                         static_cast<int64_t>(values.size_bytes()));
-}
-
-// One tensor of a part that was read.
-struct Tensor {
-  std::string dtype;
-  std::vector<int64_t> shape;
-  uint64_t begin = 0;  // in the file's data
-  Buffer data;
-};
-
-Status Damaged(const std::string& file, const std::string& why) {
-  return DataLossError(StrCat(file, " is damaged: ", why));
-}
-
-StatusOr<Tensor> ReadTensor(const std::string& file, const std::string& name,
-                            const Json& entry, const Buffer& data) {
-  const auto dtype = entry.find("dtype");
-  const auto shape = entry.find("shape");
-  const auto offsets = entry.find("data_offsets");
-  if (dtype == entry.end() || !dtype->is_string() || shape == entry.end() ||
-      !shape->is_array() || offsets == entry.end() || !offsets->is_array() ||
-      offsets->size() != 2) {
-    return Damaged(file, StrCat("tensor '", name, "' is not described"));
-  }
-  Tensor tensor;
-  tensor.dtype = dtype->get<std::string>();
-  const int64_t width = tensor.dtype == "U64"   ? 8
-                        : tensor.dtype == "F32" ? 4
-                                                : 0;
-  int64_t bytes = width;
-  for (const Json& dim : *shape) {
-    if (!dim.is_number_unsigned() || dim.get<int64_t>() < 0 ||
-        __builtin_mul_overflow(bytes, dim.get<int64_t>(), &bytes)) {
-      return Damaged(file, StrCat("tensor '", name, "' has no valid shape"));
-    }
-    tensor.shape.push_back(dim.get<int64_t>());
-  }
-  if (!(*offsets)[0].is_number_unsigned() ||
-      !(*offsets)[1].is_number_unsigned()) {
-    return Damaged(file, StrCat("tensor '", name, "' has no valid offsets"));
-  }
-  const auto begin = (*offsets)[0].get<uint64_t>();
-  const auto end = (*offsets)[1].get<uint64_t>();
-  if (width == 0 || begin > end || end > static_cast<uint64_t>(data.size()) ||
-      end - begin != static_cast<uint64_t>(bytes) || begin % 4 != 0) {
-    return Damaged(file, StrCat("tensor '", name,
-                                "' lies outside of the file "
-                                "or has another size than its shape"));
-  }
-  tensor.begin = begin;
-  tensor.data = data.Slice(static_cast<int64_t>(begin), bytes);
-  return tensor;
-}
-
-using Tensors = std::map<std::string, Tensor>;
-
-// The tensors lie one after another: no byte is unnamed or named twice.
-Status CheckCover(const std::string& file, const Tensors& tensors,
-                  uint64_t data_bytes) {
-  std::vector<std::pair<uint64_t, uint64_t>> ranges;
-  for (const auto& [name, tensor] : tensors) {
-    ranges.emplace_back(
-        tensor.begin, tensor.begin + static_cast<uint64_t>(tensor.data.size()));
-  }
-  std::sort(ranges.begin(), ranges.end());
-  uint64_t at = 0;
-  for (const auto& [begin, end] : ranges) {
-    if (begin != at) {
-      return Damaged(file, StrCat("its tensors leave a hole or overlap at "
-                                  "byte ",
-                                  at, " of the data"));
-    }
-    at = end;
-  }
-  if (at != data_bytes) {
-    return Damaged(file, "there is something behind its last tensor");
-  }
-  return OkStatus();
-}
-
-StatusOr<Tensors> ReadPart(Storage& storage, const std::string& folder,
-                           const CheckpointPart& part) {
-  const std::string path = StrCat(folder, "/", part.file);
-  SHOAL_ASSIGN_OR_RETURN(const Buffer file, storage.ReadFile(path));
-  if (file.size() != part.size_bytes) {
-    return Damaged(
-        path, StrCat("it has ", file.size(), " bytes, not ", part.size_bytes));
-  }
-  if (Checksum({&file, 1}) != part.checksum) {
-    return Damaged(path, "its checksum is not the manifest's");
-  }
-  uint64_t length = 0;
-  if (file.size() < 8) {
-    return Damaged(path, "it has no header");
-  }
-  std::memcpy(&length, file.data(), sizeof(length));
-  if (length > kHeaderBytesMax ||
-      length > static_cast<uint64_t>(file.size()) - 8 || length % 8 != 0) {
-    return Damaged(path, "its header has no valid length");
-  }
-  const auto header_bytes = static_cast<int64_t>(length);
-  const Json header = ParseStrictly(file.text().substr(8, length));
-  if (!header.is_object()) {
-    return Damaged(path, "its header is not JSON or has a name twice");
-  }
-  const Buffer data =
-      file.Slice(8 + header_bytes, file.size() - 8 - header_bytes);
-  Tensors tensors;
-  for (const auto& [name, entry] : header.items()) {
-    if (name == "__metadata__") {
-      continue;
-    }
-    SHOAL_ASSIGN_OR_RETURN(Tensor tensor, ReadTensor(path, name, entry, data));
-    tensors.emplace(name, std::move(tensor));
-  }
-  SHOAL_RETURN_IF_ERROR(
-      CheckCover(path, tensors, static_cast<uint64_t>(data.size())));
-  return tensors;
 }
 
 struct TableTensors {
@@ -320,59 +97,126 @@ std::string ChunkPrefix(const ModelSpec& model, const DenseChunk& chunk) {
                 chunk.first);
 }
 
-std::optional<int64_t> StepOfFolder(const std::string& name) {
-  const std::string prefix = "step-";
-  if (name.compare(0, prefix.size(), prefix) != 0 ||
-      name.size() == prefix.size() || name.size() > prefix.size() + 18 ||
-      name.find_first_not_of("0123456789", prefix.size()) !=
-          std::string::npos) {
-    return std::nullopt;
+// What the manifest says of a file.
+Json Describe(const ManifestPart& part) {
+  Json json = {{"file", part.file.file},
+               {"bytes", part.file.size_bytes},
+               {"xxh3", part.file.checksum}};
+  if (part.rows.has_value()) {
+    json["rows"] = {part.rows->bits, part.rows->first, part.rows->last,
+                    part.rows->stride};
   }
-  return std::stoll(name.substr(prefix.size()));
+  return json;
 }
+
+// Writes the files of one shard.
+class PartsWriter {
+ public:
+  PartsWriter(Storage& storage, std::string folder, std::string name,
+              const ShardState& state, int64_t part_bytes_max)
+      : storage_(storage),
+        folder_(std::move(folder)),
+        name_(std::move(name)),
+        state_(state),
+        part_bytes_max_(part_bytes_max) {}
+
+  StatusOr<std::vector<std::string>> Write() {
+    SHOAL_RETURN_IF_ERROR(WriteChunksAndForms());
+    for (const auto& table : state_.tables) {
+      SHOAL_RETURN_IF_ERROR(WriteRows(*table));
+    }
+    return std::move(entries_);
+  }
+
+ private:
+  Status WriteChunksAndForms() {
+    TensorsWriter writer;
+    for (const auto& table : state_.tables) {
+      AddTable(*table, {}, {}, {}, writer);
+    }
+    for (size_t c = 0; c < state_.dense->chunks().size(); ++c) {
+      const std::string prefix =
+          ChunkPrefix(*state_.model, state_.dense->chunks()[c]);
+      const auto values = state_.dense->values(c);
+      const auto states = state_.dense->state(c);
+      writer.Add(StrCat(prefix, "/values"), "F32",
+                 {static_cast<int64_t>(values.size())}, BufferOf(values));
+      writer.Add(StrCat(prefix, "/state"), "F32",
+                 {static_cast<int64_t>(states.size())}, BufferOf(states));
+    }
+    return Publish(writer, std::nullopt);
+  }
+
+  Status WriteRows(const SparseTable& table) {
+    const auto dim = static_cast<size_t>(table.dim());
+    const auto s = static_cast<size_t>(table.state_floats());
+    const size_t rows_max = static_cast<size_t>(std::max<int64_t>(
+        1, part_bytes_max_ / (8 + (table.dim() + table.state_floats()) * 4)));
+    std::vector<uint64_t> ids;
+    std::vector<float> values;
+    std::vector<float> states;
+    const auto flush = [&]() -> Status {
+      SlotSet rows = state_.slots;
+      rows.first = SlotOfHash(IdHash(ids.front()), rows.bits);
+      rows.last = SlotOfHash(IdHash(ids.back()), rows.bits);
+      TensorsWriter writer;
+      AddTable(table, ids, values, states, writer);
+      ids.clear();
+      values.clear();
+      states.clear();
+      return Publish(writer, rows);
+    };
+    Status status;
+    table.ForEach([&](uint64_t id, const float* row) {
+      if (!status.ok()) {
+        return;
+      }
+      ids.push_back(id);
+      values.insert(values.end(), row, row + dim);
+      states.insert(states.end(), row + dim, row + dim + s);
+      if (ids.size() == rows_max) {
+        status = flush();
+      }
+    });
+    return status.ok() && !ids.empty() ? flush() : status;
+  }
+
+  static void AddTable(const SparseTable& table, std::span<const uint64_t> ids,
+                       std::span<const float> values,
+                       std::span<const float> states, TensorsWriter& writer) {
+    const auto n = static_cast<int64_t>(ids.size());
+    writer.Add(StrCat(table.name(), "/ids"), "U64", {n}, BufferOf(ids));
+    writer.Add(StrCat(table.name(), "/values"), "F32", {n, table.dim()},
+               BufferOf(values));
+    writer.Add(StrCat(table.name(), "/state"), "F32", {n, table.state_floats()},
+               BufferOf(states));
+  }
+
+  Status Publish(TensorsWriter& writer, const std::optional<SlotSet>& rows) {
+    SHOAL_ASSIGN_OR_RETURN(
+        CheckpointPart file,
+        writer.Publish(storage_, folder_,
+                       StrCat(name_, "-", entries_.size(), ".safetensors")));
+    entries_.push_back(Describe({std::move(file), rows}).dump());
+    return OkStatus();
+  }
+
+  Storage& storage_;
+  const std::string folder_;
+  const std::string name_;
+  const ShardState& state_;
+  const int64_t part_bytes_max_;
+  std::vector<std::string> entries_;
+};
 
 }  // namespace
 
-StatusOr<std::string> SavePart(Storage& storage, const std::string& folder,
-                               const std::string& file,
-                               const ShardState& state) {
-  PartWriter writer;
-  for (const auto& table : state.tables) {
-    const int64_t n = table->num_rows();
-    const int64_t dim = table->dim();
-    const int64_t s = table->state_floats();
-    Buffer ids = Buffer::Allocate(n * 8);
-    Buffer values = Buffer::Allocate(n * dim * 4);
-    Buffer states = Buffer::Allocate(n * s * 4);
-    auto* next_id = ids.MutableAs<uint64_t>().data();
-    auto* next_values = values.MutableAs<float>().data();
-    auto* next_state = states.MutableAs<float>().data();
-    table->ForEach([&](uint64_t id, const float* row) {
-      *next_id++ = id;
-      next_values = std::copy_n(row, dim, next_values);
-      next_state = std::copy_n(row + dim, s, next_state);
-    });
-    writer.Add(StrCat(table->name(), "/ids"), "U64", {n}, std::move(ids));
-    writer.Add(StrCat(table->name(), "/values"), "F32", {n, dim},
-               std::move(values));
-    writer.Add(StrCat(table->name(), "/state"), "F32", {n, s},
-               std::move(states));
-  }
-  for (size_t c = 0; c < state.dense->chunks().size(); ++c) {
-    const std::string prefix =
-        ChunkPrefix(*state.model, state.dense->chunks()[c]);
-    const auto values = state.dense->values(c);
-    const auto states = state.dense->state(c);
-    writer.Add(StrCat(prefix, "/values"), "F32",
-               {static_cast<int64_t>(values.size())}, FloatBuffer(values));
-    writer.Add(StrCat(prefix, "/state"), "F32",
-               {static_cast<int64_t>(states.size())}, FloatBuffer(states));
-  }
-  SHOAL_ASSIGN_OR_RETURN(const CheckpointPart part,
-                         writer.Publish(storage, folder, file));
-  return Json{
-      {"file", part.file}, {"bytes", part.size_bytes}, {"xxh3", part.checksum}}
-      .dump();
+StatusOr<std::vector<std::string>> SaveParts(Storage& storage,
+                                             const std::string& folder,
+                                             const std::string& name,
+                                             const ShardState& state,
+                                             int64_t part_bytes_max) {
+  return PartsWriter(storage, folder, name, state, part_bytes_max).Write();
 }
 
 namespace {
@@ -380,14 +224,13 @@ namespace {
 // What a manifest says, without its own checksum, always in the same bytes.
 StatusOr<Json> DescribeManifest(const Manifest& manifest) {
   Json parts = Json::array();
-  for (const CheckpointPart& part : manifest.parts) {
-    parts.push_back({{"file", part.file},
-                     {"bytes", part.size_bytes},
-                     {"xxh3", part.checksum}});
+  for (const ManifestPart& part : manifest.parts) {
+    parts.push_back(Describe(part));
   }
   for (const auto& [key, text] : manifest.texts) {
     SHOAL_RETURN_IF_ERROR(
-        Dump(Json::array({key, text}), StrCat("text '", key, "'")).status());
+        DumpJson(Json::array({key, text}), StrCat("text '", key, "'"))
+            .status());
   }
   return Json{{"format", kFormatVersion},
               {"step", manifest.step},
@@ -397,31 +240,57 @@ StatusOr<Json> DescribeManifest(const Manifest& manifest) {
 
 StatusOr<std::string> ManifestChecksum(const Json& described) {
   SHOAL_ASSIGN_OR_RETURN(const std::string text,
-                         Dump(described, "a part's file name"));
+                         DumpJson(described, "a part's file name"));
   const Buffer bytes = Buffer::CopyOf(text);
   return Checksum({&bytes, 1});
 }
 
-std::optional<CheckpointPart> PartOf(const Json& json) {
+std::optional<SlotSet> RowsOf(const Json& json) {
+  if (!json.is_array() || json.size() != 4 ||
+      !std::all_of(json.begin(), json.end(),
+                   [](const Json& n) { return n.is_number_unsigned(); })) {
+    return std::nullopt;
+  }
+  const SlotSet rows = {.bits = json[0].get<int>(),
+                        .first = json[1].get<int64_t>(),
+                        .last = json[2].get<int64_t>(),
+                        .stride = json[3].get<int64_t>()};
+  if (rows.bits < 1 || rows.bits > 24 || rows.first < 0 ||
+      rows.last < rows.first || rows.last >= int64_t{1} << rows.bits ||
+      rows.stride < 1 || rows.stride > int64_t{1} << rows.bits) {
+    return std::nullopt;
+  }
+  return rows;
+}
+
+std::optional<ManifestPart> PartOf(const Json& json) {
   if (!json.is_object()) {
     return std::nullopt;
   }
   const auto file = json.find("file");
   const auto bytes = json.find("bytes");
   const auto checksum = json.find("xxh3");
+  const auto rows = json.find("rows");
   if (file == json.end() || !file->is_string() || bytes == json.end() ||
       !bytes->is_number_unsigned() || checksum == json.end() ||
       !checksum->is_string()) {
     return std::nullopt;
   }
-  CheckpointPart part = {.file = file->get<std::string>(),
-                         .size_bytes = bytes->get<int64_t>(),
-                         .checksum = checksum->get<std::string>()};
+  ManifestPart part;
+  part.file = {.file = file->get<std::string>(),
+               .size_bytes = bytes->get<int64_t>(),
+               .checksum = checksum->get<std::string>()};
   // A part lies in its checkpoint's folder and nowhere else.
-  if (part.file.empty() || part.file[0] == '.' || part.size_bytes < 0 ||
-      part.file.find_first_of(std::string_view("/\\\0", 3)) !=
-          std::string::npos) {
+  const std::string& name = part.file.file;
+  if (name.empty() || name[0] == '.' || part.file.size_bytes < 0 ||
+      name.find_first_of(std::string_view("/\\\0", 3)) != std::string::npos) {
     return std::nullopt;
+  }
+  if (rows != json.end()) {
+    part.rows = RowsOf(*rows);
+    if (!part.rows.has_value()) {
+      return std::nullopt;
+    }
   }
   return part;
 }
@@ -433,7 +302,7 @@ Status PublishManifest(Storage& storage, const std::string& folder,
                        const std::map<std::string, std::string>& texts) {
   Manifest manifest = {.step = step, .parts = {}, .texts = texts};
   for (const std::string& entry : entries) {
-    std::optional<CheckpointPart> part = PartOf(ParseStrictly(entry));
+    std::optional<ManifestPart> part = PartOf(ParseStrictly(entry));
     if (!part.has_value()) {
       return InvalidArgumentError(
           StrCat("a part of the checkpoint is described by '", entry, "'"));
@@ -459,8 +328,8 @@ StatusOr<Manifest> ReadManifest(Storage& storage, const std::string& folder) {
   manifest.step = json["step"].get<int64_t>();
   std::set<std::string> files;
   for (const Json& entry : json["parts"]) {
-    std::optional<CheckpointPart> part = PartOf(entry);
-    if (!part.has_value() || !files.insert(part->file).second) {
+    std::optional<ManifestPart> part = PartOf(entry);
+    if (!part.has_value() || !files.insert(part->file.file).second) {
       return Damaged(path, "one of its parts is not described, or twice");
     }
     manifest.parts.push_back(*std::move(part));
@@ -483,7 +352,7 @@ StatusOr<Manifest> ReadManifest(Storage& storage, const std::string& folder) {
 
 namespace {
 
-// The rows of `table` in a part, if they fit it.
+// The rows of `table` in a file, if they fit it.
 StatusOr<TableTensors> FitTable(const std::string& file, const Tensors& tensors,
                                 const SparseTable& table) {
   SHOAL_ASSIGN_OR_RETURN(const TableTensors from,
@@ -532,70 +401,120 @@ StatusOr<std::optional<ChunkTensors>> FitChunk(const std::string& file,
   return found;
 }
 
-void LoadRows(const TableTensors& from, FunctionRef<bool(uint64_t)> owns,
+void LoadRows(const TableTensors& from, const SlotSet& slots,
               SparseTable& table) {
   const auto dim = static_cast<size_t>(from.dim);
   const auto s = static_cast<size_t>(from.state_floats);
   for (size_t i = 0; i < from.ids.size(); ++i) {
-    if (owns(from.ids[i])) {
+    if (slots.Contains(SlotOfHash(IdHash(from.ids[i]), slots.bits))) {
       table.Load(from.ids[i], from.values.subspan(i * dim, dim),
                  from.state.subspan(i * s, s));
     }
   }
 }
 
-// Takes what is owned from one part and drops its chunks from `missing`.
-Status LoadPart(const std::string& file, const Tensors& tensors,
-                FunctionRef<bool(uint64_t)> owns, const ShardState& state,
-                std::set<size_t>& missing) {
-  std::vector<TableTensors> rows;
-  for (const auto& table : state.tables) {
-    SHOAL_ASSIGN_OR_RETURN(const TableTensors from,
-                           FitTable(file, tensors, *table));
-    rows.push_back(from);
-  }
-  std::vector<ChunkTensors> chunks;
-  for (const size_t chunk : missing) {
-    SHOAL_ASSIGN_OR_RETURN(const std::optional<ChunkTensors> found,
-                           FitChunk(file, tensors, state, chunk));
-    if (found.has_value()) {
-      chunks.push_back(*found);
+// Loads a shard from the files of a checkpoint, one by one.
+class PartsLoader {
+ public:
+  PartsLoader(Storage& storage, std::string folder, const ShardState& state)
+      : storage_(storage), folder_(std::move(folder)), state_(state) {
+    for (size_t c = 0; c < state.dense->chunks().size(); ++c) {
+      missing_chunks_.insert(c);
+    }
+    for (const auto& table : state.tables) {
+      missing_tables_.insert(table->name());
     }
   }
-  // All of the part fits: from here on nothing fails.
-  for (size_t t = 0; t < rows.size(); ++t) {
-    LoadRows(rows[t], owns, *state.tables[t]);
+
+  Status Load(const Manifest& manifest) {
+    for (const ManifestPart& part : manifest.parts) {
+      if (!part.rows.has_value()) {
+        SHOAL_RETURN_IF_ERROR(LoadPart(part));
+      }
+    }
+    if (!missing_chunks_.empty()) {
+      return Missing(
+          StrCat("variable chunk '",
+                 ChunkPrefix(*state_.model,
+                             state_.dense->chunks()[*missing_chunks_.begin()]),
+                 "'"));
+    }
+    if (!missing_tables_.empty()) {
+      return Missing(StrCat("table '", *missing_tables_.begin(), "'"));
+    }
+    for (const ManifestPart& part : manifest.parts) {
+      if (part.rows.has_value() && part.rows->Meets(state_.slots)) {
+        SHOAL_RETURN_IF_ERROR(LoadPart(part));
+      }
+    }
+    return OkStatus();
   }
-  for (const ChunkTensors& chunk : chunks) {
-    state.dense->Load(chunk.chunk, chunk.values, chunk.state);
-    missing.erase(chunk.chunk);
+
+ private:
+  Status Missing(const std::string& what) const {
+    return NotFoundError(
+        StrCat(folder_, " has no ", what, ": is it of another model?"));
   }
-  return OkStatus();
-}
+
+  // Takes what is the shard's from one file.
+  Status LoadPart(const ManifestPart& part) {
+    SHOAL_ASSIGN_OR_RETURN(const Tensors tensors,
+                           ReadTensors(storage_, folder_, part.file));
+    const std::string path = StrCat(folder_, "/", part.file.file);
+    std::vector<std::pair<SparseTable*, TableTensors>> rows;
+    for (const auto& table : state_.tables) {
+      if (!tensors.contains(StrCat(table->name(), "/ids"))) {
+        continue;
+      }
+      SHOAL_ASSIGN_OR_RETURN(const TableTensors from,
+                             FitTable(path, tensors, *table));
+      rows.emplace_back(table.get(), from);
+    }
+    std::vector<ChunkTensors> chunks;
+    for (const size_t chunk : missing_chunks_) {
+      SHOAL_ASSIGN_OR_RETURN(const std::optional<ChunkTensors> found,
+                             FitChunk(path, tensors, state_, chunk));
+      if (found.has_value()) {
+        chunks.push_back(*found);
+      }
+    }
+    // All of the file fits: from here on nothing fails.
+    for (const auto& [table, from] : rows) {
+      LoadRows(from, state_.slots, *table);
+      missing_tables_.erase(table->name());
+    }
+    for (const ChunkTensors& chunk : chunks) {
+      state_.dense->Load(chunk.chunk, chunk.values, chunk.state);
+      missing_chunks_.erase(chunk.chunk);
+    }
+    return OkStatus();
+  }
+
+  Storage& storage_;
+  const std::string folder_;
+  const ShardState& state_;
+  std::set<size_t> missing_chunks_;
+  std::set<std::string> missing_tables_;
+};
 
 }  // namespace
 
 Status LoadParts(Storage& storage, const std::string& folder,
-                 FunctionRef<bool(uint64_t)> owns, const ShardState& state) {
+                 const ShardState& state) {
   SHOAL_ASSIGN_OR_RETURN(const Manifest manifest,
                          ReadManifest(storage, folder));
-  std::set<size_t> missing;
-  for (size_t c = 0; c < state.dense->chunks().size(); ++c) {
-    missing.insert(c);
+  return PartsLoader(storage, folder, state).Load(manifest);
+}
+
+std::optional<int64_t> StepOfFolder(const std::string& name) {
+  const std::string prefix = "step-";
+  if (name.compare(0, prefix.size(), prefix) != 0 ||
+      name.size() == prefix.size() || name.size() > prefix.size() + 18 ||
+      name.find_first_not_of("0123456789", prefix.size()) !=
+          std::string::npos) {
+    return std::nullopt;
   }
-  for (const CheckpointPart& part : manifest.parts) {
-    SHOAL_ASSIGN_OR_RETURN(const Tensors tensors,
-                           ReadPart(storage, folder, part));
-    SHOAL_RETURN_IF_ERROR(LoadPart(StrCat(folder, "/", part.file), tensors,
-                                   owns, state, missing));
-  }
-  if (!missing.empty()) {
-    return NotFoundError(StrCat(
-        folder, " has no variable chunk '",
-        ChunkPrefix(*state.model, state.dense->chunks()[*missing.begin()]),
-        "': is it of another model?"));
-  }
-  return OkStatus();
+  return std::stoll(name.substr(prefix.size()));
 }
 
 StatusOr<std::vector<int64_t>> ListCheckpoints(Storage& storage,
@@ -700,8 +619,8 @@ class DigestSum {
     sum_ += (static_cast<unsigned __int128>(hash.high64) << 64) | hash.low64;
   }
   std::string ToString() const {
-    return Hex(static_cast<uint64_t>(sum_ >> 64)) +
-           Hex(static_cast<uint64_t>(sum_));
+    return HexOf(static_cast<uint64_t>(sum_ >> 64)) +
+           HexOf(static_cast<uint64_t>(sum_));
   }
 
  private:
@@ -720,11 +639,11 @@ StatusOr<std::string> DigestCheckpoint(Storage& storage,
   SHOAL_ASSIGN_OR_RETURN(const Manifest manifest,
                          ReadManifest(storage, folder));
   DigestSum digest;
-  for (const CheckpointPart& part : manifest.parts) {
+  for (const ManifestPart& part : manifest.parts) {
     SHOAL_ASSIGN_OR_RETURN(const Tensors tensors,
-                           ReadPart(storage, folder, part));
+                           ReadTensors(storage, folder, part.file));
     SHOAL_RETURN_IF_ERROR(VisitPart(
-        StrCat(folder, "/", part.file), tensors,
+        StrCat(folder, "/", part.file.file), tensors,
         [&](const std::string& name, const TableTensors& table) {
           const auto dim = static_cast<size_t>(table.dim);
           const auto s = static_cast<size_t>(table.state_floats);

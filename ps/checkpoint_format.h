@@ -4,39 +4,45 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "base/function_ref.h"
 #include "base/status.h"
 #include "base/storage.h"
 #include "ps/dense_store.h"
 #include "ps/model_spec.h"
+#include "ps/safetensors.h"
+#include "ps/slots.h"
 #include "ps/sparse_table.h"
 
 namespace shoal::ps {
 
-// A checkpoint is a folder `step-N` with one safetensors file per shard and a
-// `manifest.json`, which is published last: a folder without a valid one is no
-// checkpoint.
+// A checkpoint is a folder `step-N` of safetensors files, a few per shard, and
+// a `manifest.json`, which is published last: a folder without a valid one is
+// no checkpoint.
 //
-// A part holds, per table, `TABLE/ids` U64 [n], `TABLE/values` F32 [n, dim] and
-// `TABLE/state` F32 [n, s], in the order of IdHash(); and per dense chunk
-// `VARIABLE@FIRST/values` and `VARIABLE@FIRST/state` F32; all ids lie before
-// all floats, which aligns them without holes. What the manifest says of a
-// part: its file, size, and XXH3-64 checksum. It has a checksum of what it says
-// itself.
+// The first file of a shard holds its dense chunks, `VARIABLE@FIRST/values` and
+// `VARIABLE@FIRST/state` F32, and of each table the form: the tensors that
+// follow, with no row. Each further file holds rows of one table: `TABLE/ids`
+// U64 [n], `TABLE/values` F32 [n, dim] and `TABLE/state` F32 [n, s], in the
+// order of IdHash(). All ids lie before all floats, which aligns them without
+// holes. What the manifest says of a file: its name, size, checksum, and the
+// slots that its rows are of. It has a checksum of what it says itself.
 
-struct CheckpointPart {
-  std::string file;
-  int64_t size_bytes = 0;
-  std::string checksum;  // 16 hex digits
+// A file of rows is closed when it has this many bytes, so that saving and
+// loading never need much more memory than that.
+constexpr int64_t kPartBytesMax = int64_t{64} << 20;
+
+struct ManifestPart {
+  CheckpointPart file;
+  std::optional<SlotSet> rows;  // none: no rows, of interest to every shard
 };
 
 struct Manifest {
   int64_t step = 0;
-  std::vector<CheckpointPart> parts;
+  std::vector<ManifestPart> parts;
   // What was given to PublishManifest(): the job, what was fitted to the data.
   std::map<std::string, std::string> texts;
 };
@@ -46,17 +52,19 @@ struct ShardState {
   const ModelSpec* model = nullptr;
   std::span<const std::unique_ptr<SparseTable>> tables;
   DenseStore* dense = nullptr;
+  SlotSet slots;  // that the shard has
 };
 
-// Writes one part and returns its entry for PublishManifest().
+// Writes the shard's files, named NAME-0.safetensors and so on, and returns
+// their entries for PublishManifest().
 // Errors: those of Storage::PublishFile(); kInvalidArgument (a name is not
 // valid UTF-8).
-StatusOr<std::string> SavePart(Storage& storage, const std::string& folder,
-                               const std::string& file,
-                               const ShardState& state);
+StatusOr<std::vector<std::string>> SaveParts(
+    Storage& storage, const std::string& folder, const std::string& name,
+    const ShardState& state, int64_t part_bytes_max = kPartBytesMax);
 
 // Errors: those of Storage::PublishFile(); kInvalidArgument (an entry that
-// SavePart() did not make, or a text that is not valid UTF-8).
+// SaveParts() did not make, or a text that is not valid UTF-8).
 Status PublishManifest(Storage& storage, const std::string& folder,
                        int64_t step, const std::vector<std::string>& entries,
                        const std::map<std::string, std::string>& texts);
@@ -64,17 +72,20 @@ Status PublishManifest(Storage& storage, const std::string& folder,
 // Errors: kNotFound (no manifest), kDataLoss (not a valid one).
 StatusOr<Manifest> ReadManifest(Storage& storage, const std::string& folder);
 
-// Fills `state` with the rows that `owns` and the chunks that it has, from all
-// parts of a checkpoint. Checksums and shapes are checked before the first
-// write of a part.
+// Fills `state` with the rows of its slots and the chunks that it has, from the
+// files of a checkpoint that may have some. All chunks and the forms of the
+// tables are checked before the first row, each file before its first write.
 // Errors: kDataLoss (damaged; names file and reason), kFailedPrecondition (of
-// another model: names what differs), kNotFound (a chunk is in no part).
+// another model: names what differs), kNotFound (a chunk or table is in none).
 Status LoadParts(Storage& storage, const std::string& folder,
-                 FunctionRef<bool(uint64_t)> owns, const ShardState& state);
+                 const ShardState& state);
 
 // Removes the oldest checkpoints in `parent` beyond the newest `kept` >= 1,
 // each manifest first.
 Status PruneCheckpoints(Storage& storage, const std::string& parent, int kept);
+
+// N of "step-N"; none if `name` is not of that form.
+std::optional<int64_t> StepOfFolder(const std::string& name);
 
 // Steps of the valid checkpoints in `parent`, rising.
 StatusOr<std::vector<int64_t>> ListCheckpoints(Storage& storage,

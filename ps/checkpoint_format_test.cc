@@ -70,7 +70,11 @@ struct CheckpointShard {
     return SlotOfHash(IdHash(id), 10) % shards == shard;
   }
   ShardState state() const {
-    return {.model = &model, .tables = tables, .dense = dense.get()};
+    return {
+        .model = &model,
+        .tables = tables,
+        .dense = dense.get(),
+        .slots = {.bits = 10, .first = shard, .last = 1023, .stride = shards}};
   }
 
   // Step t gives each of its ids a gradient of its own.
@@ -128,15 +132,15 @@ void TrainAll(const CheckpointShards& shards, uint64_t from, uint64_t until) {
 
 Status SaveAll(Storage& storage, const std::string& folder, int64_t step,
                const CheckpointShards& shards,
-               const std::map<std::string, std::string>& texts = {}) {
+               const std::map<std::string, std::string>& texts = {},
+               int64_t part_bytes_max = kPartBytesMax) {
   std::vector<std::string> entries;
   for (const auto& shard : shards) {
     SHOAL_ASSIGN_OR_RETURN(
-        std::string entry,
-        SavePart(storage, folder,
-                 "part-" + std::to_string(shard->shard) + ".safetensors",
-                 shard->state()));
-    entries.push_back(std::move(entry));
+        const std::vector<std::string> files,
+        SaveParts(storage, folder, "part-" + std::to_string(shard->shard),
+                  shard->state(), part_bytes_max));
+    entries.insert(entries.end(), files.begin(), files.end());
   }
   return PublishManifest(storage, folder, step, entries, texts);
 }
@@ -144,9 +148,7 @@ Status SaveAll(Storage& storage, const std::string& folder, int64_t step,
 Status LoadAll(Storage& storage, const std::string& folder,
                const CheckpointShards& shards) {
   for (const auto& shard : shards) {
-    SHOAL_RETURN_IF_ERROR(LoadParts(
-        storage, folder, [&](uint64_t id) { return shard->Owns(id); },
-        shard->state()));
+    SHOAL_RETURN_IF_ERROR(LoadParts(storage, folder, shard->state()));
   }
   return OkStatus();
 }
@@ -219,6 +221,72 @@ TEST(CheckpointTest, TrainingGoesOnFromItOnAnyNumberOfShards) {
   }
 }
 
+// Reading is told, so that what a shard leaves out shows.
+class ReadingRecorder : public MemoryStorage {
+ public:
+  StatusOr<Buffer> ReadFile(const std::string& path) override {
+    StatusOr<Buffer> file = MemoryStorage::ReadFile(path);
+    if (file.ok()) {
+      read.emplace_back(path.substr(path.rfind('/') + 1), file->size());
+    }
+    return file;
+  }
+  std::vector<std::pair<std::string, int64_t>> read;
+};
+
+TEST(CheckpointTest, RowsAreInFilesOfBoundedSize) {
+  const ModelSpec model = CheckpointModel("adam");
+  const CheckpointShards shards = MakeShards(model, 3);
+  TrainAll(shards, 0, 4);
+  ReadingRecorder storage;
+  constexpr int64_t kBytesMax = 3000;
+  ASSERT_TRUE(SaveAll(storage, kFolder, 4, shards, {}, kBytesMax).ok());
+  const std::string want = DigestByHand(shards);
+  EXPECT_EQ(DigestOf(storage, kFolder), want);
+  EXPECT_GT(storage.read.size(), 20U);
+  for (const auto& [file, size] : storage.read) {
+    if (file.find("-0.safetensors") == std::string::npos &&
+        file != "manifest.json") {
+      EXPECT_LT(size, kBytesMax + 400) << file;  // with its header
+    }
+  }
+  for (const int after : {1, 2, 3, 6}) {
+    const CheckpointShards loaded = MakeShards(model, after);
+    ASSERT_TRUE(LoadAll(storage, kFolder, loaded).ok());
+    EXPECT_EQ(DigestByHand(loaded), want);
+  }
+}
+
+// 3 shards to 3: a shard reads its own rows and no others. 3 to 6: those of the
+// one that its slots came from.
+TEST(CheckpointTest, ShardReadsNoRowsThatItCannotHave) {
+  const ModelSpec model = CheckpointModel("sgd");
+  const CheckpointShards shards = MakeShards(model, 3);
+  TrainAll(shards, 0, 2);
+  ReadingRecorder storage;
+  ASSERT_TRUE(SaveAll(storage, kFolder, 2, shards).ok());
+  for (const int after : {3, 6}) {
+    for (const auto& shard : MakeShards(model, after)) {
+      storage.read.clear();
+      ASSERT_TRUE(LoadParts(storage, kFolder, shard->state()).ok());
+      const std::string own = "part-" + std::to_string(shard->shard % 3) + "-";
+      int64_t rows = 0;
+      for (const auto& [file, size] : storage.read) {
+        if (file.find("-0.safetensors") != std::string::npos ||
+            file == "manifest.json") {
+          continue;
+        }
+        EXPECT_TRUE(file.starts_with(own)) << file << ", wanted " << own;
+        ++rows;
+      }
+      EXPECT_EQ(rows, 2);  // one of each table
+    }
+  }
+  // A job with more slots: every file may have some.
+  EXPECT_TRUE((SlotSet{.bits = 10, .first = 0, .last = 1023, .stride = 3})
+                  .Meets({.bits = 11, .first = 1, .last = 2047, .stride = 3}));
+}
+
 TEST(CheckpointTest, DigestSeesEveryBitOfValuesAndState) {
   const ModelSpec model = CheckpointModel("adagrad");
   const CheckpointShards shards = MakeShards(model, 2);
@@ -272,8 +340,9 @@ TEST(CheckpointTest, TextOrNameThatIsNotUtf8IsInvalidArgument) {
   ModelSpec model = CheckpointModel("sgd");
   model.tables[0].name = "caf\xe9";
   const CheckpointShards shards = MakeShards(model, 1);
-  EXPECT_EQ(SavePart(storage, kFolder, "p", shards[0]->state()).status().code(),
-            StatusCode::kInvalidArgument);
+  EXPECT_EQ(
+      SaveParts(storage, kFolder, "p", shards[0]->state()).status().code(),
+      StatusCode::kInvalidArgument);
 }
 
 TEST(CheckpointTest, EntryOfNoPartIsInvalidArgument) {
@@ -355,9 +424,9 @@ TEST(CheckpointFoldersTest, OnlyFoldersWithAValidManifestExist) {
                         step, shards)
                     .ok());
   }
-  ASSERT_TRUE(SavePart(storage, "out/checkpoints/step-20", "p.safetensors",
-                       shards[0]->state())
-                  .ok());
+  ASSERT_TRUE(
+      SaveParts(storage, "out/checkpoints/step-20", "p", shards[0]->state())
+          .ok());
   const Buffer junk = Buffer::CopyOf("{}");
   for (const char* name : {"step-30", "step-x", "other", "step-"}) {
     ASSERT_TRUE(storage
@@ -393,7 +462,7 @@ TEST(CheckpointFoldersTest, PruneKeepsTheNewest) {
   const auto steps = ListCheckpoints(storage, "c");
   ASSERT_TRUE(steps.ok());
   EXPECT_THAT(*steps, ElementsAre(20, 100));
-  EXPECT_FALSE(storage.ReadFile("c/step-3/part-0.safetensors").ok());
+  EXPECT_FALSE(storage.ReadFile("c/step-3/part-0-0.safetensors").ok());
 }
 
 // Tells in which order things are removed.
@@ -440,13 +509,13 @@ class CheckpointDamageTest : public ::testing::Test {
             .ok());
   }
 
-  // As if SavePart() had made a part of these bytes: its checksum is right, so
+  // As if SaveParts() had made a part of these bytes: its checksum is right, so
   // that what lies behind the checksum is tried too.
   Status PublishAsPart(const std::string& bytes) {
-    Write("part-0.safetensors", bytes);
+    Write("part-0-0.safetensors", bytes);
     char entry[128];
     std::snprintf(entry, sizeof(entry),
-                  R"({"file":"part-0.safetensors","bytes":%zu,)"
+                  R"({"file":"part-0-0.safetensors","bytes":%zu,)"
                   R"("xxh3":"%016llx"})",
                   bytes.size(),
                   static_cast<unsigned long long>(
@@ -482,7 +551,7 @@ std::string DamagedText(const std::string& text, Random& random) {
 
 TEST_F(CheckpointDamageTest, AnyDamageIsDataLossOrTheSameContent) {
   for (const std::string name :
-       {"manifest.json", "part-0.safetensors", "part-1.safetensors"}) {
+       {"manifest.json", "part-0-0.safetensors", "part-1-2.safetensors"}) {
     const std::string whole = Read(name);
     for (uint64_t seed = 0; seed < 400; ++seed) {
       Random random(HashKey(HashText(name), seed));
@@ -507,11 +576,13 @@ TEST_F(CheckpointDamageTest, AnyDamageIsDataLossOrTheSameContent) {
 // Behind a right checksum: never a crash (the sanitizers watch), whatever it
 // says.
 TEST_F(CheckpointDamageTest, DamagedPartsWithRightChecksumsCrashNothing) {
-  const std::string whole = Read("part-0.safetensors");
-  uint64_t header_bytes = 0;
-  std::memcpy(&header_bytes, whole.data(), 8);
+  const std::string parts[] = {Read("part-0-0.safetensors"),
+                               Read("part-0-2.safetensors")};
   int refused = 0;
   for (uint64_t seed = 0; seed < 1500; ++seed) {
+    const std::string& whole = parts[seed % 2];
+    uint64_t header_bytes = 0;
+    std::memcpy(&header_bytes, whole.data(), 8);
     Random random(seed);
     // Mostly in the header: in the values nothing can be told from training.
     std::string damaged = whole;
@@ -536,10 +607,10 @@ TEST_F(CheckpointDamageTest, DamagedPartsWithRightChecksumsCrashNothing) {
 
 TEST_F(CheckpointDamageTest, MissingPartIsNotFoundNamingIt) {
   ASSERT_TRUE(
-      storage_.Remove(std::string(kFolder) + "/part-1.safetensors").ok());
+      storage_.Remove(std::string(kFolder) + "/part-1-1.safetensors").ok());
   const Status status = VerifyCheckpoint(storage_, kFolder);
   EXPECT_EQ(status.code(), StatusCode::kNotFound);
-  EXPECT_THAT(status.message(), HasSubstr("part-1.safetensors"));
+  EXPECT_THAT(status.message(), HasSubstr("part-1-1.safetensors"));
 }
 
 TEST_F(CheckpointDamageTest, HeadersThatLieAreDataLossSayingWhy) {
@@ -614,13 +685,13 @@ TEST_F(CheckpointDamageTest, HeadersThatLieAreDataLossSayingWhy) {
     const Status status = VerifyCheckpoint(storage_, kFolder);
     EXPECT_EQ(status.code(), StatusCode::kDataLoss) << tried.why;
     EXPECT_THAT(status.message(), HasSubstr(tried.why));
-    EXPECT_THAT(status.message(), HasSubstr("part-0.safetensors"));
+    EXPECT_THAT(status.message(), HasSubstr("part-0-0.safetensors"));
   }
 }
 
 TEST_F(CheckpointDamageTest, ManifestNamesAPartOnceAndInItsFolderAlone) {
   const std::string entry =
-      R"({"file":"part-0.safetensors","bytes":1,"xxh3":"0"})";
+      R"({"file":"part-0-0.safetensors","bytes":1,"xxh3":"0"})";
   ASSERT_TRUE(PublishManifest(storage_, kFolder, 7, {entry, entry}, {}).ok());
   EXPECT_EQ(ReadManifest(storage_, kFolder).status().code(),
             StatusCode::kDataLoss);

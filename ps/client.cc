@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/strcat.h"
+#include "base/trace.h"
 #include "ps/protocol.pb.h"
 #include "ps/slots.h"
 #include "ps/wire.h"
@@ -110,6 +111,7 @@ Client::Client(Caller& caller, ModelSpec model, ClusterPlan plan,
 }
 
 void Client::Pull(const PullRequest& request, Done done) {
+  SHOAL_TRACE("send pull", request.step);
   auto gather = std::make_shared<Gather>();
   gather->missing = route_.shards.size();
   gather->done = std::move(done);
@@ -134,6 +136,7 @@ void Client::Pull(const PullRequest& request, Done done) {
         [this, gather, request, s](const StatusOr<comm::Message>& reply) {
           Status status = reply.status();
           if (reply.ok() && gather->status.ok()) {
+            SHOAL_TRACE("take rows", request.step);
             status = TakeRows(*reply, s, request);
           }
           gather->Arrived(
@@ -190,6 +193,7 @@ Status Client::TakeRows(const comm::Message& reply, size_t shard,
 }
 
 void Client::Push(const PushRequest& request, Done done) {
+  SHOAL_TRACE("send push", request.step);
   auto gather = std::make_shared<Gather>();
   gather->missing = route_.shards.size();
   gather->done = std::move(done);

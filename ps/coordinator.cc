@@ -457,14 +457,22 @@ void Coordinator::SaveCheckpoint() {
     OnPartsSaved();
     return;
   }
+  if (StepFolder(position_) == options_.restore_folder) {
+    // Nothing was trained since; what is there stays whole.
+    if (options_.observer != nullptr) {
+      options_.observer->OnSaved(position_, options_.restore_folder);
+    }
+    OnPartsSaved();
+    return;
+  }
   saved_here_ = true;
-  parts_.assign(shards_.size(), "");
+  parts_.assign(shards_.size(), {});
   calls_under_way_ = static_cast<int64_t>(shards_.size());
   for (size_t i = 0; i < route_.shards.size(); ++i) {
     const RouteTable::Shard& shard = route_.shards[i];
     wire::Save save;
     save.set_folder(StepFolder(position_));
-    save.set_file(StrCat("part-", i, ".safetensors"));
+    save.set_name(StrCat("part-", i));
     save.set_step(position_);
     caller_->Start(
         shard.endpoint, comm::Lane::kBulk, static_cast<uint16_t>(Method::kSave),
@@ -488,7 +496,7 @@ void Coordinator::SaveCheckpoint() {
                 [this, why](const StatusOr<Buffer>&) { Abort(why); });
             return;
           }
-          parts_[i] = saved.part();
+          parts_[i].assign(saved.parts().begin(), saved.parts().end());
           if (--calls_under_way_ == 0 && !ending_) {
             OnPartsSaved();
           }
@@ -510,8 +518,12 @@ void Coordinator::OnPartsSaved() {
     go_on();
     return;
   }
+  std::vector<std::string> parts;
+  for (const std::vector<std::string>& shard : parts_) {
+    parts.insert(parts.end(), shard.begin(), shard.end());
+  }
   context_->StartStorage(
-      [folder = StepFolder(position_), step = position_, parts = parts_,
+      [folder = StepFolder(position_), step = position_, parts,
        texts = options_.checkpoint_texts, parent = options_.checkpoint_folder,
        kept = options_.checkpoints_kept](Storage& storage) -> StatusOr<Buffer> {
         if (const Status published =

@@ -171,7 +171,8 @@ class Coordinator : public comm::Node {
   bool stop_early_ = false;
   bool saved_here_ = false;
   std::unordered_map<comm::EndpointId, WaitingMessage> prepared_;
-  std::vector<std::string> parts_;  // of the checkpoint being written
+  // Of the checkpoint being written, per shard.
+  std::vector<std::vector<std::string>> parts_;
   int64_t calls_under_way_ = 0;
 };
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/strcat.h"
+#include "base/trace.h"
 #include "ps/checkpoint_format.h"
 #include "ps/protocol.pb.h"
 #include "ps/slots.h"
@@ -216,6 +217,7 @@ void Shard::OnPullDeadline(uint64_t waiting) {
 }
 
 void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
+  SHOAL_TRACE("answer pull", step_);
   wire::Pull pull;
   // Decoded once before, when it came.
   SHOAL_CHECK(Decode(request, pull).ok());
@@ -241,6 +243,7 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
 // --- Pushes ----------------------------------------------------------------
 
 void Shard::OnPush(comm::EndpointId from, comm::Message request) {
+  SHOAL_TRACE("take push", step_);
   StatusOr<PushParts> push = ReadPush(request, shape_);
   Status status = push.status();
   if (status.ok()) {
@@ -304,6 +307,7 @@ void Shard::SendPrepared() {
       StrCat("the commit of step ", step_), plan_.timeout, {Encode(prepared)},
       [this](const StatusOr<comm::Message>& reply) { OnCommit(reply); });
   // Summed while the commit is on its way.
+  SHOAL_TRACE("sum", step_);
   sum_ = stage_->Sum();
 }
 
@@ -346,6 +350,7 @@ void Shard::OnCommit(const StatusOr<comm::Message>& reply) {
 }
 
 void Shard::Apply(const Piece& piece, double learning_rate_factor) {
+  SHOAL_TRACE("apply", step_);
   for (size_t g = 0; g < piece.groups.size(); ++g) {
     const GroupGradients& gradients = piece.groups[g];
     for (size_t t = 0; t < gradients.tables.size(); ++t) {
@@ -380,20 +385,20 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
   }
   // The coordinator asks when nothing is under way, so the tables stay as they
   // are while the storage thread reads them.
-  auto part = std::make_shared<std::string>();
+  auto parts = std::make_shared<std::vector<std::string>>();
   context_->StartStorage(
-      [this, save, part](Storage& storage) -> StatusOr<Buffer> {
+      [this, save, parts](Storage& storage) -> StatusOr<Buffer> {
         SHOAL_ASSIGN_OR_RETURN(
-            *part, SavePart(storage, save.folder(), save.file(), state()));
+            *parts, SaveParts(storage, save.folder(), save.name(), state()));
         return Buffer();
       },
-      [this, from, request, part](const StatusOr<Buffer>& done) {
+      [this, from, request, parts](const StatusOr<Buffer>& done) {
         if (!done.ok()) {
           ReplyError(from, request, Final(done.status()));
           return;
         }
         wire::SaveReply reply;
-        reply.set_part(*part);
+        reply.mutable_parts()->Assign(parts->begin(), parts->end());
         Reply(from, MakeReply(request, {Encode(reply)}));
       });
 }
@@ -406,14 +411,7 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
   }
   context_->StartStorage(
       [this, load](Storage& storage) -> StatusOr<Buffer> {
-        SHOAL_RETURN_IF_ERROR(LoadParts(
-            storage, load.folder(),
-            [this](uint64_t id) {
-              return SlotOfHash(IdHash(id), shape_.slot_bits) %
-                         shape_.num_shards ==
-                     shape_.shard_index;
-            },
-            state()));
+        SHOAL_RETURN_IF_ERROR(LoadParts(storage, load.folder(), state()));
         return Buffer();
       },
       [this, from, request, step = load.step()](const StatusOr<Buffer>& done) {

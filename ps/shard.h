@@ -74,7 +74,13 @@ class Shard : public comm::Node {
 
   void Apply(const Piece& piece, double learning_rate_factor);
   ShardState state() {
-    return {.model = &model_, .tables = tables_, .dense = dense_.get()};
+    return {.model = &model_,
+            .tables = tables_,
+            .dense = dense_.get(),
+            .slots = {.bits = route_.slot_bits,
+                      .first = shape_.shard_index,
+                      .last = (int64_t{1} << route_.slot_bits) - 1,
+                      .stride = shape_.num_shards}};
   }
   void Reply(comm::EndpointId to, comm::Message reply);
   void ReplyError(comm::EndpointId to, const comm::Message& request,

@@ -26,6 +26,30 @@ constexpr int SlotBitsFor(int shards_max) {
   return std::max(10, static_cast<int>(std::bit_width(wanted - 1)));
 }
 
+// The slots first, first + stride, ... up to last, of 2^bits.
+struct SlotSet {
+  int bits = 0;
+  int64_t first = 0;
+  int64_t last = 0;
+  int64_t stride = 1;
+
+  constexpr bool Contains(int64_t slot) const {
+    return slot >= first && slot <= last && (slot - first) % stride == 0;
+  }
+  // Whether a slot is in both; sets of different `bits` may always meet.
+  constexpr bool Meets(const SlotSet& other) const {
+    if (bits != other.bits) {
+      return true;
+    }
+    for (int64_t slot = first; slot <= last; slot += stride) {
+      if (other.Contains(slot)) {
+        return true;
+      }
+    }
+    return false;
+  }
+};
+
 }  // namespace shoal::ps
 
 #endif  // SHOAL_PS_SLOTS_H_

@@ -10,9 +10,9 @@
 
 #include "base/buffer.h"
 #include "base/status.h"
+#include "base/step_tree.h"
 #include "comm/message.h"
 #include "ps/model_spec.h"
-#include "ps/step_tree.h"
 
 namespace shoal::ps {
 

@@ -169,6 +169,17 @@ Problem CheckCluster(const JobSpec& job) {
                "), so some shares would be empty; raise it, or lower "
                "cluster.virtual_workers")};
   }
+  if (job.transport() == "inproc" || job.transport() == "shm") {
+    for (const char* key : {"listen", "port"}) {
+      if (cluster.GetReflection()->HasField(
+              cluster, cluster.GetDescriptor()->FindFieldByName(key))) {
+        return JobProblem{
+            StrCat("cluster.", key),
+            StrCat("transport ", job.transport(),
+                   " uses no network; leave it out, or choose zmq or auto")};
+      }
+    }
+  }
   return std::nullopt;
 }
 

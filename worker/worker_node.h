@@ -8,11 +8,11 @@
 #include <optional>
 #include <vector>
 
+#include "base/step_tree.h"
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/client.h"
 #include "ps/member.h"
-#include "ps/step_tree.h"
 #include "worker/model_runner.h"
 #include "worker/step_input.h"
 
@@ -91,7 +91,7 @@ class WorkerNode : public comm::Node {
   std::optional<ps::Caller> caller_;
   std::optional<ps::Member> member_;
   std::optional<ps::Client> client_;
-  std::optional<ps::StepTree> tree_;
+  std::optional<StepTree> tree_;
   ps::JoinResult joined_;
   StatusOr<WorkerJob> job_;
   bool stopped_ = false;

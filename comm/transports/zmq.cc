@@ -188,6 +188,11 @@ Status ZmqEndpoint::Listen(const std::string& listen) {
   if (!SplitTcpAddress(listen, &host, &port)) {
     return invalid;
   }
+  if (host == "*" || host == "0.0.0.0" || host == "[::]") {
+    return InvalidArgumentError(
+        StrCat("listen: '", listen,
+               "' stands for all addresses of this host; peers need one"));
+  }
   SHOAL_ASSIGN_OR_RETURN(router_,
                          ZmqSocket::Open(context_, ZmqSocket::Kind::kRouter));
   switch (const int error = router_.Bind(listen)) {
@@ -205,12 +210,6 @@ Status ZmqEndpoint::Listen(const std::string& listen) {
           StrCat("listen: '", listen, "': ", ZmqErrorText(error)));
   }
   address_ = router_.bound_endpoint();
-  for (const std::string_view any : {"0.0.0.0", "[::]"}) {
-    const size_t at = address_.find(any);
-    if (at != std::string::npos) {
-      address_.replace(at, any.size(), HostAddress());
-    }
-  }
   return loop_.Watch(router_.wait_fd(), [this] { drained_ = false; });
 }
 

@@ -79,12 +79,16 @@ def main():
     if digest != SHA256:
         sys.exit(f"{PACKAGE} {VERSION}: sha256 is {digest}, expected {SHA256}")
     table = unpack(archive)
-    rows = table.count(b"\n") - 1  # the first line is the header
+    header, *lines = table.splitlines(keepends=True)
+    rows = len(lines)
     if rows != ROWS:
         sys.exit(f"{PACKAGE} {VERSION}: {rows} rows, expected {ROWS}")
     os.makedirs(folder, exist_ok=True)
     with open(path + ".part", "wb") as file:
-        file.write(table)
+        file.write(header)
+        # The package has the months as 1, 10, 11, 12, 2, ...; the published
+        # splits count rows in the order of time.
+        file.writelines(sorted(lines, key=lambda line: int(line.split(b",", 2)[1])))
     os.replace(path + ".part", path)
     print(f"  {path}: {rows:,} rows")
 

@@ -13,7 +13,9 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include <netinet/in.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 
 #include "tests/integration/program.h"
 
@@ -140,6 +142,45 @@ TEST_F(JobsTest, OneDigestForEveryCluster) {
   EXPECT_FALSE(digests.contains(Digest("out")));
 }
 
+// Every pair of settings on real data, as processes and as threads.
+TEST_F(JobsTest, OneDigestForEveryClusterOnTheFlights) {
+  if (std::getenv("SHOAL_NIGHTLY") == nullptr) {
+    GTEST_SKIP() << "part of the nightly tests";
+  }
+  const char* named = std::getenv("SHOAL_SHARED_DATA");
+  const fs::path flights =
+      fs::path(named != nullptr ? named : SHOAL_SOURCE "/../shared/data") /
+      "nycflights13";
+  if (!fs::exists(flights)) {
+    GTEST_SKIP() << "no shared data sets; SHOAL_SHARED_DATA can name them";
+  }
+  std::set<std::string> digests;
+  for (const char* servers : {"1", "2", "5"}) {
+    for (const char* shards : {"1", "3"}) {
+      for (const char* workers : {"1", "2", "4"}) {
+        for (const char* threads : {"1", "2"}) {
+          for (const std::string transport : {"inproc", "shm", "zmq", "auto"}) {
+            const RunOutcome run = RunProgram(
+                {SHOAL_PROGRAM, "train",
+                 SHOAL_SOURCE "/examples/flights/fm.yaml", "--out", Path("out"),
+                 "--set", "data.root=" + flights.string(), "--set",
+                 "train.max_steps=60", "--set", "transport=" + transport,
+                 "--set", std::string("cluster.servers=") + servers, "--set",
+                 std::string("cluster.shards=") + shards, "--set",
+                 std::string("cluster.workers=") + workers, "--set",
+                 std::string("cluster.threads=") + threads});
+            ASSERT_EQ(run.exit_code, 0) << run.output;
+            digests.insert(Digest("out"));
+            ASSERT_EQ(digests.size(), 1U)
+                << servers << " servers, " << shards << " shards, " << workers
+                << " workers, " << threads << " threads, " << transport;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_F(JobsTest, RanksOfMpirunGiveTheSameDigest) {
   if (RunProgram({"mpirun", "--version"}).exit_code != 0) {
     GTEST_SKIP() << "there is no mpirun";
@@ -200,6 +241,59 @@ TEST_F(JobsTest, EvalPredictAndResumeAgreeWithTraining) {
     ++lines;
   }
   EXPECT_EQ(lines, 3001);
+}
+
+TEST_F(JobsTest, AnEarlierRunsCheckpointsMakeRoomAndAreKept) {
+  const auto train = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> argv = {"--in-process", "--set",
+                                     "checkpoint.every_steps=10"};
+    argv.insert(argv.end(), more.begin(), more.end());
+    const RunOutcome run = Train("out", argv);
+    EXPECT_EQ(run.exit_code, 0) << run.output;
+  };
+  const auto has = [&](const std::string& folder) {
+    return fs::exists(folder_ / "out" / folder / "manifest.json");
+  };
+  train({"--set", "train.max_steps=20"});
+  const std::string digest = Digest("out");
+
+  // A shorter one in the same folder is what the folder now stands for.
+  train({"--set", "train.max_steps=10"});
+  EXPECT_NE(Digest("out"), digest);
+  EXPECT_TRUE(has("checkpoints/step-10"));
+  EXPECT_FALSE(has("checkpoints/step-20"));
+  EXPECT_TRUE(has("checkpoints.old/step-10"));
+  EXPECT_TRUE(has("checkpoints.old/step-20"));
+
+  // Going on in place keeps what it went on from; a repeat changes nothing.
+  for (int i = 0; i < 2; ++i) {
+    train({"--set", "train.max_steps=20", "--set",
+           "checkpoint.restore=" + Path("out")});
+    EXPECT_EQ(Digest("out"), digest);
+    EXPECT_TRUE(has("checkpoints/step-10"));
+    EXPECT_TRUE(has("checkpoints.old/step-20"));
+  }
+  train({"--set", "train.max_steps=20", "--set",
+         "checkpoint.restore=" + Path("out/checkpoints/step-10")});
+  EXPECT_EQ(Digest("out"), digest);
+  EXPECT_FALSE(has("checkpoints.old/step-10"));
+  EXPECT_TRUE(has("checkpoints.old/step-20"));
+}
+
+TEST_F(JobsTest, OneTrainingAtATimePerFolder) {
+  const RunOutcome first = RunProgram(
+      TrainCommand("out", {"--set", "train.epochs=100000"}), [&](pid_t pid) {
+        if (!fs::exists(folder_ / "out" / ".lock")) {
+          return;
+        }
+        const RunOutcome second = Train("out", {"--in-process"});
+        EXPECT_EQ(second.exit_code, 1);
+        EXPECT_THAT(second.output, HasSubstr("another training"));
+        kill(pid, SIGINT);
+      });
+  EXPECT_THAT(first.output, HasSubstr("Ctrl-C"));
+  EXPECT_FALSE(fs::exists(folder_ / "out" / "data"));
+  EXPECT_EQ(Train("out", {"--in-process"}).exit_code, 0);
 }
 
 TEST_F(JobsTest, EveryModeLearnsAndLeavesItsReports) {
@@ -383,6 +477,28 @@ TEST_F(BadInputTest, MoreWorkersThanRowsIsRefused) {
                                        "cluster.virtual_workers=9"});
   ExpectRefused(run, "out");
   EXPECT_THAT(run.output, HasSubstr("cluster.workers"));
+}
+
+TEST_F(BadInputTest, TakenPortIsNamed) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  ASSERT_GE(fd, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  ASSERT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  ASSERT_EQ(listen(fd, 1), 0);
+  const std::string port = std::to_string(ntohs(address.sin_port));
+  const RunOutcome taken =
+      Train("out", {"--set", "transport=zmq", "--set", "cluster.port=" + port});
+  ExpectRefused(taken, "out");
+  EXPECT_THAT(taken.output, AllOf(HasSubstr(port), HasSubstr("taken")));
+  close(fd);
+  const RunOutcome free =
+      Train("out", {"--set", "transport=zmq", "--set", "cluster.port=" + port,
+                    "--set", "cluster.listen=lo"});
+  EXPECT_EQ(free.exit_code, 0) << free.output;
 }
 
 TEST_F(BadInputTest, FullDiskAtACheckpointLeavesNone) {

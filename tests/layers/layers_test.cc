@@ -55,10 +55,17 @@ bool IsThirdParty(std::string_view folder) {
 
 // Headers that take seconds to compile, or belong to the .cc that wraps them.
 bool IsHeavy(std::string_view include) {
-  static constexpr std::string_view kHeavy[] = {
-      "nlohmann/", "yaml-cpp/",        "CLI/",  "spdlog/",
-      "zmq.",      "google/protobuf/", "mpi.h", "nccl.h",
-      "cuda",      "httplib.h",        "Eigen/"};
+  static constexpr std::string_view kHeavy[] = {"nlohmann/json.hpp",
+                                                "yaml-cpp/",
+                                                "CLI/",
+                                                "spdlog/",
+                                                "zmq.",
+                                                "google/protobuf/",
+                                                "mpi.h",
+                                                "nccl.h",
+                                                "cuda",
+                                                "httplib.h",
+                                                "Eigen/"};
   return std::any_of(
       std::begin(kHeavy), std::end(kHeavy),
       [&](std::string_view p) { return include.starts_with(p); });

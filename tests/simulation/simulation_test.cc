@@ -71,7 +71,9 @@ SimulatedJob* SimulationTest::job = nullptr;
 std::string SimulationTest::undisturbed_digest;
 
 TEST_F(SimulationTest, FaultsLeaveTheBitsOfTheUndisturbedRun) {
-  const uint64_t seeds = NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 200);
+  const uint64_t seeds = NumberFromEnvironment(
+      "SHOAL_SIMULATION_SEEDS",
+      std::getenv("SHOAL_NIGHTLY") == nullptr ? 200 : 10000);
   const uint64_t first =
       NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
   int64_t events = 0;

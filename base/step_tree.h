@@ -1,11 +1,11 @@
-#ifndef SHOAL_PS_STEP_TREE_H_
-#define SHOAL_PS_STEP_TREE_H_
+#ifndef SHOAL_BASE_STEP_TREE_H_
+#define SHOAL_BASE_STEP_TREE_H_
 
 #include <cstdint>
 #include <utility>
 #include <vector>
 
-namespace shoal::ps {
+namespace shoal {
 
 // The fixed binary tree along which the gradients of virtual workers are
 // summed: leaves are the virtual workers 0 .. V-1, padded to a power of two;
@@ -75,6 +75,6 @@ class StepTree {
   int64_t width_ = 1;
 };
 
-}  // namespace shoal::ps
+}  // namespace shoal
 
-#endif  // SHOAL_PS_STEP_TREE_H_
+#endif  // SHOAL_BASE_STEP_TREE_H_

@@ -1,4 +1,4 @@
-#include "ps/step_tree.h"
+#include "base/step_tree.h"
 
 #include <set>
 #include <vector>
@@ -6,7 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
-namespace shoal::ps {
+namespace shoal {
 namespace {
 
 using ::testing::ElementsAre;
@@ -62,4 +62,4 @@ TEST(StepTreeTest, CoversOfADealAreDisjointAndWhole) {
 }
 
 }  // namespace
-}  // namespace shoal::ps
+}  // namespace shoal

@@ -1,0 +1,100 @@
+#ifndef SHOAL_COMM_COLLECTIVE_H_
+#define SHOAL_COMM_COLLECTIVE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/dtype.h"
+#include "base/status.h"
+#include "comm/message.h"
+
+namespace shoal::comm {
+
+// The members of a collective, the same on all of them but for `rank`.
+struct Group {
+  struct Member {
+    EndpointId endpoint;
+    std::string address;
+    std::string name;  // "worker 2", for errors
+    // What it adds to sums: nodes of the step tree, rising. Together the
+    // members' nodes cover the tree once.
+    std::vector<int64_t> nodes;
+  };
+  uint16_t id = 0;  // tells groups of one node apart
+  int rank = 0;
+  int num_leaves = 0;  // of the step tree
+  std::vector<Member> members;
+
+  int size() const { return static_cast<int>(members.size()); }
+};
+
+// Gives each member one leaf of the tree, in rank order.
+void DealOneLeafEach(Group& group);
+
+// Elements [begin, end) of a vector that `rank` of `size` ranks owns.
+constexpr std::pair<int64_t, int64_t> SegmentOf(int64_t count, int rank,
+                                                int size) {
+  return {count * rank / size, count * (rank + 1) / size};
+}
+
+// How an allreduce goes. All give the same bits.
+enum class AllReduceAlgorithm : uint8_t {
+  // By size.
+  kAuto,
+  // Everyone sends everything to everyone and sums itself: one round.
+  kExchange,
+  // Everyone sums one segment and sends the sum to everyone: two rounds, and no
+  // more bytes than a ring (2 (n - 1) / n of the vector each way).
+  kSegments,
+};
+
+// Operations that all members of a group call alike, in the same order; sums go
+// along the step tree, so that they have the same bits for every number of
+// members. Counts are in elements.
+//
+// Nothing blocks: `done` runs once, on the node's thread, never inside the
+// call, with OK or why it failed; the memory that the call was given must stay
+// as it is until then and is free of all readers afterwards. A member that is
+// lost, is late, or calls something else ends the operation for all with an
+// error that names it, and the collective is of no use from then on.
+class Collective {
+ public:
+  using Done = std::function<void(const Status&)>;
+
+  virtual ~Collective() = default;
+
+  virtual const Group& group() const = 0;
+
+  // out[count] = the sum of all members' terms; terms[i] is that of nodes[i] of
+  // this member. `out` may be one of the terms.
+  virtual void AllReduce(DType dtype, std::span<const void* const> terms,
+                         void* out, int64_t count, Done done) = 0;
+
+  // Of that sum, this rank's segment, written to the same place of `out`.
+  virtual void ReduceScatter(DType dtype, std::span<const void* const> terms,
+                             void* out, int64_t count, Done done) = 0;
+
+  // data[count]: this rank's segment is there and the others are filled in.
+  virtual void AllGather(DType dtype, void* data, int64_t count, Done done) = 0;
+
+  // from[size, count] to[size, count]: row r of `from` goes to rank r, and row
+  // r of `to` comes from it.
+  virtual void AllToAll(DType dtype, const void* from, void* to, int64_t count,
+                        Done done) = 0;
+
+  // data[count] of `root` comes to all.
+  virtual void Broadcast(DType dtype, void* data, int64_t count, int root,
+                         Done done) = 0;
+
+  // Ends when all have called it.
+  virtual void Barrier(Done done) = 0;
+};
+
+}  // namespace shoal::comm
+
+#endif  // SHOAL_COMM_COLLECTIVE_H_

@@ -1,0 +1,646 @@
+// Collectives in simulation and over the real transports: what they compute,
+// to the bit, and how they end when a member does not do its part.
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "base/random.h"
+#include "base/step_tree.h"
+#include "base/strcat.h"
+#include "comm/pump.h"
+#include "comm/sim.h"
+#include "comm/transport_collective.h"
+
+namespace shoal::comm {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+// A member of a group that runs a script: each step gets the collective and
+// what to call when it is over.
+class Member : public Node {
+ public:
+  using Step = std::function<void(Collective&, Collective::Done)>;
+
+  Member(Group group, TransportCollective::Options options,
+         std::vector<Step> script)
+      : group_(std::move(group)),
+        options_(options),
+        script_(std::move(script)) {}
+
+  void OnStart(NodeContext& context) override {
+    context_ = &context;
+    if (on_start) {
+      on_start(context);
+    }
+    if (group_.members.empty()) {
+      return;  // Told later: Begin().
+    }
+    Begin(group_);
+  }
+  void Begin(const Group& group) {
+    auto made = TransportCollective::Create(*context_, group, options_);
+    ASSERT_TRUE(made.ok()) << made.status();
+    collective_ = *std::move(made);
+    for (auto& [from, message] : early_) {
+      collective_->OnMessage(from, message);
+    }
+    Next();
+  }
+  void OnMessage(EndpointId from, Message message) override {
+    if (collective_ == nullptr) {
+      early_.emplace_back(from, std::move(message));
+      return;
+    }
+    EXPECT_TRUE(collective_->OnMessage(from, message));
+  }
+  void OnPeerDown(EndpointId peer, const Status& why) override {
+    if (collective_ != nullptr) {
+      collective_->OnPeerDown(peer, why);
+    }
+  }
+  void OnSendable(EndpointId peer) override { collective_->OnSendable(peer); }
+
+  std::function<void(NodeContext&)> on_start;
+  bool stays = false;  // after its script
+  bool done = false;
+  Status status;
+
+ private:
+  void Next() {
+    if (next_ == script_.size()) {
+      done = true;
+      if (!stays) {
+        context_->Stop(OkStatus());
+      }
+      return;
+    }
+    const auto inside = std::make_shared<bool>(true);
+    script_[next_++](*collective_, [this, inside](const Status& why) {
+      EXPECT_FALSE(*inside);
+      EXPECT_FALSE(done);
+      if (!why.ok()) {
+        status = why;
+        done = true;
+        context_->Stop(why);
+        return;
+      }
+      Next();
+    });
+    *inside = false;
+  }
+
+  Group group_;
+  TransportCollective::Options options_;
+  std::vector<Step> script_;
+  size_t next_ = 0;
+  NodeContext* context_ = nullptr;
+  std::unique_ptr<TransportCollective> collective_;
+  std::vector<std::pair<EndpointId, Message>> early_;
+};
+
+// Which nodes of a tree of `leaves` each of `size` members holds, when leaves
+// are dealt in runs.
+std::vector<std::vector<int64_t>> DealLeaves(int leaves, int size) {
+  const StepTree tree(leaves);
+  std::vector<std::vector<int64_t>> nodes;
+  for (int rank = 0; rank < size; ++rank) {
+    nodes.push_back(
+        tree.Cover(rank * leaves / size, (rank + 1) * leaves / size));
+  }
+  return nodes;
+}
+
+// Of rank `r` in simulation, where the coordinator is 1.
+EndpointId IdOf(int r) { return EndpointId{2 + static_cast<uint64_t>(r)}; }
+
+Group SimGroup(int leaves, int size, int rank) {
+  Group group;
+  group.id = 7;
+  group.rank = rank;
+  group.num_leaves = leaves;
+  const auto nodes = DealLeaves(leaves, size);
+  for (int r = 0; r < size; ++r) {
+    group.members.push_back({.endpoint = IdOf(r),
+                             .address = StrCat("sim:", "23456789"[r]),
+                             .name = StrCat("worker ", r),
+                             .nodes = nodes[static_cast<size_t>(r)]});
+  }
+  return group;
+}
+
+// The value of a leaf's vector at i, of either sign and many sizes.
+double LeafValue(int leaf, int64_t i, bool whole) {
+  Random random(HashKey(static_cast<uint64_t>(leaf), static_cast<uint64_t>(i)));
+  if (whole) {
+    return static_cast<double>(random.Below(2000)) - 1000;
+  }
+  return (random.Uniform() - 0.5) *
+         static_cast<double>(uint64_t{1} << random.Below(12));
+}
+
+// The sum of the leaves [begin, begin + width) as the words say it: left half
+// plus right half, what is past the last leaf skipped.
+float TreeSumOf(int leaves, int begin, int width, int64_t i) {
+  if (width == 1) {
+    return static_cast<float>(LeafValue(begin, i, false));
+  }
+  const float left = TreeSumOf(leaves, begin, width / 2, i);
+  const int middle = begin + width / 2;
+  return middle >= leaves ? left
+                          : left + TreeSumOf(leaves, middle, width / 2, i);
+}
+int Width(int leaves) {
+  return static_cast<int>(std::bit_ceil(static_cast<unsigned>(leaves)));
+}
+float TreeSumOf(int leaves, int64_t i) {
+  return TreeSumOf(leaves, 0, Width(leaves), i);
+}
+
+// The sum under one node, by the same words.
+std::vector<float> NodeVector(int leaves, int64_t node, int64_t count) {
+  const auto [begin, end] = StepTree(leaves).Range(node);
+  int width = Width(leaves);
+  for (int64_t n = node; n > 1; n /= 2) {
+    width /= 2;
+  }
+  std::vector<float> vector;
+  for (int64_t i = 0; i < count; ++i) {
+    vector.push_back(TreeSumOf(leaves, begin, width, i));
+  }
+  return vector;
+}
+
+struct Rank {
+  std::vector<std::vector<float>> terms;
+  std::vector<const void*> pointers;
+  std::vector<float> out;
+};
+
+Rank MakeRank(const Group& group, int64_t count) {
+  Rank rank;
+  for (const int64_t node :
+       group.members[static_cast<size_t>(group.rank)].nodes) {
+    rank.terms.push_back(NodeVector(group.num_leaves, node, count));
+  }
+  for (const std::vector<float>& term : rank.terms) {
+    rank.pointers.push_back(term.data());
+  }
+  rank.out.assign(static_cast<size_t>(count), -1);
+  return rank;
+}
+
+void ExpectTreeSum(const std::vector<float>& out, int leaves, int64_t begin,
+                   int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    const float want = TreeSumOf(leaves, i);
+    ASSERT_EQ(std::bit_cast<uint32_t>(out[static_cast<size_t>(i)]),
+              std::bit_cast<uint32_t>(want))
+        << "element " << i << " is " << out[static_cast<size_t>(i)] << ", not "
+        << want;
+  }
+}
+
+TEST(CollectiveSimTest, AllReduceHasTheTreesBitsForEveryNumberOfMembers) {
+  TransportCollective::Options options;
+  options.chunk_bytes = 256;  // many chunks
+  for (const int leaves : {1, 3, 4, 7, 8}) {
+    for (int size = 1; size <= leaves; ++size) {
+      for (const int64_t count : {0, 1, 5, 1000}) {
+        for (const auto algorithm :
+             {AllReduceAlgorithm::kExchange, AllReduceAlgorithm::kSegments}) {
+          SCOPED_TRACE(StrCat(leaves, " leaves, ", size, " members, ", count));
+          options.algorithm = algorithm;
+          SimOptions network;
+          network.send_queue_bytes_max = 600;  // two chunks
+          SimWorld world(static_cast<uint64_t>(leaves * 100 + size), network);
+          std::vector<Rank> ranks;
+          for (int r = 0; r < size; ++r) {
+            ranks.push_back(MakeRank(SimGroup(leaves, size, r), count));
+          }
+          for (int r = 0; r < size; ++r) {
+            Rank& rank = ranks[static_cast<size_t>(r)];
+            // Twice: members run ahead of each other.
+            const Member::Step step = [&rank, count](Collective& collective,
+                                                     Collective::Done done) {
+              // What a step before sent must have been read by now.
+              std::fill(rank.out.begin(), rank.out.end(), -1.0F);
+              collective.AllReduce(DType::kF32, rank.pointers, rank.out.data(),
+                                   count, std::move(done));
+            };
+            world.AddNode(
+                StrCat("worker ", r),
+                [&, r] {
+                  return std::make_unique<Member>(
+                      SimGroup(leaves, size, r), options,
+                      std::vector<Member::Step>{step, step});
+                },
+                IdOf(r));
+          }
+          ASSERT_TRUE(world
+                          .Run(
+                              [&] {
+                                for (int r = 0; r < size; ++r) {
+                                  if (!world.stopped(StrCat("worker ", r))) {
+                                    return false;
+                                  }
+                                }
+                                return true;
+                              },
+                              std::chrono::seconds(10))
+                          .ok());
+          for (int r = 0; r < size; ++r) {
+            ASSERT_TRUE(world.stopped(StrCat("worker ", r))->ok())
+                << *world.stopped(StrCat("worker ", r));
+            ExpectTreeSum(ranks[static_cast<size_t>(r)].out, leaves, 0, count);
+          }
+        }
+      }
+    }
+  }
+}
+
+// Every type, all but f32 with numbers that are exact in it, so that the order
+// does not matter and the oracle is plain.
+template <typename T>
+T Encode(double value, DType dtype) {
+  if constexpr (sizeof(T) == 2) {
+    if (dtype == DType::kF16) {
+      return std::bit_cast<T>(static_cast<_Float16>(value));
+    }
+    return static_cast<T>(std::bit_cast<uint32_t>(static_cast<float>(value)) >>
+                          16);
+  } else {
+    return static_cast<T>(value);
+  }
+}
+
+template <typename T>
+void ExpectSumOf(DType dtype) {
+  constexpr int kSize = 3;
+  constexpr int64_t kCount = 700;
+  SimWorld world(5);
+  std::vector<std::vector<T>> data(kSize);
+  std::vector<const void*> pointers(kSize);
+  for (int r = 0; r < kSize; ++r) {
+    auto& vector = data[static_cast<size_t>(r)];
+    for (int64_t i = 0; i < kCount; ++i) {
+      // Small enough to be exact in bf16: up to 3 x 80.
+      vector.push_back(Encode<T>(
+          static_cast<double>(static_cast<int64_t>(LeafValue(r, i, true)) % 80),
+          dtype));
+    }
+    pointers[static_cast<size_t>(r)] = vector.data();
+    world.AddNode(
+        StrCat("worker ", r),
+        [&, r] {
+          // In place.
+          return std::make_unique<Member>(
+              SimGroup(kSize, kSize, r),
+              TransportCollective::Options{.exchange_bytes_max = 0,
+                                           .chunk_bytes = 512},
+              std::vector<Member::Step>{
+                  [&, r](Collective& collective, Collective::Done done) {
+                    auto& own = data[static_cast<size_t>(r)];
+                    collective.AllReduce(
+                        dtype,
+                        std::span(pointers).subspan(static_cast<size_t>(r), 1),
+                        own.data(), kCount, std::move(done));
+                  }});
+        },
+        IdOf(r));
+  }
+  world.RunFor(std::chrono::seconds(5));
+  for (int r = 0; r < kSize; ++r) {
+    ASSERT_TRUE(world.stopped(StrCat("worker ", r)).has_value());
+    for (int64_t i = 0; i < kCount; ++i) {
+      double sum = 0;
+      for (int leaf = 0; leaf < kSize; ++leaf) {
+        sum += static_cast<double>(
+            static_cast<int64_t>(LeafValue(leaf, i, true)) % 80);
+      }
+      ASSERT_EQ(data[static_cast<size_t>(r)][static_cast<size_t>(i)],
+                Encode<T>(sum, dtype))
+          << Name(dtype) << " " << i;
+    }
+  }
+}
+
+TEST(CollectiveSimTest, AllReduceOfEveryType) {
+  ExpectSumOf<float>(DType::kF32);
+  ExpectSumOf<double>(DType::kF64);
+  ExpectSumOf<uint16_t>(DType::kF16);
+  ExpectSumOf<uint16_t>(DType::kBF16);
+  ExpectSumOf<int32_t>(DType::kI32);
+  ExpectSumOf<int64_t>(DType::kI64);
+}
+
+TEST(TreeSumTest, HalvesRoundToNearestEvenAndKeepNaN) {
+  const StepTree tree(2);
+  const int64_t nodes[] = {2, 3};
+  const TreeSum sum(tree, nodes);
+  const auto add = [&](DType dtype, uint16_t a, uint16_t b) {
+    uint16_t out = 0;
+    const std::byte* terms[] = {reinterpret_cast<const std::byte*>(&a),
+                                reinterpret_cast<const std::byte*>(&b)};
+    sum.Run(dtype, terms, 1, reinterpret_cast<std::byte*>(&out));
+    return out;
+  };
+  // bf16 has 8 bits: 256 + 1 lies between 256 and 258, 258 + 1 between 258 and
+  // 260: to the even one.
+  EXPECT_EQ(add(DType::kBF16, 0x4380, 0x3f80), 0x4380);
+  EXPECT_EQ(add(DType::kBF16, 0x4381, 0x3f80), 0x4382);
+  EXPECT_EQ(add(DType::kBF16, 0x7f7f, 0x7f7f), 0x7f80);  // infinity
+  EXPECT_EQ(add(DType::kBF16, 0x7f80, 0xff80) & 0x7fc0, 0x7fc0);
+  EXPECT_EQ(add(DType::kBF16, 0x7f81, 0x3f80) & 0x7fc0, 0x7fc0);
+  // f16 has 11 bits: 2048 + 1 and 2050 + 1.
+  EXPECT_EQ(add(DType::kF16, 0x6800, 0x3c00), 0x6800);
+  EXPECT_EQ(add(DType::kF16, 0x6801, 0x3c00), 0x6802);
+  EXPECT_EQ(add(DType::kF16, 0x7bff, 0x7bff), 0x7c00);
+}
+
+// The others, on one script, in simulation.
+TEST(CollectiveSimTest, TheOtherOperations) {
+  constexpr int64_t kCount = 101;
+  for (int size = 1; size <= 5; ++size) {
+    for (int root = 0; root < size; ++root) {
+      SCOPED_TRACE(StrCat(size, " members, root ", root));
+      SimWorld world(static_cast<uint64_t>(size * 10 + root));
+      struct State {
+        Rank rank;
+        std::vector<int64_t> gathered, from, to, spread;
+      };
+      std::vector<State> states(static_cast<size_t>(size));
+      int inside_barrier = 0;
+      for (int r = 0; r < size; ++r) {
+        State& state = states[static_cast<size_t>(r)];
+        state.rank = MakeRank(SimGroup(size, size, r), kCount);
+        state.gathered.assign(kCount, -1);
+        const auto [begin, end] = SegmentOf(kCount, r, size);
+        for (int64_t i = begin; i < end; ++i) {
+          state.gathered[static_cast<size_t>(i)] = 1000 + i;
+        }
+        state.to.assign(static_cast<size_t>(size) * kCount, -1);
+        for (int64_t i = 0; i < size * kCount; ++i) {
+          state.from.push_back(r * 1'000'000 + i);
+        }
+        state.spread.assign(kCount, -1);
+        for (int64_t i = 0; r == root && i < kCount; ++i) {
+          state.spread[static_cast<size_t>(i)] = 7 * i;
+        }
+        std::vector<Member::Step> script = {
+            [&state](Collective& c, Collective::Done done) {
+              c.ReduceScatter(DType::kF32, state.rank.pointers,
+                              state.rank.out.data(), kCount, std::move(done));
+            },
+            [&state](Collective& c, Collective::Done done) {
+              c.AllGather(DType::kI64, state.gathered.data(), kCount,
+                          std::move(done));
+            },
+            [&state](Collective& c, Collective::Done done) {
+              c.AllToAll(DType::kI64, state.from.data(), state.to.data(),
+                         kCount, std::move(done));
+            },
+            [&state, root](Collective& c, Collective::Done done) {
+              c.Broadcast(DType::kI64, state.spread.data(), kCount, root,
+                          std::move(done));
+            },
+            [&inside_barrier, size](Collective& c, Collective::Done done) {
+              ++inside_barrier;
+              c.Barrier([&inside_barrier, size, done](const Status& status) {
+                EXPECT_EQ(inside_barrier, size);
+                done(status);
+              });
+            },
+        };
+        world.AddNode(
+            StrCat("worker ", r),
+            [&, r, script] {
+              return std::make_unique<Member>(
+                  SimGroup(size, size, r),
+                  TransportCollective::Options{.chunk_bytes = 64}, script);
+            },
+            IdOf(r));
+      }
+      world.RunFor(std::chrono::seconds(10));
+      for (int r = 0; r < size; ++r) {
+        const State& state = states[static_cast<size_t>(r)];
+        const auto stopped = world.stopped(StrCat("worker ", r));
+        ASSERT_TRUE(stopped.has_value() && stopped->ok());
+        const auto [begin, end] = SegmentOf(kCount, r, size);
+        ExpectTreeSum(state.rank.out, size, begin, end);
+        for (int64_t i = 0; i < kCount; ++i) {
+          const auto at = static_cast<size_t>(i);
+          if (i < begin || i >= end) {
+            ASSERT_EQ(state.rank.out[at], -1);  // Not this rank's.
+          }
+          ASSERT_EQ(state.gathered[at], 1000 + i);
+          ASSERT_EQ(state.spread[at], 7 * i);
+          for (int s = 0; s < size; ++s) {
+            ASSERT_EQ(state.to[static_cast<size_t>(s * kCount + i)],
+                      s * 1'000'000 + r * kCount + i);
+          }
+        }
+      }
+    }
+  }
+}
+
+// --- Members that do not do their part -------------------------------------
+
+class BrokenCollectiveTest : public ::testing::Test {
+ protected:
+  static constexpr int kSize = 3;
+
+  void Add(int r, std::vector<Member::Step> script, bool stays = false) {
+    world_.AddNode(
+        StrCat("worker ", r),
+        [this, r, script, stays] {
+          auto member = std::make_unique<Member>(
+              SimGroup(kSize, kSize, r),
+              TransportCollective::Options{.timeout = std::chrono::seconds(20)},
+              script);
+          member->stays = stays;
+          return member;
+        },
+        IdOf(r));
+  }
+  Member::Step Sum(int64_t count) {
+    return [this, count](Collective& c, Collective::Done done) {
+      const void* term = data_.data();
+      c.AllReduce(DType::kF32, {&term, 1}, out_.data(), count, std::move(done));
+    };
+  }
+  Status Stopped(int r) {
+    return world_.stopped(StrCat("worker ", r))
+        .value_or(InternalError("still runs"));
+  }
+
+  SimWorld world_{3};
+  std::vector<float> data_ = std::vector<float>(100000, 1);
+  std::vector<float> out_ = std::vector<float>(100000);
+};
+
+TEST_F(BrokenCollectiveTest, LostMemberIsNamedByAll) {
+  Add(0, {Sum(100000), Sum(100000)});
+  Add(1, {Sum(100000), Sum(100000)});
+  Add(2, {Sum(100000)}, /*stays=*/true);
+  world_.RunFor(std::chrono::seconds(1));
+  world_.CrashNode("worker 2");
+  world_.RunFor(std::chrono::seconds(1));
+  for (int r = 0; r < 2; ++r) {
+    EXPECT_FALSE(Stopped(r).ok());
+    EXPECT_THAT(Stopped(r).message(),
+                AllOf(HasSubstr("worker 2"), HasSubstr("allreduce 2")));
+  }
+}
+
+TEST_F(BrokenCollectiveTest, MemberThatEndsAfterItsPartIsNoLoss) {
+  Add(0, {Sum(10)});
+  Add(1, {Sum(10)});
+  Add(2, {Sum(10)});
+  world_.RunFor(std::chrono::seconds(5));
+  for (int r = 0; r < kSize; ++r) {
+    EXPECT_TRUE(Stopped(r).ok()) << Stopped(r);
+  }
+}
+
+TEST_F(BrokenCollectiveTest, LateMemberIsNamedAtTheDeadline) {
+  Add(0, {Sum(1000)});
+  Add(1, {}, /*stays=*/true);
+  Add(2, {Sum(1000)});
+  world_.RunFor(std::chrono::seconds(19));
+  EXPECT_EQ(Stopped(0).code(), StatusCode::kInternal);
+  world_.RunFor(std::chrono::seconds(2));
+  for (const int r : {0, 2}) {
+    EXPECT_THAT(Stopped(r).message(),
+                AllOf(HasSubstr("waited 20"), HasSubstr("worker 1")));
+  }
+}
+
+TEST_F(BrokenCollectiveTest, OtherSizesOrOperationsAreRefusedNamingWho) {
+  Add(0, {Sum(1000)});
+  Add(1, {Sum(1000)});
+  Add(2, {Sum(1001)});
+  world_.RunFor(std::chrono::seconds(1));
+  for (int r = 0; r < kSize; ++r) {
+    EXPECT_FALSE(Stopped(r).ok());
+    EXPECT_THAT(Stopped(r).message(), HasSubstr("worker"));
+    EXPECT_THAT(Stopped(r).message(), HasSubstr("allreduce 1"));
+  }
+}
+
+TEST(CollectiveGroupTest, GroupsThatMakeNoSenseAreRefused) {
+  struct Nothing : Node {
+    void OnStart(NodeContext& context) override {
+      Group group = SimGroup(4, 2, 0);
+      group.members[1].nodes = {2};
+      EXPECT_EQ(TransportCollective::Create(context, group, {}).status().code(),
+                StatusCode::kInvalidArgument);
+      group.members[1].nodes = {};
+      EXPECT_EQ(TransportCollective::Create(context, group, {}).status().code(),
+                StatusCode::kInvalidArgument);
+      group = SimGroup(4, 2, 0);
+      group.rank = 2;
+      EXPECT_EQ(TransportCollective::Create(context, group, {}).status().code(),
+                StatusCode::kInvalidArgument);
+      group = SimGroup(4, 2, 0);
+      group.members[1].nodes = {99};
+      EXPECT_EQ(TransportCollective::Create(context, group, {}).status().code(),
+                StatusCode::kInvalidArgument);
+      ++tried;
+    }
+    void OnMessage(EndpointId, Message) override {}
+    void OnPeerDown(EndpointId, const Status&) override {}
+    void OnSendable(EndpointId) override {}
+    int tried = 0;
+  };
+  SimWorld world(1);
+  world.AddNode(
+      "worker 0", [] { return std::make_unique<Nothing>(); }, IdOf(0));
+  world.RunFor(std::chrono::seconds(1));
+  EXPECT_EQ(static_cast<Nothing*>(world.node("worker 0"))->tried, 1);
+}
+
+// --- Over the real transports ----------------------------------------------
+
+class CollectiveTransportTest : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(CollectiveTransportTest, ThreadsSumToTheTreesBits) {
+  constexpr int kSize = 3;
+  constexpr int kLeaves = 4;
+  // Over more than one ring of shared memory, and repeatedly in place, so that
+  // memory that is still being read would show.
+  constexpr int64_t kCount = 1'500'000;
+  constexpr int kRounds = 3;
+  std::vector<std::unique_ptr<Pump>> pumps;
+  Group group;
+  group.num_leaves = kLeaves;
+  const auto nodes = DealLeaves(kLeaves, kSize);
+  for (int r = 0; r < kSize; ++r) {
+    Pump::Options options;
+    options.transport = GetParam();
+    options.endpoint.self = EndpointId{EntropySeed()};
+    auto pump = Pump::Create(options);
+    ASSERT_TRUE(pump.ok()) << pump.status();
+    pumps.push_back(*std::move(pump));
+    group.members.push_back({.endpoint = pumps.back()->self(),
+                             .address = pumps.back()->address(),
+                             .name = StrCat("worker ", r),
+                             .nodes = nodes[static_cast<size_t>(r)]});
+  }
+  std::vector<Rank> ranks;
+  for (int r = 0; r < kSize; ++r) {
+    group.rank = r;
+    ranks.push_back(MakeRank(group, kCount));
+  }
+  std::vector<std::thread> threads;
+  std::vector<Status> ends(kSize);
+  for (int r = 0; r < kSize; ++r) {
+    threads.emplace_back([&, r] {
+      Rank& rank = ranks[static_cast<size_t>(r)];
+      std::vector<Member::Step> script;
+      for (int round = 0; round < kRounds; ++round) {
+        script.push_back([&rank](Collective& c, Collective::Done done) {
+          // What an earlier round sent must be read by now.
+          std::fill(rank.out.begin(), rank.out.end(), -1.0F);
+          c.AllReduce(DType::kF32, rank.pointers, rank.out.data(), kCount,
+                      std::move(done));
+        });
+      }
+      script.push_back([](Collective& c, Collective::Done done) {
+        c.Barrier(std::move(done));
+      });
+      Group own = group;
+      own.rank = r;
+      Member member(own, {.timeout = std::chrono::seconds(60)}, script);
+      ends[static_cast<size_t>(r)] = pumps[static_cast<size_t>(r)]->Run(member);
+    });
+  }
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  for (int r = 0; r < kSize; ++r) {
+    ASSERT_TRUE(ends[static_cast<size_t>(r)].ok())
+        << ends[static_cast<size_t>(r)];
+    ExpectTreeSum(ranks[static_cast<size_t>(r)].out, kLeaves, 0, kCount);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CollectiveTransportTest,
+                         ::testing::Values("inproc", "shm", "zmq", "auto"),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace shoal::comm

@@ -1,0 +1,59 @@
+#include "comm/listen.h"
+
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "comm/endpoint.h"
+
+namespace shoal::comm {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+TEST(ListenTest, AnInterfaceOrAnAddressOfThisHost) {
+  EXPECT_EQ(*ListenAt("lo", 7000), "tcp://127.0.0.1:7000");
+  EXPECT_EQ(*ListenAt("127.0.0.1", 0), "tcp://127.0.0.1:0");
+  EXPECT_THAT(*ListenAt("", 7000),
+              AllOf(StartsWith("tcp://"), HasSubstr(":7000")));
+}
+
+TEST(ListenTest, NoSuchInterfaceListsThoseThatThereAre) {
+  const StatusOr<std::string> listen = ListenAt("eth99", 0);
+  EXPECT_EQ(listen.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(listen.status().message(),
+              AllOf(HasSubstr("eth99"), HasSubstr("lo (127.0.0.1)")));
+  EXPECT_FALSE(ListenAt("192.0.2.99", 0).ok());
+}
+
+TEST(ListenTest, FacesThePeerByTheSameNetwork) {
+  EXPECT_EQ(*ListenFacing("tcp://127.0.0.1:7000"), "tcp://127.0.0.1:0");
+  EXPECT_EQ(*ListenFacing("auto:8f;shm:x;tcp://127.0.0.1:7000"),
+            "tcp://127.0.0.1:0");
+  EXPECT_EQ(*ListenFacing("shm:x"), "");
+  EXPECT_EQ(*ListenFacing("inproc:1"), "");
+  EXPECT_FALSE(ListenFacing("tcp://some.name:7000").ok());
+}
+
+// What one endpoint says of itself is what another takes to face it.
+TEST(ListenTest, FacesARealEndpoint) {
+  for (const char* transport : {"zmq", "auto"}) {
+    Endpoint::Options options;
+    options.self = EndpointId{1};
+    options.listen = *ListenAt("", 0);
+    const StatusOr<std::unique_ptr<Endpoint>> first =
+        CreateEndpoint(transport, options);
+    ASSERT_TRUE(first.ok()) << first.status().message();
+    const StatusOr<std::string> facing = ListenFacing((*first)->address());
+    ASSERT_TRUE(facing.ok()) << facing.status().message();
+    options.self = EndpointId{2};
+    options.listen = *facing;
+    EXPECT_TRUE(CreateEndpoint(transport, options).ok()) << *facing;
+  }
+}
+
+}  // namespace
+}  // namespace shoal::comm

@@ -1,0 +1,50 @@
+#ifndef SHOAL_LAUNCH_OUT_FOLDER_H_
+#define SHOAL_LAUNCH_OUT_FOLDER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/status.h"
+#include "base/storage.h"
+
+namespace shoal::launch {
+
+// The folder that a run leaves its results in. A training has it for itself;
+// evaluations and predictions may run beside it.
+class OutFolder {
+ public:
+  // Makes the folder if need be. Errors: kUnavailable (it can't be made),
+  // kFailedPrecondition (another training has it).
+  static StatusOr<std::unique_ptr<OutFolder>> Open(const std::string& path,
+                                                   bool training);
+  ~OutFolder();  // Removes the prepared data.
+  OutFolder(const OutFolder&) = delete;
+  OutFolder& operator=(const OutFolder&) = delete;
+
+  const std::string& path() const { return path_; }
+  // For the prepared data; of this run alone.
+  const std::string& data() const { return data_; }
+  std::string checkpoints() const;
+  // `folder`, spelled as the coordinator would if it is a checkpoint of here.
+  std::string Spelled(const std::string& folder) const;
+
+  // Makes room for the checkpoints of a training that goes on from
+  // `restored_from` (empty: starts anew): those that an earlier run left here
+  // and that it will not come by, or would come by again, move to the folder
+  // checkpoints.old, whose earlier content is removed. What is no whole
+  // checkpoint is removed. Says on standard error what it moved.
+  Status SetAsideCheckpoints(Storage& storage,
+                             const std::string& restored_from) const;
+
+ private:
+  OutFolder(std::string path, std::string data, int lock_fd);
+
+  std::string path_;
+  std::string data_;
+  int lock_fd_;
+};
+
+}  // namespace shoal::launch
+
+#endif  // SHOAL_LAUNCH_OUT_FOLDER_H_
