@@ -905,12 +905,12 @@ class CoordinatorSaveTest : public CoordinatorTest {
     tables.push_back(*SparseTable::Create({.name = "embedding", .dim = 2}));
     const std::unique_ptr<DenseStore> dense =
         *DenseStore::Create(options_.model, {});
-    const StatusOr<std::string> part = SavePart(
-        context_.storage, save.folder(), save.file(),
+    const StatusOr<std::vector<std::string>> parts = SaveParts(
+        context_.storage, save.folder(), save.name(),
         {.model = &options_.model, .tables = tables, .dense = dense.get()});
-    ASSERT_TRUE(part.ok()) << part.status();
+    ASSERT_TRUE(parts.ok()) << parts.status();
     wire::SaveReply reply;
-    reply.set_part(*part);
+    reply.mutable_parts()->Assign(parts->begin(), parts->end());
     Answer(Shard(shard), AskedOf(Shard(shard), Method::kSave).at(0),
            {Encode(reply)});
   }
@@ -928,7 +928,7 @@ TEST_F(CoordinatorSaveTest, ManifestComesAfterAllParts) {
   Train();
   EXPECT_EQ(SaveOf(0).folder(), "out/step-10");
   EXPECT_EQ(SaveOf(0).step(), 10);
-  EXPECT_NE(SaveOf(0).file(), SaveOf(1).file());
+  EXPECT_NE(SaveOf(0).name(), SaveOf(1).name());
 
   SaveAndAnswer(1);
   SaveAndAnswer(1);  // twice is not two parts
@@ -997,7 +997,7 @@ TEST_F(CoordinatorSaveTest, PartThatIsNoneGivesNoManifest) {
   Train();
   SaveAndAnswer(0);
   wire::SaveReply reply;
-  reply.set_part("not an entry");
+  reply.add_parts("not an entry");
   Answer(Shard(1), AskedOf(Shard(1), Method::kSave).at(0), {Encode(reply)});
   context_.RunStorage();
   ASSERT_TRUE(context_.stopped.has_value());

@@ -25,6 +25,7 @@ namespace shoal::ps {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::Contains;
 using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -228,16 +229,27 @@ class ShardWorld {
                      comm::EndpointId from = kChief) {
     wire::Save save;
     save.set_folder(folder);
-    save.set_file("part-0.safetensors");
+    save.set_name("part-0");
     save.set_step(step);
     return Ask(from, Method::kSave, {Encode(save)});
   }
   // All rows, chunks and optimizer states, as a checkpoint has them.
   std::string Contents(int64_t step) {
     EXPECT_EQ(Save(step, "probe").header.status, 0);
-    const StatusOr<Buffer> part =
-        context.storage.ReadFile("probe/part-0.safetensors");
-    return part.ok() ? std::string(part->text()) : "";
+    return FilesOf("probe");
+  }
+  std::string FilesOf(const std::string& folder) {
+    std::string all;
+    const StatusOr<std::vector<std::string>> names =
+        context.storage.ListFolder(folder);
+    for (const std::string& name :
+         names.ok() ? *names : std::vector<std::string>{}) {
+      const StatusOr<Buffer> part =
+          context.storage.ReadFile(folder + "/" + name);
+      EXPECT_TRUE(part.ok()) << part.status();
+      all += part.ok() ? StrCat(name, "\n", part->text()) : "";
+    }
+    return all;
   }
   // What a pull of the next step that gives up at once says is missing.
   std::string MissingAt(int64_t step) {
@@ -344,7 +356,7 @@ TEST(ShardTest, OnlyTheCoordinatorSavesLoadsAndFinishes) {
   EXPECT_EQ(world.AskStatus(kOneWorker, Method::kFinish, {Buffer()}).code(),
             StatusCode::kFailedPrecondition);
   EXPECT_FALSE(world.context.stopped.has_value());
-  EXPECT_FALSE(world.context.storage.ReadFile("out/part-0.safetensors").ok());
+  EXPECT_FALSE(world.context.storage.ReadFile("out/part-0-0.safetensors").ok());
 }
 
 TEST(ShardTest, ForeignRequestsAreAnsweredWithAnError) {
@@ -905,7 +917,7 @@ TEST(ShardTest, SavedStepIsTheOneThatWasAskedFor) {
   ASSERT_TRUE(world.Push({}).ok());
   wire::Save save;
   save.set_folder("out");
-  save.set_file("part-0.safetensors");
+  save.set_name("part-0");
   save.set_step(1);
   // The commit is still on its way.
   const uint64_t request = world.Send(kChief, Method::kSave, {Encode(save)});
@@ -915,12 +927,12 @@ TEST(ShardTest, SavedStepIsTheOneThatWasAskedFor) {
   world.context.RunStorage();
   ASSERT_THAT(world.Replies(kChief, request), SizeIs(1));
   EXPECT_TRUE(ErrorOf(world.Replies(kChief, request)[0]).ok());
-  EXPECT_EQ(world.context.storage.ReadFile("out/part-0.safetensors")->text(),
-            world.Contents(1));
+  EXPECT_EQ(world.FilesOf("out"), world.Contents(1));
+  EXPECT_THAT(world.FilesOf("out"), HasSubstr("part-0-0.safetensors"));
   // It can't go back.
   EXPECT_EQ(ErrorOf(world.Save(0, "past")).code(),
             StatusCode::kFailedPrecondition);
-  EXPECT_FALSE(world.context.storage.ReadFile("past/part-0.safetensors").ok());
+  EXPECT_EQ(world.FilesOf("past"), "");
 }
 
 TEST(ShardTest, FullDiskIsNotAskedAgain) {
@@ -939,9 +951,9 @@ TEST(ShardTest, LoadGivesWhatWasSavedAndItsStep) {
   const comm::Message saved = from.Save(1, "out/step-1");
   wire::SaveReply entry;
   ASSERT_TRUE(Decode(saved, entry).ok());
-  ASSERT_TRUE(
-      PublishManifest(from.context.storage, "out/step-1", 1, {entry.part()}, {})
-          .ok());
+  ASSERT_TRUE(PublishManifest(from.context.storage, "out/step-1", 1,
+                              {entry.parts().begin(), entry.parts().end()}, {})
+                  .ok());
 
   ShardWorld to;
   wire::Load load;
@@ -950,7 +962,10 @@ TEST(ShardTest, LoadGivesWhatWasSavedAndItsStep) {
   EXPECT_EQ(to.AskStatus(kChief, Method::kLoad, {Encode(load)}).code(),
             StatusCode::kFailedPrecondition)
       << "there is no such folder";
-  for (const char* file : {"part-0.safetensors", "manifest.json"}) {
+  const std::vector<std::string> files =
+      *from.context.storage.ListFolder("out/step-1");
+  EXPECT_THAT(files, Contains("manifest.json"));
+  for (const std::string& file : files) {
     const std::string path = StrCat("out/step-1/", file);
     const StatusOr<Buffer> bytes = from.context.storage.ReadFile(path);
     ASSERT_TRUE(bytes.ok());
@@ -962,7 +977,7 @@ TEST(ShardTest, LoadGivesWhatWasSavedAndItsStep) {
   EXPECT_TRUE(to.Push({.step = 1}).ok());
   EXPECT_THAT(to.Prepared(), SizeIs(1));
 
-  const std::string path = "out/step-1/part-0.safetensors";
+  const std::string path = "out/step-1/part-0-0.safetensors";
   std::string damaged(to.context.storage.ReadFile(path)->text());
   damaged.back() ^= 1;
   ASSERT_TRUE(
