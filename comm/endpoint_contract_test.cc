@@ -362,6 +362,36 @@ TEST_P(EndpointContractTest, CloseDeliversWhatWasSentBefore) {
   EXPECT_EQ(b.sink.received.back().message.header.request, kCount - 1);
 }
 
+// The receiver hears of the sender only when it has gone.
+TEST_P(EndpointContractTest, WhatWasSentBeforeCloseComesHoweverLateItIsRead) {
+  if (!Near()) {
+    GTEST_SKIP() << "Close() waits for a receiver that reads";
+  }
+  TestPeer a = Make(1105);
+  TestPeer b = Make(1106);
+  Connect(a, b);
+  ASSERT_TRUE(a.endpoint->Send(b.id, Lane::kBulk, TestMessage(7)).ok());
+  ASSERT_TRUE(a.endpoint->Close(std::chrono::steady_clock::now()).ok());
+  ASSERT_TRUE(PollUntil({&b}, [&] { return !b.sink.downs.empty(); }));
+  ASSERT_EQ(b.sink.received.size(), 1U);
+  EXPECT_EQ(b.sink.received[0].message.header.request, 7U);
+}
+
+// Who disconnects from a peer that it has not heard of yet, never does.
+TEST_P(EndpointContractTest, DisconnectBeforeTheFirstMessageIsKept) {
+  if (!Near()) {
+    GTEST_SKIP() << "the other transports do not know of an unread connection";
+  }
+  TestPeer a = Make(1107);
+  TestPeer b = Make(1108);
+  Connect(a, b);
+  ASSERT_TRUE(a.endpoint->Send(b.id, Lane::kBulk, TestMessage(7)).ok());
+  b.endpoint->Disconnect(a.id);
+  ASSERT_TRUE(PollUntil({&a}, [&] { return !a.sink.downs.empty(); }));
+  ASSERT_TRUE(b.Poll(10ms).ok());
+  EXPECT_TRUE(b.sink.received.empty());
+}
+
 TEST_P(EndpointContractTest, CloseGivesUpAtItsDeadline) {
   if (Near()) {
     GTEST_SKIP() << "what is sent is in the peer's queue at once";

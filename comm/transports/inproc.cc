@@ -34,6 +34,7 @@ struct InprocLink {
 
   Mutex mutex;
   bool open SHOAL_GUARDED_BY(mutex) = true;
+  bool ended_by[2] SHOAL_GUARDED_BY(mutex) = {false, false};
   // Sent by ends[i] and not yet handed over.
   int64_t queued_bytes[2] SHOAL_GUARDED_BY(mutex) = {0, 0};
   bool wants_room[2] SHOAL_GUARDED_BY(mutex) = {false, false};
@@ -263,6 +264,7 @@ void InprocEndpoint::Disconnect(EndpointId peer) {
 void InprocEndpoint::Cut(const std::shared_ptr<InprocLink>& link) {
   {
     const MutexLock lock(link->mutex);
+    link->ended_by[link->SideOf(self_)] = true;
     if (!std::exchange(link->open, false)) {
       return;
     }
@@ -323,8 +325,9 @@ void InprocEndpoint::Handle(EndpointSink& sink, InprocEvent event) {
   const EndpointId peer = event.link->ends[1 - side].id;
   auto it = peers_.find(peer);
   if (event.kind == InprocEvent::Kind::kOpened) {
+    // One that the peer has ended meanwhile too: what it sent before comes.
     const MutexLock lock(event.link->mutex);
-    if (event.link->open && it == peers_.end()) {
+    if (!event.link->ended_by[side] && it == peers_.end()) {
       peers_[peer] = event.link;
     }
     return;
