@@ -373,6 +373,10 @@ std::string TraceFileName(std::string_view role) {
   return name + ".json";
 }
 
+bool IsTraceFileName(std::string_view name) {
+  return name.starts_with("trace-") && name.ends_with(".json");
+}
+
 Status WriteTrace(Storage& storage, const std::string& path,
                   std::string_view role) {
   std::vector<NamedThread> threads;

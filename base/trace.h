@@ -98,6 +98,7 @@ class TraceSpan {
 
 // "trace-worker-1.json" for the role "worker 1".
 std::string TraceFileName(std::string_view role);
+bool IsTraceFileName(std::string_view name);
 
 // Publishes what was recorded so far as Chrome's trace JSON, one event a line.
 // `role` ("worker 1") names the process in it. Errors: those of PublishFile().

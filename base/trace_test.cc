@@ -291,6 +291,9 @@ TEST_F(TraceTest, FullDiskIsReported) {
 TEST(TraceFileNameTest, RoleBecomesAPlainName) {
   EXPECT_EQ(TraceFileName("worker 12"), "trace-worker-12.json");
   EXPECT_EQ(TraceFileName("../x"), "trace----x.json");
+  EXPECT_TRUE(IsTraceFileName(TraceFileName("../x")));
+  EXPECT_FALSE(IsTraceFileName("notes.json"));
+  EXPECT_FALSE(IsTraceFileName("trace-worker-12.txt"));
 }
 
 }  // namespace

@@ -71,6 +71,9 @@ class Node : public EndpointSink {
  public:
   // Called once before anything else.
   virtual void OnStart(NodeContext& context) = 0;
+
+  // For nodes that keep nothing to send later.
+  void OnSendable(EndpointId /*peer*/) override {}
 };
 
 }  // namespace shoal::comm

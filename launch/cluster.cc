@@ -34,9 +34,9 @@ StatusOr<std::unique_ptr<comm::Pump>> CreateCoordinatorPump(
 // The coordinator on a thread of its own.
 class CoordinatorThread {
  public:
-  CoordinatorThread(comm::Pump& pump, ps::Coordinator& coordinator)
-      : pump_(pump), thread_([this, &coordinator] {
-          status_ = pump_.Run(coordinator);
+  CoordinatorThread(comm::Pump& pump, ps::Coordinator::Options options)
+      : coordinator_(std::move(options)), thread_([this, &pump] {
+          status_ = pump.Run(coordinator_);
           done_.store(true, std::memory_order_release);
         }) {}
   ~CoordinatorThread() {
@@ -54,7 +54,7 @@ class CoordinatorThread {
   }
 
  private:
-  comm::Pump& pump_;
+  ps::Coordinator coordinator_;  // uses the pump to its end
   Status status_;
   std::atomic<bool> done_ = false;
   std::thread thread_;
@@ -84,19 +84,24 @@ Status SpawnMembers(const ClusterShape& shape, const std::string& address,
   return OkStatus();
 }
 
+// Signals to this process end the job of `pump`, which outlives the result.
+StatusOr<std::unique_ptr<Supervisor>> CreateSupervisor(comm::Pump& pump) {
+  return Supervisor::Create({.on_signal = [&pump](int signal) {
+    pump.Interrupt(CancelledError(StrCat("stopped by signal ", signal,
+                                         signal == SIGINT ? " (Ctrl-C)" : "")));
+  }});
+}
+
 }  // namespace
 
-Status RunAsProcesses(const ClusterShape& shape, ps::Coordinator& coordinator) {
+Status RunAsProcesses(const ClusterShape& shape,
+                      ps::Coordinator::Options options) {
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<comm::Pump> pump,
                          CreateCoordinatorPump(shape));
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Supervisor> supervisor,
-                         Supervisor::Create({.on_signal = [&pump](int signal) {
-                           pump->Interrupt(CancelledError(
-                               StrCat("stopped by signal ", signal,
-                                      signal == SIGINT ? " (Ctrl-C)" : "")));
-                         }}));
+                         CreateSupervisor(*pump));
   SHOAL_RETURN_IF_ERROR(SpawnMembers(shape, pump->address(), *supervisor));
-  CoordinatorThread thread(*pump, coordinator);
+  CoordinatorThread thread(*pump, std::move(options));
   const SystemClock clock;
   Time interrupt_at = Time::max();
   Status failure;
@@ -121,9 +126,12 @@ Status RunAsProcesses(const ClusterShape& shape, ps::Coordinator& coordinator) {
   return status;
 }
 
-Status RunAsThreads(const ClusterShape& shape, ps::Coordinator& coordinator) {
+Status RunAsThreads(const ClusterShape& shape,
+                    ps::Coordinator::Options coordinator) {
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<comm::Pump> pump,
                          CreateCoordinatorPump(shape));
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Supervisor> supervisor,
+                         CreateSupervisor(*pump));
   std::vector<std::unique_ptr<Role>> roles;
   for (int i = 0; i < shape.servers + shape.workers; ++i) {
     const bool server = i < shape.servers;
@@ -136,7 +144,7 @@ Status RunAsThreads(const ClusterShape& shape, ps::Coordinator& coordinator) {
         server ? Role::CreateServer(options) : Role::CreateWorker(options));
     roles.push_back(std::move(role));
   }
-  CoordinatorThread thread(*pump, coordinator);
+  CoordinatorThread thread(*pump, std::move(coordinator));
   std::vector<std::thread> threads;
   for (const std::unique_ptr<Role>& role : roles) {
     threads.emplace_back([&role, &pump] {
@@ -145,6 +153,9 @@ Status RunAsThreads(const ClusterShape& shape, ps::Coordinator& coordinator) {
         pump->Interrupt(status);  // Without effect if the job has ended.
       }
     });
+  }
+  while (!thread.done()) {
+    supervisor->Wait(50ms);  // There are no children, but signals.
   }
   const Status status = thread.Join();
   for (const std::unique_ptr<Role>& role : roles) {
@@ -159,11 +170,11 @@ Status RunAsThreads(const ClusterShape& shape, ps::Coordinator& coordinator) {
 }
 
 Status RunCoordinatorBeside(
-    const ClusterShape& shape, ps::Coordinator& coordinator,
+    const ClusterShape& shape, ps::Coordinator::Options options,
     const std::function<Status(const std::string& address)>& here) {
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<comm::Pump> pump,
                          CreateCoordinatorPump(shape));
-  CoordinatorThread thread(*pump, coordinator);
+  CoordinatorThread thread(*pump, std::move(options));
   const Status own = here(pump->address());
   if (!own.ok()) {
     pump->Interrupt(own);  // Without effect if the job has ended.

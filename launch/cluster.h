@@ -25,15 +25,17 @@ struct ClusterShape {
 
 // Servers and workers as child processes of this one, which holds the
 // coordinator. Ctrl-C ends the job in order.
-Status RunAsProcesses(const ClusterShape& shape, ps::Coordinator& coordinator);
+Status RunAsProcesses(const ClusterShape& shape,
+                      ps::Coordinator::Options options);
 
-// Everything as threads of this process.
-Status RunAsThreads(const ClusterShape& shape, ps::Coordinator& coordinator);
+// Everything as threads of this process. Ctrl-C as above.
+Status RunAsThreads(const ClusterShape& shape,
+                    ps::Coordinator::Options options);
 
 // The coordinator on a thread beside `here`, which gets its address and runs on
 // the calling thread what else this process is; others start the rest.
 Status RunCoordinatorBeside(
-    const ClusterShape& shape, ps::Coordinator& coordinator,
+    const ClusterShape& shape, ps::Coordinator::Options options,
     const std::function<Status(const std::string& address)>& here);
 
 }  // namespace shoal::launch

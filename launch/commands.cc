@@ -1,9 +1,13 @@
 #include "launch/commands.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
+#include <filesystem>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "base/log.h"
@@ -12,6 +16,7 @@
 #include "base/trace.h"
 #include "launch/cluster.h"
 #include "launch/mpi_world.h"
+#include "launch/restored_job.h"
 #include "ps/checkpoint_format.h"
 #include "worker/input/prepare.h"
 #include "worker/job.h"
@@ -57,7 +62,7 @@ Status JoinTraces(const std::string& folder, const std::string& joined) {
                          storage->ListFolder(folder));
   std::vector<std::string> paths;
   for (const std::string& name : names) {
-    if (name.starts_with("trace-")) {
+    if (IsTraceFileName(name)) {
       paths.push_back(StrCat(folder, "/", name));
     }
   }
@@ -86,25 +91,43 @@ void PrintSummary(const JobRun& run, RunRequest::Kind kind) {
   }
 }
 
+// Joins the timelines of a run that had them, once all its processes are done.
+Status FinishTrace(const JobRun& run, const std::string& trace_folder) {
+  if (trace_folder.empty()) {
+    return OkStatus();
+  }
+  const std::string joined = StrCat(run.out(), "/trace.json");
+  SHOAL_RETURN_IF_ERROR(JoinTraces(trace_folder, joined));
+  // Not to standard output, which may be that of a prediction.
+  std::fprintf(stderr, "timeline: %s (open it in ui.perfetto.dev)\n",
+               joined.c_str());
+  return OkStatus();
+}
+
 // This process prepares the data and runs the coordinator with the members as
 // processes or threads.
 Status RunHere(JobRun& run) {
-  ps::Coordinator coordinator(run.CoordinatorOptions());
   SHOAL_ASSIGN_OR_RETURN(const ClusterShape shape,
                          run.Shape(/*one_host=*/true));
-  Status status;
   {
     const ProcessTrace trace(shape.trace_folder, "coordinator");
-    status = run.Finish(shape.in_process ? RunAsThreads(shape, coordinator)
-                                         : RunAsProcesses(shape, coordinator));
+    ps::Coordinator::Options options = run.CoordinatorOptions();
+    SHOAL_RETURN_IF_ERROR(run.Finish(
+        shape.in_process ? RunAsThreads(shape, std::move(options))
+                         : RunAsProcesses(shape, std::move(options))));
   }
-  if (status.ok() && !shape.trace_folder.empty()) {
-    const std::string joined = StrCat(run.out(), "/trace.json");
-    SHOAL_RETURN_IF_ERROR(JoinTraces(shape.trace_folder, joined));
-    std::printf("timeline:   %s (open it in ui.perfetto.dev)\n",
-                joined.c_str());
-  }
-  return status;
+  return FinishTrace(run, shape.trace_folder);
+}
+
+// Commands that are one process would do under mpirun what one does, as often
+// as there are ranks.
+Status RefuseMpirun(const char* command) {
+  return MpiWorld::Present()
+             ? FailedPreconditionError(
+                   StrCat("`shoal ", command,
+                          "` does not spread over ranks; start it without "
+                          "mpirun"))
+             : OkStatus();
 }
 
 }  // namespace
@@ -182,15 +205,21 @@ Status RunAsRanks(const RunRequest& request) {
                          JobRun::Prepare(request));
   SHOAL_ASSIGN_OR_RETURN(const ClusterShape shape,
                          run->Shape(world->one_host()));
-  ps::Coordinator coordinator(run->CoordinatorOptions());
-  SHOAL_RETURN_IF_ERROR(run->Finish(RunCoordinatorBeside(
-      shape, coordinator, [&](const std::string& address) -> Status {
-        SHOAL_RETURN_IF_ERROR(
-            world->BroadcastFromFirst(address, kPrepareWithin).status());
-        return extra == 1 ? OkStatus() : run_role(address);
-      })));
+  {
+    // With a server beside it, the server's timeline is that of the process.
+    const ProcessTrace trace(extra == 1 ? trace_folder : "", "coordinator");
+    SHOAL_RETURN_IF_ERROR(run->Finish(RunCoordinatorBeside(
+        shape, run->CoordinatorOptions(),
+        [&](const std::string& address) -> Status {
+          SHOAL_RETURN_IF_ERROR(
+              world->BroadcastFromFirst(address, kPrepareWithin).status());
+          return extra == 1 ? OkStatus() : run_role(address);
+        })));
+  }
   PrintSummary(*run, request.kind);
-  return world->Finalize();
+  // All ranks have left their timelines when this returns.
+  SHOAL_RETURN_IF_ERROR(world->Finalize());
+  return FinishTrace(*run, trace_folder);
 }
 
 }  // namespace
@@ -206,53 +235,126 @@ Status RunJob(const RunRequest& request) {
   return OkStatus();
 }
 
-Status RunPredict(const RunRequest& request, const std::string& csv_path) {
-  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
-                         JobRun::Prepare(request));
-  SHOAL_RETURN_IF_ERROR(RunHere(*run));
-  const size_t rows = run->labels().size();
-  const size_t width = rows == 0 ? 1 : run->scores().size() / rows;
+namespace {
+
+std::string PredictionsText(const JobRun& run) {
+  const size_t rows = run.labels().size();
+  const size_t width = rows == 0 ? 1 : run.scores().size() / rows;
+  const auto number = [](float value) {
+    char text[32];
+    std::snprintf(text, sizeof(text), "%.9g", static_cast<double>(value));
+    return std::string(text);
+  };
   std::string text = "row";
   for (size_t c = 0; c < width; ++c) {
     text += width == 1 ? ",prediction" : StrCat(",class_", c);
   }
   text += ",label\n";
-  for (size_t row = 0; row < rows; ++row) {
-    text += std::to_string(row);
-    for (size_t c = 0; c < width; ++c) {
-      char number[32];
-      std::snprintf(number, sizeof(number), ",%.9g",
-                    static_cast<double>(run->scores()[row * width + c]));
-      text += number;
+  const std::vector<int64_t>& bad = run.data().bad_row_numbers;
+  size_t next_bad = 0;
+  for (size_t row = 0; row < rows || next_bad < bad.size();) {
+    const auto line = static_cast<int64_t>(row + next_bad);
+    text += std::to_string(line);
+    if (next_bad < bad.size() && bad[next_bad] == line) {
+      text.append(width + 1, ',');
+      text += '\n';
+      ++next_bad;
+      continue;
     }
-    const float label = run->labels()[row];
-    text += std::isnan(label) ? std::string(",") : StrCat(",", label);
+    for (size_t c = 0; c < width; ++c) {
+      text += ',' + number(run.scores()[row * width + c]);
+    }
+    const float label = run.labels()[row++];
+    text += std::isnan(label) ? "," : ',' + number(label);
     text += '\n';
   }
+  return text;
+}
+
+// Whether `path` is one of `others`, by whatever name.
+bool IsOneOf(const std::string& path, const std::vector<std::string>& others) {
+  std::error_code error;
+  return std::any_of(others.begin(), others.end(),
+                     [&](const std::string& other) {
+                       return std::filesystem::equivalent(path, other, error);
+                     });
+}
+
+// Devices and pipes are written to, files replaced when all is written.
+Status WriteText(const std::string& path, const std::string& text) {
+  std::error_code error;
+  const std::filesystem::file_status there =
+      std::filesystem::status(path, error);
+  if (!std::filesystem::exists(there) ||
+      std::filesystem::is_regular_file(there)) {
+    const std::unique_ptr<Storage> storage = CreateLocalStorage();
+    const Buffer bytes = Buffer::CopyOf(text);
+    return storage->PublishFile(path, {&bytes, 1});
+  }
+  std::FILE* file = std::fopen(path.c_str(), "we");
+  bool good = file != nullptr &&
+              std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  good = (file == nullptr || std::fclose(file) == 0) && good;
+  return good ? OkStatus()
+              : UnavailableError(
+                    StrCat("write '", path, "': ", std::strerror(errno)));
+}
+
+}  // namespace
+
+Status RunPredict(const RunRequest& request, const std::string& csv_path) {
+  SHOAL_RETURN_IF_ERROR(RefuseMpirun("predict"));
+  std::vector<std::string> read = request.predict_files;
+  read.push_back(request.job_path);
+  if (csv_path != "-" && IsOneOf(csv_path, read)) {
+    return InvalidArgumentError(
+        StrCat("--csv ", csv_path, ": that file is read; choose another"));
+  }
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
+                         JobRun::Prepare(request));
+  if (csv_path != "-" && IsOneOf(csv_path, run->data().files)) {
+    return InvalidArgumentError(
+        StrCat("--csv ", csv_path, ": that file is read; choose another"));
+  }
+  SHOAL_RETURN_IF_ERROR(RunHere(*run));
+  const std::string text = PredictionsText(*run);
   if (csv_path == "-") {
-    std::fputs(text.c_str(), stdout);
+    std::fwrite(text.data(), 1, text.size(), stdout);
     return OkStatus();
   }
-  const std::unique_ptr<Storage> storage = CreateLocalStorage();
-  const Buffer bytes = Buffer::CopyOf(text);
-  SHOAL_RETURN_IF_ERROR(storage->PublishFile(csv_path, {&bytes, 1}));
-  std::printf("%zu predictions: %s\n", rows, csv_path.c_str());
+  SHOAL_RETURN_IF_ERROR(WriteText(csv_path, text));
+  std::printf("%zu predictions: %s\n", run->labels().size(), csv_path.c_str());
   return OkStatus();
 }
 
 Status RunConvert(const std::string& job_path,
                   const std::vector<std::string>& overrides,
-                  const std::string& out_path) {
+                  const std::string& checkpoint, const std::string& out_path) {
+  SHOAL_RETURN_IF_ERROR(RefuseMpirun("data convert"));
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<worker::JobSpec> job,
                          worker::LoadJob(job_path, overrides));
-  SHOAL_ASSIGN_OR_RETURN(const worker::PreparedData data,
-                         worker::ConvertToRecord(*job, out_path, 2));
-  std::printf(
-      "%s: %lld training and %lld test examples, %lld bad rows left "
-      "out (%.2f s)\n",
-      out_path.c_str(), static_cast<long long>(data.train.num_rows),
-      static_cast<long long>(data.test.num_rows),
-      static_cast<long long>(data.bad_rows), data.seconds);
+  std::optional<worker::FittedTransforms> fitted;
+  if (!checkpoint.empty()) {
+    const std::unique_ptr<Storage> storage = CreateLocalStorage();
+    SHOAL_ASSIGN_OR_RETURN(const RestoredJob restored,
+                           OpenCheckpoint(*storage, checkpoint, *job));
+    fitted = restored.fitted;
+  }
+  SHOAL_ASSIGN_OR_RETURN(
+      const worker::PreparedData data,
+      worker::ConvertToRecord(*job, out_path,
+                              fitted.has_value() ? &*fitted : nullptr, 2));
+  const bool two = data.test.path != data.train.path;
+  std::printf("%s: %lld training%s", out_path.c_str(),
+              static_cast<long long>(data.train.num_rows),
+              two ? " examples\n" : "");
+  std::printf("%s%lld test examples, %lld bad rows left out (%.2f s)\n",
+              two ? StrCat(data.test.path, ": ").c_str() : " and ",
+              static_cast<long long>(data.test.num_rows),
+              static_cast<long long>(data.bad_rows), data.seconds);
+  if (two) {
+    std::printf("read them with data.split.by: files\n");
+  }
   return OkStatus();
 }
 
@@ -260,11 +362,17 @@ Status RunCheckpointList(const std::string& path) {
   const std::unique_ptr<Storage> storage = CreateLocalStorage();
   SHOAL_ASSIGN_OR_RETURN(const std::string newest,
                          ps::FindCheckpoint(*storage, path));
-  const std::string parent = newest.substr(0, newest.rfind('/'));
-  SHOAL_ASSIGN_OR_RETURN(const std::vector<int64_t> steps,
-                         ps::ListCheckpoints(*storage, parent));
-  for (const int64_t step : steps) {
-    const std::string folder = StrCat(parent, "/step-", step);
+  std::vector<std::string> folders = {newest};
+  if (!ps::ReadManifest(*storage, path).ok()) {
+    const std::string parent = newest.substr(0, newest.rfind('/'));
+    SHOAL_ASSIGN_OR_RETURN(const std::vector<int64_t> steps,
+                           ps::ListCheckpoints(*storage, parent));
+    folders.clear();
+    for (const int64_t step : steps) {
+      folders.push_back(StrCat(parent, "/step-", step));
+    }
+  }
+  for (const std::string& folder : folders) {
     SHOAL_ASSIGN_OR_RETURN(const ps::Manifest manifest,
                            ps::ReadManifest(*storage, folder));
     int64_t bytes = 0;

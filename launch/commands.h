@@ -16,13 +16,15 @@ namespace shoal::launch {
 // train, eval: as processes, threads, or ranks of mpirun.
 Status RunJob(const RunRequest& request);
 
-// predict: a CSV file `csv_path` with a row per example ("-": standard output).
+// predict: a CSV file `csv_path` with a row per example ("-": standard output);
+// bad rows have an empty prediction.
 Status RunPredict(const RunRequest& request, const std::string& csv_path);
 
-// data convert: a job's text files to one record file.
+// data convert: a job's text files to record files, with what was fitted by the
+// training that wrote `checkpoint` if it is not empty.
 Status RunConvert(const std::string& job_path,
                   const std::vector<std::string>& overrides,
-                  const std::string& out_path);
+                  const std::string& checkpoint, const std::string& out_path);
 
 // checkpoint ls|verify|digest.
 Status RunCheckpointList(const std::string& path);

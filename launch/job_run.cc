@@ -24,9 +24,6 @@
 namespace shoal::launch {
 namespace {
 
-constexpr char kFittedText[] = "fitted";
-constexpr char kJobText[] = "job";
-
 double WallTime() {
   return std::chrono::duration<double>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -59,6 +56,21 @@ std::string MetricsText(const worker::EvalResult& result) {
   return text;
 }
 
+// Of an earlier run, whose processes may have been others. What else lies in
+// the folder is not ours.
+Status RemoveTraces(Storage& storage, const std::string& folder) {
+  const StatusOr<std::vector<std::string>> names = storage.ListFolder(folder);
+  if (!names.ok()) {
+    return OkStatus();  // There was none.
+  }
+  for (const std::string& name : *names) {
+    if (IsTraceFileName(name)) {
+      SHOAL_RETURN_IF_ERROR(storage.Remove(StrCat(folder, "/", name)));
+    }
+  }
+  return OkStatus();
+}
+
 }  // namespace
 
 JobRun::JobRun(const RunRequest& request)
@@ -82,28 +94,12 @@ Status JobRun::Load() {
       out_, OutFolder::Open(request_.out.empty() ? StrCat("out/", job_->name())
                                                  : request_.out,
                             request_.kind == RunRequest::Kind::kTrain));
-  if (!request_.checkpoint.empty()) {
-    return OpenCheckpoint(request_.checkpoint);
-  }
-  if (!job_->checkpoint().restore().empty()) {
-    return OpenCheckpoint(job_->checkpoint().restore());
-  }
-  return OkStatus();
-}
-
-Status JobRun::OpenCheckpoint(const std::string& path) {
-  SHOAL_ASSIGN_OR_RETURN(restore_folder_, ps::FindCheckpoint(*storage_, path));
-  SHOAL_ASSIGN_OR_RETURN(const ps::Manifest manifest,
-                         ps::ReadManifest(*storage_, restore_folder_));
-  restore_step_ = manifest.step;
-  const auto fitted = manifest.texts.find(kFittedText);
-  if (fitted != manifest.texts.end()) {
-    StatusOr<worker::FittedTransforms> transforms =
-        worker::FittedFromJson(fitted->second);
-    if (!transforms.ok()) {
-      return transforms.status().WithPrefix(restore_folder_);
-    }
-    fitted_ = *std::move(transforms);
+  const std::string& checkpoint = request_.checkpoint.empty()
+                                      ? job_->checkpoint().restore()
+                                      : request_.checkpoint;
+  if (!checkpoint.empty()) {
+    SHOAL_ASSIGN_OR_RETURN(restored_,
+                           OpenCheckpoint(*storage_, checkpoint, *job_));
   }
   return OkStatus();
 }
@@ -113,11 +109,11 @@ Status JobRun::PrepareData() {
   const int threads =
       std::max<int>(1, static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)));
   const worker::FittedTransforms* fitted =
-      fitted_.has_value() ? &*fitted_ : nullptr;
+      restored_.fitted.has_value() ? &*restored_.fitted : nullptr;
   if (request_.kind == RunRequest::Kind::kPredict) {
     if (fitted == nullptr) {
       return FailedPreconditionError(
-          StrCat(restore_folder_, " does not say how its features were made"));
+          StrCat(restored_.folder, " does not say how its features were made"));
     }
     SHOAL_ASSIGN_OR_RETURN(
         data_, worker::PrepareForPrediction(*job_, request_.predict_files,
@@ -126,6 +122,7 @@ Status JobRun::PrepareData() {
     SHOAL_ASSIGN_OR_RETURN(data_,
                            worker::Prepare(*job_, folder, fitted, threads));
   }
+  SHOAL_RETURN_IF_ERROR(restored_.CheckSchema(data_.schema));
   std::fprintf(stderr,
                "data: %lld training and %lld test examples, %lld bad "
                "rows left out (%.2f s)\n",
@@ -162,7 +159,22 @@ Status JobRun::BuildSpec() {
   plan_ = worker::MakeTrainPlan(*job_, data_.train.num_rows,
                                 data_.test.num_rows > 0);
   if (request_.kind != RunRequest::Kind::kTrain) {
-    plan_.total_steps = restore_step_;  // Nothing is trained.
+    plan_.total_steps = restored_.step;  // Nothing is trained.
+  } else if (restored_.step > plan_.total_steps) {
+    return InvalidArgumentError(
+        StrCat("checkpoint.restore: ", restored_.folder, " is of step ",
+               restored_.step, ", but the training ends at step ",
+               plan_.total_steps, "; raise train.epochs or train.max_steps"));
+  }
+  const worker::EarlyStoppingSpec& stopping = job_->train().early_stopping();
+  early_stopping_.emplace(worker::EarlyStopping::Options{
+      .metric = stopping.metric(),
+      .patience =
+          request_.kind == RunRequest::Kind::kTrain ? stopping.patience() : 0,
+      .min_delta = stopping.min_delta()});
+  if (!restored_.early_stopping.empty()) {
+    SHOAL_RETURN_IF_ERROR(early_stopping_->Restore(restored_.early_stopping)
+                              .WithPrefix(restored_.folder));
   }
   summary_.job = job_->name();
   summary_.model = job_->model().kind();
@@ -180,10 +192,6 @@ Status JobRun::BuildSpec() {
       {"virtual workers", std::to_string(cluster.virtual_workers())},
       {"threads per worker", std::to_string(cluster.threads())},
       {"transport", job_->transport()}};
-  if (request_.kind == RunRequest::Kind::kTrain) {
-    SHOAL_RETURN_IF_ERROR(
-        out_->SetAsideCheckpoints(*storage_, restore_folder_));
-  }
   summary_.timings.emplace_back("read and prepare the data",
                                 Seconds(clock_.Now() - begin_));
   return OkStatus();
@@ -213,8 +221,7 @@ StatusOr<ClusterShape> JobRun::Shape(bool one_host) const {
   }
   if (request_.trace) {
     shape.trace_folder = StrCat(out(), "/trace");
-    // Of an earlier run, whose processes may have been others.
-    SHOAL_RETURN_IF_ERROR(storage_->Remove(shape.trace_folder));
+    SHOAL_RETURN_IF_ERROR(RemoveTraces(*storage_, shape.trace_folder));
   }
   return shape;
 }
@@ -232,24 +239,26 @@ ps::Coordinator::Options JobRun::CoordinatorOptions() {
   if (request_.kind == RunRequest::Kind::kTrain) {
     options.checkpoint_folder = out_->checkpoints();
     options.checkpoints_kept = job_->checkpoint().keep();
-    options.checkpoint_texts = {
-        {kFittedText, worker::FittedToJson(data_.fitted)},
-        {kJobText, summary_.job_yaml}};
   }
-  options.restore_folder = out_->Spelled(restore_folder_);
-  options.restore_step = restore_step_;
+  options.restore_folder = out_->Spelled(restored_.folder);
+  options.restore_step = restored_.step;
   options.observer = this;
   return options;
 }
 
 // --- While it runs ---------------------------------------------------------
 
-void JobRun::OnStarted(int64_t step) {
+Status JobRun::OnStarted(int64_t step) {
   started_ = segment_start_ = last_progress_ = clock_.Now();
   summary_.timings.emplace_back("until the first step",
                                 Seconds(started_ - begin_));
   if (request_.kind != RunRequest::Kind::kTrain) {
-    return;
+    return OkStatus();
+  }
+  // What an earlier run left makes way only now that this one can run.
+  SHOAL_RETURN_IF_ERROR(out_->SetAsideCheckpoints(*storage_, restored_.folder));
+  for (const char* report : {"/metrics.json", "/report.html"}) {
+    SHOAL_RETURN_IF_ERROR(storage_->Remove(out() + report));
   }
   progress_ = std::make_unique<worker::Progress>(
       worker::Progress::Detect(stderr), clock_);
@@ -263,6 +272,7 @@ void JobRun::OnStarted(int64_t step) {
     LogWarning("no TensorBoard events are written: ",
                events.status().message());
   }
+  return OkStatus();
 }
 
 void JobRun::AddLoss(int64_t window, double loss_sum, int64_t examples) {
@@ -337,7 +347,12 @@ StatusOr<bool> JobRun::OnEvaluated(int64_t step, std::span<const float> scores,
     }
   }
   segment_start_ = clock_.Now();
-  return StopsEarly(result, step);
+  SHOAL_ASSIGN_OR_RETURN(const bool stop, early_stopping_->Add(result));
+  if (stop) {
+    summary_.outcome =
+        StrCat("stopped early at step ", step, ": ", early_stopping_->Reason());
+  }
+  return stop;
 }
 
 // Counts the time since the last evaluation or checkpoint in which examples
@@ -349,28 +364,9 @@ void JobRun::EndSegment() {
   }
 }
 
-StatusOr<bool> JobRun::StopsEarly(const worker::EvalResult& result,
-                                  int64_t step) {
-  const worker::EarlyStoppingSpec& spec = job_->train().early_stopping();
-  if (spec.patience() == 0 || request_.kind != RunRequest::Kind::kTrain) {
-    return false;
-  }
-  SHOAL_ASSIGN_OR_RETURN(const double value,
-                         worker::MetricOf(result, spec.metric()));
-  const double sign = worker::GreaterIsBetter(spec.metric()) ? 1 : -1;
-  if (!best_.has_value() || sign * (value - *best_) > spec.min_delta()) {
-    best_ = value;
-    evaluations_without_better_ = 0;
-    return false;
-  }
-  if (++evaluations_without_better_ < spec.patience()) {
-    return false;
-  }
-  summary_.outcome =
-      StrCat("stopped early at step ", step, ": test ", spec.metric(),
-             " was not better than ", *best_, " in ",
-             evaluations_without_better_, " evaluations");
-  return true;
+std::map<std::string, std::string> JobRun::CheckpointTexts() {
+  return launch::CheckpointTexts(*job_, data_.fitted, data_.schema,
+                                 early_stopping_->ToJson());
 }
 
 void JobRun::OnSaved(int64_t /*step*/, const std::string& folder) {
@@ -391,14 +387,19 @@ Status JobRun::Finish(const Status& outcome) {
   }
   summary_.epochs = static_cast<double>(summary_.steps) /
                     static_cast<double>(plan_.steps_per_epoch);
-  if (summary_.outcome.empty()) {
-    summary_.outcome =
-        outcome.ok() ? "finished" : StrCat("failed: ", outcome.message());
+  if (!outcome.ok()) {
+    summary_.outcome = StrCat("failed: ", outcome.message());
+  } else if (summary_.outcome.empty()) {
+    summary_.outcome = "finished";
   }
-  if (!outcome.ok() || request_.kind == RunRequest::Kind::kPredict) {
+  const bool trained =
+      request_.kind == RunRequest::Kind::kTrain && started_ != Time();
+  if (request_.kind == RunRequest::Kind::kPredict ||
+      (!outcome.ok() && !trained)) {
     return outcome;
   }
-  return WriteReports();
+  const Status written = WriteReports();
+  return outcome.ok() ? written : outcome;
 }
 
 Status JobRun::WriteReports() {

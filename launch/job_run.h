@@ -1,6 +1,7 @@
 #ifndef SHOAL_LAUNCH_JOB_RUN_H_
 #define SHOAL_LAUNCH_JOB_RUN_H_
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,8 +12,10 @@
 #include "base/time.h"
 #include "launch/cluster.h"
 #include "launch/out_folder.h"
+#include "launch/restored_job.h"
 #include "ps/coordinator.h"
 #include "worker/input/prepare.h"
+#include "worker/metrics/early_stopping.h"
 #include "worker/report/progress.h"
 #include "worker/report/tensorboard.h"
 #include "worker/report/training_summary.h"
@@ -59,26 +62,26 @@ class JobRun : public ps::JobObserver {
   Status Finish(const Status& outcome);
 
   // After a prediction: a score per row ([classes] of them), in the order of
-  // the rows; `labels` NaN where there was none.
+  // the rows without the bad ones; `labels` NaN where there was none.
   const std::vector<float>& scores() const { return scores_; }
   const std::vector<float>& labels() const { return labels_; }
+  const worker::PreparedData& data() const { return data_; }
   const worker::TrainingSummary& summary() const { return summary_; }
   const std::string& out() const { return out_->path(); }
 
-  void OnStarted(int64_t step) override;
+  Status OnStarted(int64_t step) override;
   void OnProgress(int64_t step, int64_t window, double loss_sum,
                   int64_t examples) override;
   StatusOr<bool> OnEvaluated(int64_t step, std::span<const float> scores,
                              std::span<const float> labels) override;
+  std::map<std::string, std::string> CheckpointTexts() override;
   void OnSaved(int64_t step, const std::string& folder) override;
 
  private:
   explicit JobRun(const RunRequest& request);
   Status Load();
   Status PrepareData();
-  Status OpenCheckpoint(const std::string& path);
   Status BuildSpec();
-  StatusOr<bool> StopsEarly(const worker::EvalResult& result, int64_t step);
   void AddLoss(int64_t window, double loss_sum, int64_t examples);
   void EndSegment();
   Status WriteReports();
@@ -89,9 +92,7 @@ class JobRun : public ps::JobObserver {
   std::unique_ptr<worker::JobSpec> job_;
   std::unique_ptr<OutFolder> out_;
   worker::PreparedData data_;
-  std::optional<worker::FittedTransforms> fitted_;  // from a checkpoint
-  std::string restore_folder_;
-  int64_t restore_step_ = 0;
+  RestoredJob restored_;
   ps::ModelSpec spec_;
   ps::TrainPlan plan_;
 
@@ -107,8 +108,7 @@ class JobRun : public ps::JobObserver {
     int64_t examples = 0;
   };
   std::vector<Window> windows_;
-  std::optional<double> best_;
-  int evaluations_without_better_ = 0;
+  std::optional<worker::EarlyStopping> early_stopping_;
   std::vector<float> scores_;
   std::vector<float> labels_;
 };

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <CLI/CLI.hpp>
+#include <sys/resource.h>
 
 #include "launch/commands.h"
 #include "worker/job.h"
@@ -42,10 +43,23 @@ void AddRoleOptions(CLI::App& command, RoleOptions& role,
       .add_option("--coordinator", role.coordinator_address,
                   "The coordinator's address")
       ->required();
-  command.add_option("--index", role.index, "Which server or worker, from 0");
-  command.add_option("--transport", role.transport, "auto, shm or zmq");
-  command.add_option("--shards", role.shards, "Shards of a server");
+  command.add_option("--index", role.index, "Which server or worker, from 0")
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("--transport", role.transport, "auto, shm or zmq")
+      ->check(CLI::IsMember({"auto", "shm", "zmq"}));
+  command.add_option("--shards", role.shards, "Shards of a server")
+      ->check(CLI::Range(1, 256));
   command.add_option("--trace", trace_folder, "Folder for its timeline");
+}
+
+// Every connection and file of a large job takes a descriptor; the low limit
+// that shells start with is for programs that use select().
+void AllowManyFiles() {
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+  }
 }
 
 }  // namespace
@@ -88,7 +102,7 @@ int main(int argc, char** argv) {
       ->type_name("DIR");
   command
       ->add_option("--input", predict.predict_files,
-                   "Files to read, as in data.files")
+                   "Files to read, from the working folder or data.root")
       ->required()
       ->type_name("FILE...");
   command
@@ -120,6 +134,7 @@ int main(int argc, char** argv) {
   data->require_subcommand(1);
   std::string convert_job;
   std::string convert_out;
+  std::string convert_checkpoint;
   std::vector<std::string> convert_set;
   command = data->add_subcommand(
       "convert", "Writes a job's text files as one record file");
@@ -130,8 +145,13 @@ int main(int argc, char** argv) {
       ->type_name("KEY=VALUE")
       ->expected(1)
       ->take_all();
+  command
+      ->add_option("--checkpoint", convert_checkpoint,
+                   "Takes what was fitted from here, not from the data")
+      ->type_name("DIR");
   command->callback([&] {
-    status = shoal::launch::RunConvert(convert_job, convert_set, convert_out);
+    status = shoal::launch::RunConvert(convert_job, convert_set,
+                                       convert_checkpoint, convert_out);
   });
 
   CLI::App* job = app.add_subcommand("job", "About job files");
@@ -155,7 +175,12 @@ int main(int argc, char** argv) {
   command->callback(
       [&] { status = shoal::launch::RunWorkerRole(role, trace_folder); });
 
+  AllowManyFiles();
   CLI11_PARSE(app, argc, argv);
+  // Results that did not get out are no success.
+  if (status.ok() && (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)) {
+    status = shoal::UnavailableError("standard output can't be written");
+  }
   if (!status.ok()) {
     std::fprintf(stderr, "shoal: %s\n", status.message().c_str());
     return 1;

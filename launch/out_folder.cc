@@ -5,14 +5,17 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include <sys/file.h>
+#include <sys/stat.h>
 
 #include "base/log.h"
 #include "base/strcat.h"
@@ -27,6 +30,8 @@ Status FolderError(const std::string& path, const std::string& what,
                    const std::string& why) {
   return UnavailableError(StrCat("--out ", path, ": can't ", what, ": ", why));
 }
+
+constexpr char kDataPrefix[] = "shoal-data-";
 
 // The kernel drops the lock when the process ends, however it ends.
 StatusOr<int> Lock(const std::string& path) {
@@ -61,16 +66,52 @@ Status Move(const std::string& from, const std::string& to) {
                : OkStatus();
 }
 
+// Removes the prepared data that processes which live no more left in `path`:
+// nobody has its lock.
+void RemoveDeadData(const std::string& path) {
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path, error)) {
+    if (!entry.path().filename().string().starts_with(kDataPrefix)) {
+      continue;
+    }
+    const std::string lock = entry.path().string() + "/.lock";
+    const int fd = ::open(lock.c_str(), O_RDWR | O_CLOEXEC);
+    if (fd < 0) {
+      continue;  // Not ours.
+    }
+    if (::flock(fd, LOCK_EX | LOCK_NB) == 0) {
+      fs::remove_all(entry.path(), error);
+    }
+    ::close(fd);
+  }
+}
+
+// The first of `path`, `path`-2, `path`-3 and so on that is not there.
+std::string FreeName(const std::string& path) {
+  std::string name = path;
+  std::error_code error;
+  for (int n = 2; fs::exists(fs::symlink_status(name, error)); ++n) {
+    name = StrCat(path, "-", n);
+  }
+  return name;
+}
+
 }  // namespace
 
-OutFolder::OutFolder(std::string path, std::string data, int lock_fd)
-    : path_(std::move(path)), data_(std::move(data)), lock_fd_(lock_fd) {}
+OutFolder::OutFolder(std::string path, std::string data, int lock_fd,
+                     int data_lock_fd)
+    : path_(std::move(path)),
+      data_(std::move(data)),
+      lock_fd_(lock_fd),
+      data_lock_fd_(data_lock_fd) {}
 
 OutFolder::~OutFolder() {
-  std::error_code ignored;  // It may never have been made.
+  std::error_code ignored;
   fs::remove_all(data_, ignored);
-  if (lock_fd_ >= 0) {
-    ::close(lock_fd_);
+  for (const int fd : {data_lock_fd_, lock_fd_}) {
+    if (fd >= 0) {
+      ::close(fd);
+    }
   }
 }
 
@@ -82,14 +123,30 @@ StatusOr<std::unique_ptr<OutFolder>> OutFolder::Open(const std::string& path,
     return FolderError(path, "make the folder", error.message());
   }
   int lock_fd = -1;
-  std::string data = StrCat(path, "/data");
   if (training) {
     SHOAL_ASSIGN_OR_RETURN(lock_fd, Lock(path));
-  } else {
-    data += StrCat("-", ::getpid());
+  }
+  RemoveDeadData(path);
+  std::string data = StrCat(path, "/", kDataPrefix, "XXXXXX");
+  if (::mkdtemp(data.data()) == nullptr) {
+    const Status why = FolderError(path, "write in it", strerror(errno));
+    ::close(lock_fd);
+    return why;
+  }
+  // Workers may run as another user of the group, as the umask says.
+  const mode_t mask = ::umask(0);
+  ::umask(mask);
+  ::chmod(data.c_str(), 0777 & ~mask);
+  // It has its name only when it is locked: see RemoveDeadData().
+  const std::string lock = data + "/.lock";
+  const std::string unlocked = lock + ".new";
+  const int data_lock_fd =
+      ::open(unlocked.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (data_lock_fd >= 0 && ::flock(data_lock_fd, LOCK_EX | LOCK_NB) == 0) {
+    fs::rename(unlocked, lock, error);
   }
   return std::unique_ptr<OutFolder>(
-      new OutFolder(path, std::move(data), lock_fd));
+      new OutFolder(path, std::move(data), lock_fd, data_lock_fd));
 }
 
 std::string OutFolder::checkpoints() const {
@@ -113,39 +170,35 @@ Status OutFolder::SetAsideCheckpoints(Storage& storage,
   }
   std::error_code error;
   int64_t last_kept = -1;  // step
-  std::vector<std::pair<int64_t, std::string>> whole;
+  std::vector<std::pair<int64_t, std::string>> moving;
   for (const std::string& name : *names) {
     const std::optional<int64_t> step = ps::StepOfFolder(name);
     if (!step.has_value()) {
       continue;
     }
     const std::string folder = StrCat(checkpoints(), "/", name);
-    if (ps::ReadManifest(storage, folder).ok()) {
-      whole.emplace_back(*step, folder);
-    } else {
+    const Status readable = ps::ReadManifest(storage, folder).status();
+    if (readable.code() == StatusCode::kNotFound) {
       SHOAL_RETURN_IF_ERROR(storage.Remove(folder));
+      continue;
     }
+    // One that can't be read is never in the way of restoring.
+    moving.emplace_back(
+        readable.ok() ? *step : std::numeric_limits<int64_t>::max(), name);
     if (!restored_from.empty() &&
         fs::equivalent(folder, restored_from, error)) {
       last_kept = *step;
     }
   }
-  std::erase_if(whole,
+  std::erase_if(moving,
                 [&](const auto& entry) { return entry.first <= last_kept; });
-  if (whole.empty()) {
+  if (moving.empty()) {
     return OkStatus();
   }
-  const std::string aside = StrCat(path_, "/checkpoints.old");
-  if (!restored_from.empty() &&
-      fs::equivalent(fs::path(restored_from).parent_path(), aside, error)) {
-    return FailedPreconditionError(
-        StrCat("checkpoint.restore: ", restored_from,
-               " would have to make room for the checkpoints that are in ",
-               checkpoints(), "; choose another --out"));
-  }
-  SHOAL_RETURN_IF_ERROR(storage.Remove(aside));
-  for (const auto& [step, folder] : whole) {
-    SHOAL_RETURN_IF_ERROR(Move(folder, StrCat(aside, "/step-", step)));
+  const std::string aside = FreeName(StrCat(path_, "/checkpoints.old"));
+  for (const auto& [step, name] : moving) {
+    SHOAL_RETURN_IF_ERROR(
+        Move(StrCat(checkpoints(), "/", name), StrCat(aside, "/", name)));
   }
   std::fprintf(stderr,
                "note: the checkpoints of an earlier run are now in %s\n",

@@ -16,6 +16,7 @@ class OutFolder {
  public:
   // Makes the folder if need be. Errors: kUnavailable (it can't be made),
   // kFailedPrecondition (another training has it).
+  // What others that were killed left of their prepared data is removed.
   static StatusOr<std::unique_ptr<OutFolder>> Open(const std::string& path,
                                                    bool training);
   ~OutFolder();  // Removes the prepared data.
@@ -31,18 +32,20 @@ class OutFolder {
 
   // Makes room for the checkpoints of a training that goes on from
   // `restored_from` (empty: starts anew): those that an earlier run left here
-  // and that it will not come by, or would come by again, move to the folder
-  // checkpoints.old, whose earlier content is removed. What is no whole
-  // checkpoint is removed. Says on standard error what it moved.
+  // and that it will not come by, or would come by again, and those that can't
+  // be read, move to a new folder: checkpoints.old, checkpoints.old-2, and so
+  // on. Folders that never got a manifest are removed. Says on standard error
+  // what it moved.
   Status SetAsideCheckpoints(Storage& storage,
                              const std::string& restored_from) const;
 
  private:
-  OutFolder(std::string path, std::string data, int lock_fd);
+  OutFolder(std::string path, std::string data, int lock_fd, int data_lock_fd);
 
   std::string path_;
   std::string data_;
-  int lock_fd_;
+  int lock_fd_;       // -1: an evaluation or prediction
+  int data_lock_fd_;  // -1: the file system has no locks
 };
 
 }  // namespace shoal::launch

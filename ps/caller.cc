@@ -52,8 +52,13 @@ void Caller::Try(uint64_t id) {
   const auto peer = peers_.find(call.peer);
   const bool known = peer != peers_.end();
   if (known) {
-    // An address that is not one is reported by the send that follows.
-    (void)context_.Connect(call.peer, peer->second.address);
+    const Status connected = context_.Connect(call.peer, peer->second.address);
+    if (connected.code() == StatusCode::kInvalidArgument) {
+      // Not an address: no other try will find the peer.
+      call.timer = context_.SetTimer(
+          context_.Now(), [this, id, connected] { OnResult(id, connected); });
+      return;
+    }
   }
   rpc_.Start({.peer = call.peer,
               .peer_name = known ? peer->second.name : StrCat(call.peer),

@@ -100,6 +100,17 @@ TEST_F(CallerTest, LostConnectionSendsTheSameCallAgain) {
   EXPECT_EQ(results_[0]->frames.at(0).text(), "answer");
 }
 
+TEST_F(CallerTest, WhatIsNoAddressIsNotTriedAgain) {
+  context_.refuse_connects = InvalidArgumentError("'nonsense' is no address");
+  Start();
+  EXPECT_THAT(results_, IsEmpty()) << "never inside Start()";
+  context_.Advance(1ms);
+  ASSERT_THAT(results_, SizeIs(1));
+  EXPECT_THAT(results_[0].status().message(), HasSubstr("is no address"));
+  EXPECT_THAT(context_.sent, IsEmpty());
+  EXPECT_EQ(context_.num_timers(), 0);
+}
+
 TEST_F(CallerTest, LostConnectionConcernsOnlyItsPeer) {
   Start(kPeer);
   Start(kOther);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <set>
 #include <utility>
 
@@ -546,7 +547,12 @@ Status PruneCheckpoints(Storage& storage, const std::string& parent, int kept) {
 }
 
 StatusOr<std::string> FindCheckpoint(Storage& storage,
-                                     const std::string& path) {
+                                     const std::string& given) {
+  // "out/", "./out" and "out" are spelled alike from here on.
+  std::string path = std::filesystem::path(given).lexically_normal().string();
+  if (path.size() > 1 && path.ends_with('/')) {
+    path.pop_back();
+  }
   const StatusOr<Manifest> here = ReadManifest(storage, path);
   if (here.ok()) {
     return path;

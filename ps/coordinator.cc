@@ -81,17 +81,17 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
     case Method::kClock:
       return OnClock(from, std::move(message));
     case Method::kProgress: {
-      wire::Progress progress;
-      if (Decode(message, progress).ok() && options_.observer != nullptr) {
-        options_.observer->OnProgress(progress.step(), progress.window(),
-                                      progress.loss_sum(), progress.examples());
-      }
+      OnProgress(message);
       return;
     }
     case Method::kAbort: {
       wire::Abort abort;
       if (Decode(message, abort).ok()) {
-        Abort(FromWire(abort).WithPrefix(member->second.name));
+        const Status why = FromWire(abort);
+        const bool waited = why.code() == StatusCode::kDeadlineExceeded ||
+                            why.code() == StatusCode::kUnavailable;
+        Abort(why.WithPrefix(
+            StrCat(waited ? Suspects(from) : "", member->second.name)));
       }
       return;
     }
@@ -115,14 +115,13 @@ void Coordinator::OnJoin(comm::EndpointId from, comm::Message message) {
     Reply(from, MakeErrorReply(message, status));
     return;
   }
-  const bool is_worker = members_.at(from).is_worker;
   WaitingMessage waiting{from, std::move(message)};
-  if (ready_ || (all_joined_ && !is_worker)) {
+  if (all_joined_) {
     AnswerJoin(waiting);
     return;
   }
   waiting_joins_.push_back(std::move(waiting));
-  if (!all_joined_ && MissingMembers().empty()) {
+  if (MissingMembers().empty()) {
     OnAllJoined();
   }
 }
@@ -228,19 +227,11 @@ void Coordinator::OnAllJoined() {
     const Member& member = members_.at(*id);
     route_.shards.push_back({*id, member.address, member.name});
   }
-  std::vector<WaitingMessage> for_later;
-  for (WaitingMessage& waiting : waiting_joins_) {
-    const auto member = members_.find(waiting.from);
-    if (member == members_.end()) {
-      continue;  // Lost, and replaced, while it waited.
-    }
-    if (member->second.is_worker) {
-      for_later.push_back(std::move(waiting));
-    } else {
-      AnswerJoin(waiting);
-    }
+  // Workers too, whose deadline for joining must not cover the time that the
+  // shards take to load: they wait for their first order.
+  for (const WaitingMessage& waiting : std::exchange(waiting_joins_, {})) {
+    AnswerJoin(waiting);
   }
-  waiting_joins_ = std::move(for_later);
   if (options_.restore_folder.empty()) {
     OnReady();
   } else {
@@ -293,8 +284,8 @@ void Coordinator::LoadShards() {
             Abort(reply.status().WithPrefix(StrCat("restore on ", name)));
           } else if (--calls_under_way_ == 0 && !ending_) {
             position_ = committed_ = options_.restore_step;
-            for (WorkerState& worker : workers_) {
-              worker.clock = ClockAt(position_);
+            for (size_t i = 0; i < workers_.size(); ++i) {
+              workers_[i].clock = ClockAt(i, position_);
             }
             OnReady();
           }
@@ -303,13 +294,12 @@ void Coordinator::LoadShards() {
 }
 
 void Coordinator::OnReady() {
-  ready_ = true;
-  for (const WaitingMessage& waiting : waiting_joins_) {
-    AnswerJoin(waiting);
-  }
-  waiting_joins_.clear();
   if (options_.observer != nullptr) {
-    options_.observer->OnStarted(position_);
+    const Status started = options_.observer->OnStarted(position_);
+    if (!started.ok()) {
+      Abort(started);
+      return;
+    }
   }
   if (position_ < options_.train.total_steps) {
     GiveOrder(OrderKind::kTrain, position_,
@@ -347,7 +337,7 @@ void Coordinator::AnswerOrder(int worker) {
       // A worker in place of a lost one goes on where the job is.
       const int64_t reached = options_.plan.mode == Mode::kSync
                                   ? committed_
-                                  : state.clock * options_.num_workers;
+                                  : state.clock * options_.num_workers + worker;
       order.set_from_step(std::clamp(reached, order_.from, order_.until));
       break;
     }
@@ -383,7 +373,8 @@ void Coordinator::OnAskOrder(comm::EndpointId from, comm::Message message) {
       ask.done_order() == order_.number && state.done_order < order_.number;
   state.done_order = std::max(state.done_order, ask.done_order());
   if (is_news && order_.kind == OrderKind::kTrain) {
-    state.clock = std::max(state.clock, ClockAt(order_.until));
+    state.clock = std::max(state.clock,
+                           ClockAt(static_cast<size_t>(index), order_.until));
     AnswerClocks();
   }
   if (is_news && order_.kind == OrderKind::kEvaluate &&
@@ -484,24 +475,26 @@ void Coordinator::SaveCheckpoint() {
           if (reply.ok()) {
             status = Decode(*reply, saved);
           }
-          if (!status.ok()) {
-            const Status why = status.WithPrefix(
+          if (!status.ok() && save_status_.ok()) {
+            save_status_ = status.WithPrefix(
                 StrCat("checkpoint of step ", position_, " on ", name));
-            context_->StartStorage(
-                [folder = StepFolder(position_)](
-                    Storage& storage) -> StatusOr<Buffer> {
-                  SHOAL_RETURN_IF_ERROR(storage.Remove(folder));
-                  return Buffer();
-                },
-                [this, why](const StatusOr<Buffer>&) { Abort(why); });
-            return;
           }
           parts_[i].assign(saved.parts().begin(), saved.parts().end());
           if (--calls_under_way_ == 0 && !ending_) {
-            OnPartsSaved();
+            save_status_.ok() ? OnPartsSaved() : OnSaveFailed();
           }
         });
   }
+}
+
+// When no shard writes any more: nothing comes after the removal.
+void Coordinator::OnSaveFailed() {
+  context_->StartStorage(
+      [folder = StepFolder(position_)](Storage& storage) -> StatusOr<Buffer> {
+        SHOAL_RETURN_IF_ERROR(storage.Remove(folder));
+        return Buffer();
+      },
+      [this](const StatusOr<Buffer>&) { Abort(save_status_); });
 }
 
 // The manifest is published last: a folder without one does not exist.
@@ -522,9 +515,13 @@ void Coordinator::OnPartsSaved() {
   for (const std::vector<std::string>& shard : parts_) {
     parts.insert(parts.end(), shard.begin(), shard.end());
   }
+  std::map<std::string, std::string> texts;
+  if (options_.observer != nullptr) {
+    texts = options_.observer->CheckpointTexts();
+  }
   context_->StartStorage(
       [folder = StepFolder(position_), step = position_, parts,
-       texts = options_.checkpoint_texts, parent = options_.checkpoint_folder,
+       texts = std::move(texts), parent = options_.checkpoint_folder,
        kept = options_.checkpoints_kept](Storage& storage) -> StatusOr<Buffer> {
         if (const Status published =
                 PublishManifest(storage, folder, step, parts, texts);
@@ -616,10 +613,11 @@ void Coordinator::ReplyCommit(const WaitingMessage& waiting, int64_t step) {
   Reply(waiting.from, MakeReply(waiting.message, {Encode(commit)}));
 }
 
-// Outside sync, the steps that a worker has done itself when the job is at
-// `step`: they are dealt in turn.
-int64_t Coordinator::ClockAt(int64_t step) const {
-  return (step + options_.num_workers - 1) / options_.num_workers;
+// Outside sync steps are dealt in turn: step s is the worker's whose index is s
+// modulo their number.
+int64_t Coordinator::ClockAt(size_t worker, int64_t step) const {
+  const int64_t n = options_.num_workers;
+  return (step - static_cast<int64_t>(worker) + n - 1) / n;
 }
 
 int64_t Coordinator::MinimumClock() const {
@@ -664,6 +662,20 @@ void Coordinator::AnswerClocks() {
   }
 }
 
+void Coordinator::OnProgress(const comm::Message& message) {
+  wire::Progress progress;
+  // Numbers of a peer: whoever observes makes room for the windows.
+  if (!Decode(message, progress).ok() || progress.step() < 0 ||
+      progress.step() > options_.train.total_steps || progress.window() < 0 ||
+      progress.window() > progress.step() || progress.examples() < 0) {
+    return;
+  }
+  if (options_.observer != nullptr) {
+    options_.observer->OnProgress(progress.step(), progress.window(),
+                                  progress.loss_sum(), progress.examples());
+  }
+}
+
 // --- Liveness --------------------------------------------------------------
 
 void Coordinator::Watch() {
@@ -683,6 +695,28 @@ void Coordinator::Watch() {
     Lost(id, UnavailableError(StrCat("said nothing for ", ToString(timeout))));
   }
   watch_timer_ = context_->SetTimer(now + timeout / 4, [this] { Watch(); });
+}
+
+// Who is behind what `reporter` waited for in vain, if that shows already: one
+// that hangs is blamed on its neighbours, whose deadlines pass first.
+std::string Coordinator::Suspects(comm::EndpointId reporter) const {
+  std::string text;
+  const Time now = context_->Now();
+  for (const auto& [id, member] : members_) {
+    const Duration silent = now - member.last_heard;
+    if (id != reporter && silent >= options_.plan.timeout / 2) {
+      text += StrCat(member.name, " (host ", member.host, ", pid ", member.pid,
+                     ") has said nothing for ", ToString(silent), "; ");
+    }
+  }
+  for (const auto& shard : shards_) {
+    if (text.empty() && !prepared_.empty() && shard.has_value() &&
+        !prepared_.contains(*shard)) {
+      return StrCat(members_.at(*shard).name, " has not prepared step ",
+                    committed_, "; ");
+    }
+  }
+  return text;
 }
 
 void Coordinator::OnPeerDown(comm::EndpointId peer, const Status& why) {
@@ -711,8 +745,6 @@ void Coordinator::Lost(comm::EndpointId peer, const Status& why) {
   Abort(UnavailableError(StrCat(member.name, " (host ", member.host, ", pid ",
                                 member.pid, ") was lost: ", why.message())));
 }
-
-void Coordinator::OnSendable(comm::EndpointId /*peer*/) {}
 
 void Coordinator::Abort(const Status& why) {
   if (std::exchange(ending_, true)) {

@@ -21,8 +21,8 @@ class JobObserver {
  public:
   virtual ~JobObserver() = default;
 
-  // All members are there; training starts at `step`.
-  virtual void OnStarted(int64_t step) = 0;
+  // All members are there; training starts at `step`. An error ends the job.
+  virtual Status OnStarted(int64_t step) = 0;
 
   // Training has reached `step`; `examples` more were seen, whose losses sum to
   // `loss_sum`, all of the steps of `window` (see Options::log_every_steps).
@@ -34,6 +34,10 @@ class JobObserver {
   virtual StatusOr<bool> OnEvaluated(int64_t step,
                                      std::span<const float> scores,
                                      std::span<const float> labels) = 0;
+
+  // What a checkpoint written now keeps beside the state of the servers: see
+  // Manifest::texts.
+  virtual std::map<std::string, std::string> CheckpointTexts() = 0;
 
   virtual void OnSaved(int64_t step, const std::string& folder) = 0;
 };
@@ -57,7 +61,6 @@ class Coordinator : public comm::Node {
     // Checkpoints are folders `step-N` in here; empty: none are written.
     std::string checkpoint_folder;
     int checkpoints_kept = 3;
-    std::map<std::string, std::string> checkpoint_texts;  // kept in each
     std::string restore_folder;  // a `step-N` folder to start from, or empty
     int64_t restore_step = 0;
     // How long members may take to join, and how long a job waits for another
@@ -73,7 +76,6 @@ class Coordinator : public comm::Node {
   void OnStart(comm::NodeContext& context) override;
   void OnMessage(comm::EndpointId from, comm::Message message) override;
   void OnPeerDown(comm::EndpointId peer, const Status& why) override;
-  void OnSendable(comm::EndpointId peer) override;
 
   // Ends the job: members are told why and the node stops. For the launcher,
   // which sees processes end; on the node's thread (Post it).
@@ -132,6 +134,7 @@ class Coordinator : public comm::Node {
   void Evaluated();
   void SaveCheckpoint();
   void OnPartsSaved();
+  void OnSaveFailed();
   void FinishShards();
 
   // Steps and clocks.
@@ -140,12 +143,15 @@ class Coordinator : public comm::Node {
   void ReplyCommit(const WaitingMessage& waiting, int64_t step);
   void OnClock(comm::EndpointId from, comm::Message message);
   void AnswerClocks();
-  int64_t ClockAt(int64_t step) const;
+  // The steps before `step` that are the worker's own.
+  int64_t ClockAt(size_t worker, int64_t step) const;
   int64_t MinimumClock() const;
+  void OnProgress(const comm::Message& message);
 
   // Liveness.
   void Watch();
   void Lost(comm::EndpointId peer, const Status& why);
+  std::string Suspects(comm::EndpointId reporter) const;
 
   const Member* FindMember(comm::EndpointId id) const;
   void Reply(comm::EndpointId to, comm::Message reply);
@@ -160,7 +166,6 @@ class Coordinator : public comm::Node {
   std::vector<WaitingMessage> waiting_joins_;
   RouteTable route_;
   bool all_joined_ = false;
-  bool ready_ = false;
   bool ending_ = false;
   comm::TimerId join_timer_ = comm::TimerId::kNone;
   comm::TimerId watch_timer_ = comm::TimerId::kNone;
@@ -173,6 +178,7 @@ class Coordinator : public comm::Node {
   std::unordered_map<comm::EndpointId, WaitingMessage> prepared_;
   // Of the checkpoint being written, per shard.
   std::vector<std::vector<std::string>> parts_;
+  Status save_status_;  // the first failure
   int64_t calls_under_way_ = 0;
 };
 

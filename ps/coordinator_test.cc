@@ -32,7 +32,10 @@ using ::testing::UnorderedElementsAre;
 
 class WatchingObserver : public JobObserver {
  public:
-  void OnStarted(int64_t step) override { started.push_back(step); }
+  Status OnStarted(int64_t step) override {
+    started.push_back(step);
+    return may_start;
+  }
   void OnProgress(int64_t step, int64_t window, double loss_sum,
                   int64_t examples) override {
     progress.emplace_back(step, window, loss_sum, examples);
@@ -44,6 +47,9 @@ class WatchingObserver : public JobObserver {
     labels.assign(l.begin(), l.end());
     return verdict;
   }
+  std::map<std::string, std::string> CheckpointTexts() override {
+    return texts;
+  }
   void OnSaved(int64_t step, const std::string& folder) override {
     saved.emplace_back(step, folder);
   }
@@ -53,7 +59,9 @@ class WatchingObserver : public JobObserver {
   std::vector<int64_t> evaluated;
   std::vector<float> scores;
   std::vector<float> labels;
+  Status may_start;
   StatusOr<bool> verdict = false;
+  std::map<std::string, std::string> texts;
   std::vector<std::pair<int64_t, std::string>> saved;
 };
 
@@ -423,7 +431,7 @@ TEST_F(CoordinatorTest, LostShardIsNotReplacedOnceTrainingHasBegun) {
 
 // --- Restoring -------------------------------------------------------------
 
-TEST_F(CoordinatorTest, WorkersComeInWhenAllShardsHaveLoaded) {
+TEST_F(CoordinatorTest, OrdersComeWhenAllShardsHaveLoaded) {
   options_.restore_folder = "out/step-4";
   options_.restore_step = 4;
   Start();
@@ -432,7 +440,8 @@ TEST_F(CoordinatorTest, WorkersComeInWhenAllShardsHaveLoaded) {
   const uint64_t shard = JoinShard(0);
   JoinShard(1);
   EXPECT_EQ(NumReplies(shard), 1) << "a shard must be in to load";
-  EXPECT_EQ(NumReplies(worker), 0);
+  EXPECT_EQ(NumReplies(worker), 1) << "its deadline is not for the loading";
+  const uint64_t asking = AskOrder(0, 0);
   const auto first = AskedOf(Shard(0), Method::kLoad);
   const auto second = AskedOf(Shard(1), Method::kLoad);
   ASSERT_THAT(first, SizeIs(1));
@@ -443,17 +452,25 @@ TEST_F(CoordinatorTest, WorkersComeInWhenAllShardsHaveLoaded) {
   EXPECT_EQ(load.step(), 4);
 
   Answer(Shard(0), first[0], {});
-  Answer(Shard(0), first[0], {});        // twice is not two shards
-  const uint64_t again = JoinWorker(1);  // after a lost connection
-  EXPECT_EQ(NumReplies(worker) + NumReplies(again), 0);
+  Answer(Shard(0), first[0], {});  // twice is not two shards
+  EXPECT_EQ(NumReplies(JoinWorker(1)), 1) << "after a lost connection";
+  PassAlive(300s, {Shard(0), Shard(1), Worker(0), Worker(1)});
+  EXPECT_FALSE(context_.stopped.has_value()) << "large tables load for long";
+  EXPECT_EQ(NumReplies(asking), 0);
   EXPECT_THAT(observer_.started, IsEmpty());
   Answer(Shard(1), second[0], {});
-  EXPECT_EQ(NumReplies(worker), 1);
-  EXPECT_EQ(NumReplies(again), 1);
   EXPECT_THAT(observer_.started, ElementsAre(4));
-  const auto order = GoodReplyTo<wire::Order>(AskOrder(0, 0));
+  const auto order = GoodReplyTo<wire::Order>(asking);
   EXPECT_EQ(order.from_step(), 4);
   EXPECT_EQ(order.until_step(), 10);
+}
+
+TEST_F(CoordinatorTest, ObserverMayRefuseTheStart) {
+  observer_.may_start = UnavailableError("no room for reports");
+  StartAndJoin();
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_EQ(context_.stopped->message(), "no room for reports");
+  EXPECT_EQ(NumReplies(AskOrder(0, 0)), 0);
 }
 
 TEST_F(CoordinatorTest, FailedLoadEndsTheJobNamingTheShard) {
@@ -594,6 +611,14 @@ TEST_F(CoordinatorTest, ProgressReachesTheObserver) {
   progress.set_examples(64);
   Tell(Worker(0), Method::kProgress, {Encode(progress)});
   Tell(Worker(0), Method::kProgress, {Buffer::CopyOf("\xff")});
+  // Numbers that no worker of this job has: the observer makes room by them.
+  for (const int64_t window : {int64_t{-1}, int64_t{7}, int64_t{1} << 60}) {
+    progress.set_window(window);
+    Tell(Worker(0), Method::kProgress, {Encode(progress)});
+  }
+  progress.set_window(1);
+  progress.set_step(11);
+  Tell(Worker(0), Method::kProgress, {Encode(progress)});
   Tell(kStranger, Method::kProgress, {Encode(progress)});
   EXPECT_THAT(observer_.progress, ElementsAre(std::tuple(6, 1, 2.5, 64)));
 }
@@ -693,6 +718,20 @@ TEST_F(CoordinatorTest, RestoredJobGoesOnAtItsClocks) {
     Answer(Shard(i), AskedOf(Shard(i), Method::kLoad).at(0), {});
   }
   EXPECT_EQ(GoodReplyTo<wire::ClockReply>(Clock(0, 2, 2)).minimum(), 2);
+}
+
+// Five steps over two workers, in two orders of three and two steps: worker 0
+// has 0, 2 and 4, worker 1 has 1 and 3.
+TEST_F(CoordinatorTest, ClocksCountTheStepsThatAreAWorkersOwn) {
+  options_.plan = {.mode = Mode::kBounded, .staleness = 0};
+  options_.train.total_steps = 5;
+  options_.train.steps_per_epoch = 3;
+  options_.train.has_test = true;
+  StartAndJoin();
+  BothDone(1);  // trained to step 3
+  EXPECT_EQ(GoodReplyTo<wire::ClockReply>(Clock(0, 2, 1)).minimum(), 1)
+      << "worker 1 has done step 1 alone; its next is 3";
+  EXPECT_EQ(NumReplies(Clock(0, 2, 2)), 0);
 }
 
 // --- What does not belong --------------------------------------------------
@@ -806,7 +845,7 @@ TEST_F(CoordinatorTest, ReplacedWorkerGoesOnAtTheClockOfTheLostOne) {
       << "the place has done what the lost one had done";
   const auto order =
       GoodReplyTo<wire::Order>(Ask(other, Method::kAskOrder, wire::AskOrder()));
-  EXPECT_EQ(order.from_step(), 6) << "three steps of each of two workers";
+  EXPECT_EQ(order.from_step(), 7) << "its own after 1, 3 and 5";
 }
 
 TEST_F(CoordinatorTest, WaitForAReplacementEndsInTime) {
@@ -847,6 +886,34 @@ TEST_F(CoordinatorTest, SilentMemberIsNamedAndOthersAreSpokenTo) {
   EXPECT_THAT(context_.stopped->message(),
               AllOf(HasSubstr("server 1 shard 0"), HasSubstr("server-host-1"),
                     HasSubstr("1001"), HasSubstr("20")));
+}
+
+TEST_F(CoordinatorTest, HungMemberIsNamedByWhoWaitedForIt) {
+  StartAndJoin();  // with a timeout of 20 s
+  wire::Abort abort;
+  abort.set_code(static_cast<int>(StatusCode::kDeadlineExceeded));
+  abort.set_text("waited 18 s for rows of step 3 from server 0 shard 0");
+  PassAlive(18s, {Shard(0), Worker(0), Worker(1)});
+  Tell(Worker(0), Method::kAbort, {Encode(abort)});
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_THAT(context_.stopped->message(),
+              AllOf(HasSubstr("server 1 shard 0 (host server-host-1, pid "
+                              "1001) has said nothing for 18"),
+                    HasSubstr("worker 0"), HasSubstr("waited 18 s for rows"),
+                    Not(HasSubstr("worker 1"))));
+}
+
+TEST_F(CoordinatorTest, ShardThatHoldsUpAStepIsNamed) {
+  StartAndJoin();
+  Prepared(Shard(1), 0);
+  wire::Abort abort;
+  abort.set_code(static_cast<int>(StatusCode::kDeadlineExceeded));
+  abort.set_text("step 0 is complete here but not committed");
+  PassAlive(18s, Everyone());
+  Tell(Worker(0), Method::kAbort, {Encode(abort)});
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_THAT(context_.stopped->message(),
+              HasSubstr("server 0 shard 0 has not prepared step 0; worker 0"));
 }
 
 TEST_F(CoordinatorTest, MemberCallsTheJobOffForItsReason) {
@@ -924,8 +991,8 @@ class CoordinatorSaveTest : public CoordinatorTest {
 };
 
 TEST_F(CoordinatorSaveTest, ManifestComesAfterAllParts) {
-  options_.checkpoint_texts = {{"job", "name: test"}};
   Train();
+  observer_.texts = {{"job", "name: test"}};  // as they are when it is saved
   EXPECT_EQ(SaveOf(0).folder(), "out/step-10");
   EXPECT_EQ(SaveOf(0).step(), 10);
   EXPECT_NE(SaveOf(0).name(), SaveOf(1).name());
@@ -944,7 +1011,7 @@ TEST_F(CoordinatorSaveTest, ManifestComesAfterAllParts) {
   ASSERT_TRUE(manifest.ok()) << manifest.status();
   EXPECT_EQ(manifest->step, 10);
   EXPECT_THAT(manifest->parts, SizeIs(2));
-  EXPECT_EQ(manifest->texts, options_.checkpoint_texts);
+  EXPECT_EQ(manifest->texts, observer_.texts);
   EXPECT_TRUE(VerifyCheckpoint(context_.storage, "out/step-10").ok());
   EXPECT_THAT(observer_.saved,
               ElementsAre(std::pair(int64_t{10}, std::string("out/step-10"))));
@@ -985,8 +1052,11 @@ TEST_F(CoordinatorSaveTest, PartAfterAFailedOneGivesNoManifestEither) {
   Train();
   AnswerError(Shard(1), AskedOf(Shard(1), Method::kSave).at(0),
               FailedPreconditionError("the disk is full"));
+  context_.RunStorage();
+  EXPECT_FALSE(context_.stopped.has_value()) << "the other still writes there";
   SaveAndAnswer(0);
   context_.RunStorage();
+  EXPECT_THAT(Files(), IsEmpty());
   ASSERT_TRUE(context_.stopped.has_value());
   EXPECT_FALSE(context_.stopped->ok());
   EXPECT_FALSE(HasManifest());

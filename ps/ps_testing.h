@@ -69,7 +69,7 @@ class FakeContext : public comm::NodeContext {
 
   Status Connect(comm::EndpointId peer, const std::string& address) override {
     connected.push_back({peer, address});
-    return OkStatus();
+    return refuse_connects;
   }
   void Disconnect(comm::EndpointId /*peer*/) override {}
   Status Send(comm::EndpointId peer, comm::Lane lane,
@@ -113,6 +113,7 @@ class FakeContext : public comm::NodeContext {
   }
 
   Status refuse_sends;  // what Send() gives when it is not OK
+  Status refuse_connects;
   std::vector<Time> refused;
   std::vector<Sent> sent;
   std::vector<Connected> connected;

@@ -143,8 +143,6 @@ void Shard::OnPeerDown(comm::EndpointId peer, const Status& why) {
   });
 }
 
-void Shard::OnSendable(comm::EndpointId /*peer*/) {}
-
 // --- Pulls -----------------------------------------------------------------
 
 void Shard::OnPull(comm::EndpointId from, comm::Message request) {

@@ -46,7 +46,6 @@ class Shard : public comm::Node {
   void OnStart(comm::NodeContext& context) override;
   void OnMessage(comm::EndpointId from, comm::Message message) override;
   void OnPeerDown(comm::EndpointId peer, const Status& why) override;
-  void OnSendable(comm::EndpointId peer) override;
 
  private:
   // A pull that came before the step that it asks for.

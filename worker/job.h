@@ -43,6 +43,11 @@ StatusOr<std::unique_ptr<JobSpec>> ParseSerializedJob(std::string_view bytes);
 // job of the same meaning.
 std::string JobToYaml(const JobSpec& job);
 
+// Whether the values of a checkpoint that job `then` wrote mean the same in job
+// `now`: model, features and kinds of optimizer. Rates, penalties, data and
+// cluster may differ. Errors: kFailedPrecondition, naming the first difference.
+Status CheckSameModel(const JobSpec& then, const JobSpec& now);
+
 // Every key with its type, default, allowed values and meaning; 80 columns.
 std::string ExplainJob();
 

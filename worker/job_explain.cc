@@ -53,6 +53,9 @@ std::string FormText(const FieldDescriptor& field) {
   if (const std::string value = DefaultText(field); !value.empty()) {
     text += "; default " + value;
   }
+  if (const std::vector<std::string> kinds = ReadBy(field); !kinds.empty()) {
+    text += "; for " + JoinOr(kinds);
+  }
   return text;
 }
 

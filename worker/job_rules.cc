@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string_view>
 #include <vector>
 
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
+#include <google/protobuf/util/message_differencer.h>
 
 #include "base/strcat.h"
 #include "worker/job.pb.h"
@@ -54,6 +56,9 @@ Problem CheckNumber(double value, const std::string& shown,
   const auto& options = field.options();
   if (!std::isfinite(value)) {
     return JobProblem{key, StrCat(shown, " is not finite")};
+  }
+  if (std::abs(value) > std::numeric_limits<float>::max()) {
+    return JobProblem{key, StrCat(shown, " is more than 32-bit numbers hold")};
   }
   if (options.HasExtension(min) && value < options.GetExtension(min)) {
     return JobProblem{key, StrCat(shown, " is too small", AllowedHint(field))};
@@ -149,6 +154,18 @@ Problem CheckMessage(const Message& message, const std::string& parent) {
 }
 
 // Rules between keys -------------------------------------------------------
+
+// The name becomes that of a folder.
+Problem CheckName(const std::string& name) {
+  if (name.empty() || name.front() == '.' ||
+      name.find('/') != std::string::npos) {
+    return JobProblem{"name",
+                      StrCat("'", name,
+                             "' can't be a folder's name; expected a text "
+                             "without slashes that does not open with a dot")};
+  }
+  return std::nullopt;
+}
 
 Problem CheckCluster(const JobSpec& job) {
   const ClusterSpec& cluster = job.cluster();
@@ -326,9 +343,75 @@ int CountFeatures(const DataSpec& data, std::string_view kind) {
                     }));
 }
 
+// Keys of the model that its kind does not read would do nothing.
+Problem CheckKeysOfKind(const ModelSpec& model) {
+  const ModelSpec defaults;
+  const Reflection& get = *model.GetReflection();
+  std::vector<const FieldDescriptor*> fields;
+  get.ListFields(model, &fields);
+  for (const FieldDescriptor* field : fields) {
+    const std::vector<std::string> kinds = ReadBy(*field);
+    if (kinds.empty() ||
+        std::find(kinds.begin(), kinds.end(), model.kind()) != kinds.end()) {
+      continue;
+    }
+    ModelSpec without = model;
+    get.ClearField(&without, field);
+    if (google::protobuf::util::MessageDifferencer::Equivalent(model,
+                                                               without)) {
+      continue;  // As if it were not there.
+    }
+    return JobProblem{
+        StrCat("model.", field->name()),
+        StrCat(model.kind(), " does not read it (", JoinOr(kinds),
+               kinds.size() > 1 ? " do" : " does", "); leave it out")};
+  }
+  return std::nullopt;
+}
+
+// The same for tables, and for keys of theirs.
+Problem CheckTables(const JobSpec& job) {
+  const FieldDescriptor* l2[] = {
+      ModelSpec::descriptor()->FindFieldByName("l2_linear"),
+      ModelSpec::descriptor()->FindFieldByName("l2_embedding")};
+  for (const auto& [name, table] : job.tables()) {
+    // A table has the penalty that is called after it.
+    const std::vector<std::string> kinds =
+        ReadBy(*l2[name == "linear" ? 0 : 1]);
+    const std::string key = StrCat("tables.", name);
+    const bool known = std::find(kinds.begin(), kinds.end(),
+                                 job.model().kind()) != kinds.end();
+    if (!known && table.ByteSizeLong() > 0) {
+      return JobProblem{key, StrCat(job.model().kind(), " has no such table (",
+                                    JoinOr(kinds), " have); leave it out")};
+    }
+    const std::string init = table.has_init() || name != "linear"
+                                 ? table.init()
+                                 : std::string("zero");
+    if (table.has_init_scale() && init == "zero") {
+      return JobProblem{key + ".init_scale",
+                        "the first values are zero; set init to uniform or "
+                        "normal, or leave the scale out"};
+    }
+  }
+  return std::nullopt;
+}
+
 Problem CheckModel(const JobSpec& job) {
   const ModelSpec& model = job.model();
   const std::string& kind = model.kind();
+  if (Problem problem = CheckKeysOfKind(model); problem.has_value()) {
+    return problem;
+  }
+  if (Problem problem = CheckTables(job); problem.has_value()) {
+    return problem;
+  }
+  if (model.task() == "multiclass" && (kind == "fm" || kind == "deepfm")) {
+    return JobProblem{"model.task",
+                      StrCat("the interactions of ", kind,
+                             " give one number, not one per class; use lr, "
+                             "wide_deep, dcn_v2, dlrm or mlp")};
+  }
   const bool deep = kind != "lr" && kind != "fm";
   if (deep && model.hidden_size() == 0) {
     return JobProblem{"model.hidden",
@@ -451,6 +534,9 @@ Problem CheckTrain(const JobSpec& job) {
 
 std::optional<JobProblem> FindJobProblem(const JobSpec& job) {
   if (Problem problem = CheckMessage(job, ""); problem.has_value()) {
+    return problem;
+  }
+  if (Problem problem = CheckName(job.name()); problem.has_value()) {
     return problem;
   }
   if (Problem problem = CheckCluster(job); problem.has_value()) {

@@ -120,6 +120,10 @@ std::vector<std::string> AllowedKeys(const FieldDescriptor& field) {
   return SplitAtBars(field.options().GetExtension(key_one_of));
 }
 
+std::vector<std::string> ReadBy(const FieldDescriptor& field) {
+  return SplitAtBars(field.options().GetExtension(read_by));
+}
+
 std::string HelpText(const FieldDescriptor& field) {
   return field.options().GetExtension(help);
 }

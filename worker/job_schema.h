@@ -28,6 +28,9 @@ std::vector<std::string> AllowedValues(
 std::vector<std::string> AllowedKeys(
     const google::protobuf::FieldDescriptor& field);
 
+// The model kinds that read the key; empty: all.
+std::vector<std::string> ReadBy(const google::protobuf::FieldDescriptor& field);
+
 std::string HelpText(const google::protobuf::FieldDescriptor& field);
 
 // The default as YAML; empty when there is none.

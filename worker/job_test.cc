@@ -250,13 +250,14 @@ TEST(JobTest, TextThatIsNoneOfTheAllowedSuggestsOne) {
 }
 
 TEST(JobTest, OverridesReplaceScalarsAndListsAndMergeMaps) {
-  const auto read = ParseText(
-      std::string(kLeastJob) +
-          "cluster: {servers: 1, workers: 2}\nmodel: {hidden: [1, 2, 3]}\n",
-      {"cluster.servers=3", "cluster={shards: 2}", "model.hidden=[7]",
-       "data.label=arr_delay > 15", "tables.linear.optimizer.kind=ftrl",
-       "data.csv.aliases.a.b=c", "data.features.0.min_count=2", "name='true'",
-       "name=last"});
+  const auto read =
+      ParseText(std::string(kLeastJob) +
+                    "cluster: {servers: 1, workers: 2}\nmodel: {kind: deepfm, "
+                    "hidden: [1, 2, 3]}\n",
+                {"cluster.servers=3", "cluster={shards: 2}", "model.hidden=[7]",
+                 "data.label=arr_delay > 15",
+                 "tables.linear.optimizer.kind=ftrl", "data.csv.aliases.a.b=c",
+                 "data.features.0.min_count=2", "name='true'", "name=last"});
   ASSERT_TRUE(read.ok()) << read.status();
   const JobSpec& job = **read;
   EXPECT_EQ(job.cluster().servers(), 3);
@@ -344,6 +345,24 @@ TEST(JobRulesTest, BrokenRulesNameKeyAndWhatToDo) {
       {{"data.test_files=[b.csv]"}, "data.test_files: given, but"},
       {{"model.kind=deepfm"}, "model.hidden: deepfm needs"},
       {{"model.classes=3"}, "model.classes: 3 classes, but model.task"},
+      {{"model={kind: fm, task: multiclass, classes: 3}"},
+       "model.task: the interactions of fm give one number"},
+      {{"model={kind: lr, hidden: [4]}"}, "model.hidden: lr does not read it"},
+      {{"model={kind: fm, cross_layers: 2}"},
+       "model.cross_layers: fm does not read it (dcn_v2 does)"},
+      {{"model={kind: mlp, hidden: [4], wide: [a]}"},
+       "model.wide: mlp does not read it"},
+      {{"tables.embedding.init=normal"},
+       "tables.embedding: lr has no such table"},
+      {{"model={kind: mlp, hidden: [4]}", "tables.linear.init=zero"},
+       "tables.linear: mlp has no such table"},
+      {{"tables.linear.init_scale=0.5"},
+       "tables.linear.init_scale: the first values are zero"},
+      {{"dense.learning_rate=1e39"},
+       "dense.learning_rate: 1e+39 is more than 32-bit numbers hold"},
+      {{"name=a/b"}, "name: 'a/b' can't be a folder's name"},
+      {{"name=.."}, "name: '..' can't be a folder's name"},
+      {{"name=''"}, "name: '' can't be a folder's name"},
       {{"model={kind: dlrm, hidden: [4]}"},
        "model.kind: dlrm needs at least one feature of kind numeric"},
       {{"model={kind: dlrm, hidden: [4]}", "data.features.0.kind=numeric"},
@@ -390,6 +409,9 @@ TEST(JobRulesTest, AllowedNeighboursOfBrokenRulesPass) {
       {"data.split.by=files", "data.test_files=b.csv"},
       {"data.split={by: tail, test_rows: 1}"},
       {"model={task: multiclass, classes: 10}"},
+      {"model={kind: lr, dropout: 0, hidden: [], activation: relu}"},
+      {"model={kind: mlp, hidden: [4]}", "tables.embedding.init_scale=0.5"},
+      {"tables.linear={init: normal, init_scale: 0.5}"},
       {"model={kind: dlrm, hidden: [4], bottom: [16, 8]}",
        "data.features.0.kind=numeric"},
       {"model.task=regression",
@@ -398,6 +420,57 @@ TEST(JobRulesTest, AllowedNeighboursOfBrokenRulesPass) {
   };
   for (const auto& overrides : cases) {
     EXPECT_EQ(ErrorOfSet(overrides), "OK") << testing::PrintToString(overrides);
+  }
+}
+
+TEST(JobTest, CheckpointFitsJobsOfItsModelOnly) {
+  const std::vector<std::string> base = {
+      "model={kind: deepfm, hidden: [8, 4]}",
+      "data.features=[{column: a}, {column: b, pooling: sum}]"};
+  const auto check = [&](std::vector<std::string> then,
+                         std::vector<std::string> now) {
+    then.insert(then.begin(), base.begin(), base.end());
+    now.insert(now.begin(), base.begin(), base.end());
+    const auto before = ParseText(kLeastJob, then);
+    const auto after = ParseText(kLeastJob, now);
+    EXPECT_TRUE(before.ok()) << before.status();
+    EXPECT_TRUE(after.ok()) << after.status();
+    // As a checkpoint keeps it.
+    const auto kept = ParseText(JobToYaml(**before), {});
+    EXPECT_TRUE(kept.ok()) << kept.status();
+    return CheckSameModel(**kept, **after).message();
+  };
+  const std::vector<std::pair<std::vector<std::string>, std::string>> others = {
+      {{"model.kind=wide_deep"}, "model.kind"},
+      {{"model.task=regression"}, "model.task"},
+      {{"model.dim=4"}, "model.dim"},
+      {{"model.hidden=[4, 8]"}, "model.hidden"},
+      {{"model.activation=tanh"}, "model.activation"},
+      {{"model.wide=[a]"}, "model.wide"},
+      {{"dense.kind=adam"}, "dense.kind"},
+      {{"tables.linear.optimizer.kind=ftrl"}, "ftrl"},
+      {{"data.features=[{column: b}, {column: a}]"}, "data.features"},
+      {{"data.features=[{column: a}, {column: b}, {column: c}]"},
+       "data.features"},
+      {{"data.features.0.min_count=2"}, "min_count"},
+  };
+  for (const auto& [now, named] : others) {
+    EXPECT_THAT(check({}, now), HasSubstr(named))
+        << testing::PrintToString(now);
+    EXPECT_THAT(check(now, {}), HasSubstr(named))
+        << testing::PrintToString(now);
+  }
+  const std::vector<std::vector<std::string>> same = {
+      {"dense.learning_rate=0.5", "tables.linear.optimizer.learning_rate=0.5"},
+      {"model={dropout: 0.5, l2_dense: 0.1, l2_linear: 1}"},
+      {"data.features=[{column: a, hash_buckets: 0}, {column: b}]"},
+      {"tables.linear.optimizer.kind=adagrad"},  // that of dense
+      {"seed=7", "cluster={workers: 3, servers: 4}", "train.epochs=9",
+       "data.files=[later.csv]", "consistency.mode=async"},
+  };
+  for (const auto& now : same) {
+    EXPECT_EQ(check({}, now), "") << testing::PrintToString(now);
+    EXPECT_EQ(check(now, {}), "") << testing::PrintToString(now);
   }
 }
 

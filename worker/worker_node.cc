@@ -1,6 +1,7 @@
 #include "worker/worker_node.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/mutex.h"
@@ -109,15 +110,12 @@ void WorkerNode::OnPeerDown(comm::EndpointId peer, const Status& why) {
   member_->OnPeerDown(peer);
 }
 
-void WorkerNode::OnSendable(comm::EndpointId /*peer*/) {}
-
 // --- Orders ----------------------------------------------------------------
 
 void WorkerNode::AskOrder() {
   ps::wire::AskOrder ask;
   // One that is started anew is not done.
   ask.set_done_order(order_.number - (restarting_ ? 1 : 0));
-  ask.set_step(order_.until);
   std::vector<Buffer> frames = {ps::Encode(ask)};
   if (order_.number > 0 && order_.kind == OrderKind::kEvaluate) {
     frames.push_back(Buffer::CopyOf(
@@ -417,6 +415,12 @@ Status WorkerNode::SumNode(Unit& unit, int64_t node, Gradients& out,
             unit.input
                 .shares[static_cast<size_t>(begin - joined_.virtual_begin)],
             values, out));
+    if (!std::isfinite(loss)) {
+      return InvalidArgumentError(
+          StrCat("the loss of step ", unit.number, " is ", loss,
+                 ": the training diverges; lower the learning rates, or look "
+                 "for extreme values in the data"));
+    }
     unit.loss_sum += loss;
     return OkStatus();
   }

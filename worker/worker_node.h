@@ -49,7 +49,6 @@ class WorkerNode : public comm::Node {
   void OnStart(comm::NodeContext& context) override;
   void OnMessage(comm::EndpointId from, comm::Message message) override;
   void OnPeerDown(comm::EndpointId peer, const Status& why) override;
-  void OnSendable(comm::EndpointId peer) override;
 
  private:
   enum class OrderKind : uint8_t { kTrain, kEvaluate, kStop };

@@ -307,7 +307,9 @@ void CsvFormat::Parse(const TextBlock& block, const FileLayout& layout,
     }
     TakeBack(entries, out);
     if (kind == RowKind::kBad) {
-      out->bad_rows.push_back({tokenizer.line(), reason});
+      out->bad_rows.push_back({.line = tokenizer.line(),
+                               .reason = reason,
+                               .fatal = tokenizer.unclosed()});
       if (static_cast<int64_t>(out->bad_rows.size()) > bad_rows_max) {
         return;
       }

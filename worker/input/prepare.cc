@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -75,43 +76,6 @@ class RowRouter {
   int64_t num_train_ = 0;
 };
 
-Status CheckSplit(const DataSpec& data) {
-  const SplitSpec& split = data.split();
-  const std::string& by = split.by();
-  if ((by == "mod" || by == "hash") &&
-      (split.n() < 2 || split.test() < 0 || split.test() >= split.n())) {
-    return InvalidArgumentError(StrCat("data.split: test is ", split.test(),
-                                       " and n is ", split.n(),
-                                       "; expected n >= 2 and test in [0, n)"));
-  }
-  if (by == "tail" && split.test_rows() < 1) {
-    return InvalidArgumentError(
-        "data.split.by: tail needs data.split.test_rows >= 1");
-  }
-  if (by == "files" && data.test_files_size() == 0) {
-    return InvalidArgumentError("data.split.by: files needs data.test_files");
-  }
-  if (by != "files" && data.test_files_size() > 0) {
-    return InvalidArgumentError(
-        StrCat("data.test_files are only read with data.split.by: files, but "
-               "it is ",
-               by));
-  }
-  if (by != "mod" && by != "hash" && by != "range" && by != "tail" &&
-      by != "files" && by != "none") {
-    return InvalidArgumentError(
-        StrCat("data.split.by is '", by,
-               "'; expected mod, hash, range, tail, files or none"));
-  }
-  if (data.limit() < 0 || data.test_limit() < 0 || data.hash_buckets() < 0 ||
-      data.bad_rows().limit() < 0) {
-    return InvalidArgumentError(
-        "data: limit, test_limit, hash_buckets and bad_rows.limit must be at "
-        "least 0");
-  }
-  return OkStatus();
-}
-
 // Test files are left out of the training ones, so that `*.csv` may match all.
 StatusOr<std::vector<InputFile>> InputFiles(const DataSpec& data) {
   SHOAL_ASSIGN_OR_RETURN(
@@ -170,6 +134,9 @@ class Preparation {
 
   Status Init(std::vector<InputFile> files) {
     files_ = std::move(files);
+    for (const InputFile& file : files_) {
+      result_.files.push_back(file.path);
+    }
     SHOAL_ASSIGN_OR_RETURN(format_, CreateRowFormat(job_, prediction_));
     return OkStatus();
   }
@@ -201,6 +168,7 @@ class Preparation {
   std::unique_ptr<RowFormat> format_;
   int64_t total_rows_ = -1;
   int64_t rows_seen_ = 0;
+  int64_t lines_seen_ = 0;  // bad rows too
   int64_t num_train_ = 0;
   int64_t num_test_ = 0;
   PreparedData result_;
@@ -268,7 +236,16 @@ Status Preparation::WriteBlock(const ReadBlock& block, RowRouter* router,
                                BadRows* bad_rows) {
   const EncodedBlock& encoded = block.encoded;
   size_t next_rejected = 0;
+  auto next_bad = block.raw.bad_rows.begin();
+  const auto pass_bad_rows = [&](int64_t before_line) {
+    for (; next_bad != block.raw.bad_rows.end() && next_bad->line < before_line;
+         ++next_bad) {
+      result_.bad_row_numbers.push_back(lines_seen_++);
+    }
+  };
   for (int64_t row = 0; row < encoded.num_rows; ++row) {
+    pass_bad_rows(block.raw.lines[static_cast<size_t>(row)]);
+    const int64_t number = lines_seen_++;
     const Part part = prediction_ ? Part::kTest : router->Route(block, row);
     ++rows_seen_;
     bool rejected = false;
@@ -282,6 +259,9 @@ Status Preparation::WriteBlock(const ReadBlock& block, RowRouter* router,
       rejected = true;
       ++next_rejected;
     }
+    if (rejected) {
+      result_.bad_row_numbers.push_back(number);
+    }
     if (rejected || (part == Part::kDropped && !all_rows_)) {
       continue;
     }
@@ -290,6 +270,7 @@ Status Preparation::WriteBlock(const ReadBlock& block, RowRouter* router,
     SHOAL_RETURN_IF_ERROR(writer->Append(encoded.record(row), encoded.ids(row),
                                          encoded.weights(row)));
   }
+  pass_bad_rows(std::numeric_limits<int64_t>::max());
   return OkStatus();
 }
 
@@ -416,9 +397,8 @@ Status CheckSchema(const JobSpec& job, const RecordFile& file) {
 }
 
 StatusOr<std::shared_ptr<const RecordFile>> OpenOneRecordFile(
-    const JobSpec& job, const Patterns& patterns, const std::string& key) {
-  SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> files,
-                         ListFiles(job.data().root(), patterns, key));
+    const JobSpec& job, const std::vector<std::string>& files,
+    const std::string& key) {
   if (files.size() != 1) {
     return InvalidArgumentError(
         StrCat(key, ": ", files.size(),
@@ -431,30 +411,47 @@ StatusOr<std::shared_ptr<const RecordFile>> OpenOneRecordFile(
   return file;
 }
 
+// Rows mean what the model learnt only if they were made alike.
+Status CheckSameFit(const RecordFile& file, const FittedTransforms* fitted) {
+  if (fitted == nullptr || file.fitted_json() == FittedToJson(*fitted)) {
+    return OkStatus();
+  }
+  return FailedPreconditionError(
+      StrCat(file.path(),
+             ": its features were not fitted as those of the checkpoint were; "
+             "convert the data again with `shoal data convert --checkpoint`"));
+}
+
 // `format: record`: nothing is copied.
-StatusOr<PreparedData> UseRecordFiles(const JobSpec& job) {
+StatusOr<PreparedData> UseRecordFiles(const JobSpec& job,
+                                      const FittedTransforms* fitted) {
   const DataSpec& data = job.data();
   if (data.features_size() > 0 || data.filter_size() > 0) {
     return InvalidArgumentError(
         "data.format: record takes no data.features and no data.filter: they "
         "were applied when it was written");
   }
-  SHOAL_ASSIGN_OR_RETURN(
-      const std::shared_ptr<const RecordFile> file,
-      OpenOneRecordFile(job, Patterns(data.files().begin(), data.files().end()),
-                        "data.files"));
+  const auto open = [&](const auto& patterns, const std::string& key)
+      -> StatusOr<std::shared_ptr<const RecordFile>> {
+    SHOAL_ASSIGN_OR_RETURN(
+        const std::vector<std::string> paths,
+        ListFiles(data.root(), Patterns(patterns.begin(), patterns.end()),
+                  key));
+    return OpenOneRecordFile(job, paths, key);
+  };
+  SHOAL_ASSIGN_OR_RETURN(const std::shared_ptr<const RecordFile> file,
+                         open(data.files(), "data.files"));
+  SHOAL_RETURN_IF_ERROR(CheckSameFit(*file, fitted));
   PreparedData result;
   result.schema = file->schema();
   SHOAL_ASSIGN_OR_RETURN(result.fitted, FittedFromJson(file->fitted_json()));
   result.train.path = result.test.path = file->path();
+  result.files = {file->path()};
   SHOAL_RETURN_IF_ERROR(
       SelectRows(data, file->num_rows(), &result.train, &result.test));
   if (data.split().by() == "files") {
-    SHOAL_ASSIGN_OR_RETURN(
-        const std::shared_ptr<const RecordFile> test,
-        OpenOneRecordFile(
-            job, Patterns(data.test_files().begin(), data.test_files().end()),
-            "data.test_files"));
+    SHOAL_ASSIGN_OR_RETURN(const std::shared_ptr<const RecordFile> test,
+                           open(data.test_files(), "data.test_files"));
     if (test->schema() != file->schema() ||
         test->fitted_json() != file->fitted_json()) {
       return InvalidArgumentError(
@@ -462,6 +459,7 @@ StatusOr<PreparedData> UseRecordFiles(const JobSpec& job) {
                  file->path(), "; convert both by one job"));
     }
     result.test.path = test->path();
+    result.files.push_back(test->path());
   }
   SHOAL_RETURN_IF_ERROR(ApplyLimits(data, &result.train, &result.test));
   SHOAL_RETURN_IF_ERROR(CheckNotEmpty(result, data, file->num_rows()));
@@ -514,12 +512,30 @@ StatusOr<PreparedData> Timed(Function prepare) {
   return result;
 }
 
-StatusOr<PreparedData> PredictText(const JobSpec& job, const Patterns& patterns,
+// Files named on a command line start at the working folder; for patterns as in
+// the job file data.root serves too.
+StatusOr<std::vector<std::string>> ListInputs(const JobSpec& job,
+                                              const Patterns& patterns) {
+  std::vector<std::string> files;
+  for (const std::string& pattern : patterns) {
+    StatusOr<std::vector<std::string>> found =
+        ListFiles(".", {pattern}, "--input");
+    if (!found.ok()) {
+      found = ListFiles(job.data().root(), {pattern}, "--input");
+    }
+    if (!found.ok()) {
+      return found.status().WithPrefix("nothing in the working folder either");
+    }
+    files.insert(files.end(), found->begin(), found->end());
+  }
+  return files;
+}
+
+StatusOr<PreparedData> PredictText(const JobSpec& job,
+                                   const std::vector<std::string>& paths,
                                    const std::string& out_folder,
                                    const FittedTransforms& fitted,
                                    int threads) {
-  SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
-                         ListFiles(job.data().root(), patterns, "files"));
   std::vector<InputFile> files;
   for (const std::string& path : paths) {
     files.push_back({path, true});
@@ -539,35 +555,67 @@ StatusOr<PreparedData> PredictText(const JobSpec& job, const Patterns& patterns,
 }
 
 StatusOr<PreparedData> PredictRecords(const JobSpec& job,
-                                      const Patterns& patterns) {
+                                      const std::vector<std::string>& paths,
+                                      const FittedTransforms& fitted) {
   SHOAL_ASSIGN_OR_RETURN(const std::shared_ptr<const RecordFile> file,
-                         OpenOneRecordFile(job, patterns, "files"));
+                         OpenOneRecordFile(job, paths, "--input"));
+  SHOAL_RETURN_IF_ERROR(CheckSameFit(*file, &fitted));
   PreparedData result;
   result.schema = file->schema();
   SHOAL_ASSIGN_OR_RETURN(result.fitted, FittedFromJson(file->fitted_json()));
+  result.files = paths;
   result.test.path = file->path();
   result.test.num_rows = file->num_rows();
   return result;
 }
 
+// A record file may be written anew; anything else that has the name is not
+// ours to replace, the more so if it is what is to be converted.
+Status CheckMayWrite(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error) || RecordFile::Open(path).ok()) {
+    return OkStatus();
+  }
+  return FailedPreconditionError(
+      StrCat(path,
+             " is there and is no record file; remove it, or choose another "
+             "name"));
+}
+
+// "flights.test.shoalrec" of "flights.shoalrec".
+std::string TestPathOf(const std::string& out_path) {
+  std::filesystem::path path(out_path);
+  const std::string name =
+      StrCat(path.stem().string(), ".test", path.extension().string());
+  return path.replace_filename(name).string();
+}
+
 StatusOr<PreparedData> Convert(const JobSpec& job, const std::string& out_path,
-                               int threads) {
+                               const FittedTransforms* fitted, int threads) {
   const DataSpec& data = job.data();
-  SHOAL_RETURN_IF_ERROR(CheckSplit(data));
+  const std::string& by = data.split().by();
   if (data.format() == "record") {
     return InvalidArgumentError(
         "data.format is record already; there is nothing to convert");
   }
+  // What these go by is not in the records: a file for each part instead.
+  const std::string test_path =
+      by == "hash" || by == "range" ? TestPathOf(out_path) : "";
+  SHOAL_RETURN_IF_ERROR(CheckMayWrite(out_path));
+  if (!test_path.empty()) {
+    SHOAL_RETURN_IF_ERROR(CheckMayWrite(test_path));
+  }
   SHOAL_ASSIGN_OR_RETURN(std::vector<InputFile> files, InputFiles(data));
   Preparation work(job, false, true, threads);
   SHOAL_RETURN_IF_ERROR(work.Init(std::move(files)));
-  SHOAL_RETURN_IF_ERROR(work.Fit(nullptr));
-  SHOAL_RETURN_IF_ERROR(work.Write(out_path, "", true));
+  SHOAL_RETURN_IF_ERROR(work.Fit(fitted));
+  SHOAL_RETURN_IF_ERROR(work.Write(out_path, test_path, true));
   PreparedData& result = work.result();
-  result.train.path = result.test.path = out_path;
+  result.train.path = out_path;
+  result.test.path = test_path.empty() ? out_path : test_path;
   result.train.num_rows = work.num_train();
   result.test.num_rows = work.num_test();
-  if (data.split().by() == "tail") {
+  if (by == "tail") {
     const int64_t rows = work.num_train() + work.num_test();
     result.test.num_rows = std::min(rows, data.split().test_rows());
     result.train.num_rows = rows - result.test.num_rows;
@@ -581,28 +629,30 @@ StatusOr<PreparedData> Prepare(const JobSpec& job,
                                const std::string& out_folder,
                                const FittedTransforms* fitted, int threads) {
   return Timed([&]() -> StatusOr<PreparedData> {
-    SHOAL_RETURN_IF_ERROR(CheckSplit(job.data()));
     return job.data().format() == "record"
-               ? UseRecordFiles(job)
+               ? UseRecordFiles(job, fitted)
                : PrepareText(job, out_folder, fitted, threads);
   });
 }
 
 StatusOr<PreparedData> PrepareForPrediction(
-    const JobSpec& job, const std::vector<std::string>& files,
+    const JobSpec& job, const std::vector<std::string>& patterns,
     const std::string& out_folder, const FittedTransforms& fitted,
     int threads) {
   return Timed([&]() -> StatusOr<PreparedData> {
+    SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> files,
+                           ListInputs(job, patterns));
     return job.data().format() == "record"
-               ? PredictRecords(job, files)
+               ? PredictRecords(job, files, fitted)
                : PredictText(job, files, out_folder, fitted, threads);
   });
 }
 
 StatusOr<PreparedData> ConvertToRecord(const JobSpec& job,
                                        const std::string& out_path,
+                                       const FittedTransforms* fitted,
                                        int threads) {
-  return Timed([&] { return Convert(job, out_path, threads); });
+  return Timed([&] { return Convert(job, out_path, fitted, threads); });
 }
 
 }  // namespace shoal::worker

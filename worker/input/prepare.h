@@ -24,12 +24,15 @@ struct PreparedPart {
 struct PreparedData {
   PreparedPart train;
   PreparedPart test;
+  std::vector<std::string> files;  // that were read
   RecordSchema schema;
   FittedTransforms fitted;  // FittedToJson() goes into checkpoints
   double label_mean = 0;    // of the training part
   int64_t bad_rows = 0;     // left out
   std::vector<std::string> bad_row_samples;  // the first ones, as messages
-  double seconds = 0;                        // wall time it took
+  // From 0, over all rows that were read and kept by the filter; rising.
+  std::vector<int64_t> bad_row_numbers;
+  double seconds = 0;  // wall time it took
 };
 
 // Reads the job's text files once (twice when something is to be fitted) and
@@ -43,24 +46,29 @@ struct PreparedData {
 // Errors: kNotFound (a pattern matches nothing), kInvalidArgument (a key of
 // the job that can't be, a damaged archive, more bad rows than
 // `data.bad_rows.limit`, no training row), kFailedPrecondition (`fitted` lacks
-// a feature), kResourceExhausted (disk full). Texts name file, line, column.
+// a feature, or a record file was made with another), kResourceExhausted (disk
+// full). Texts name file, line, column.
 StatusOr<PreparedData> Prepare(const JobSpec& job,
                                const std::string& out_folder,
                                const FittedTransforms* fitted, int threads);
 
-// The same for rows to predict: all rows of `files` (patterns as in
-// `data.files`) become `test`, in order, without filter or split. Labels may be
-// missing; those are NaN.
+// The same for rows to predict: all rows of the files that `patterns` match in
+// the working folder, else in `data.root`, become `test`, in order, without
+// filter or split. Labels may be missing; those are NaN.
 StatusOr<PreparedData> PrepareForPrediction(
-    const JobSpec& job, const std::vector<std::string>& files,
+    const JobSpec& job, const std::vector<std::string>& patterns,
     const std::string& out_folder, const FittedTransforms& fitted, int threads);
 
-// `shoal data convert`: fits on the training part and writes all rows of
-// `data.files`, then of `data.test_files`, in order to one file at `out_path`,
-// which `format: record` reads. Limits are ignored. In the result both parts
-// have that path.
+// `shoal data convert`: fits on the training part, unless `fitted` is there,
+// and writes all rows of `data.files`, then of `data.test_files`, in order to
+// one file at `out_path`, which `format: record` reads. Limits are ignored. A
+// split by hash or range, which needs columns, gives a second file for the test
+// part, "a.test.shoalrec" beside "a.shoalrec". The result has the paths.
+// Errors: as Prepare(); kFailedPrecondition (there is something at `out_path`
+// that is no record file).
 StatusOr<PreparedData> ConvertToRecord(const JobSpec& job,
                                        const std::string& out_path,
+                                       const FittedTransforms* fitted,
                                        int threads);
 
 }  // namespace shoal::worker

@@ -11,6 +11,7 @@ namespace shoal::worker {
 struct BadRow {
   int64_t line = 0;
   std::string reason;
+  bool fatal = false;  // what follows in the file can't be read either
 };
 
 // An element of a list, before its transformations.

@@ -45,7 +45,7 @@ RecordFile::~RecordFile() {
 }
 
 Status RecordFile::Map() {
-  const int fd = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) {
     const std::string text =
         StrCat(path_, ": ", std::generic_category().message(errno));

@@ -60,6 +60,11 @@ class BlockSequence {
 Status ConsumeBlock(const ReadBlock& block, BadRows* bad_rows, bool* stop,
                     FunctionRef<Status(const ReadBlock&, bool*)> consume) {
   for (const BadRow& row : block.raw.bad_rows) {
+    if (row.fatal) {
+      return InvalidArgumentError(
+          StrCat(block.file->path, ":", row.line, ": ", row.reason,
+                 ", so that the rest of the file can't be read"));
+    }
     SHOAL_RETURN_IF_ERROR(
         bad_rows->Add(block.file->path, row.line, row.reason));
   }

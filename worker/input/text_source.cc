@@ -39,7 +39,8 @@ class FileBytes {
   const std::string& path() const { return path_; }
 
   Status Open() {
-    fd_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+    // Not blocking: a pipe would wait for its writer.
+    fd_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd_ < 0) {
       const int error = errno;
       const std::string text =
@@ -47,9 +48,11 @@ class FileBytes {
       return error == ENOENT ? NotFoundError(text) : UnavailableError(text);
     }
     struct stat info = {};
-    if (fstat(fd_, &info) == 0 && S_ISDIR(info.st_mode)) {
+    if (fstat(fd_, &info) == 0 && !S_ISREG(info.st_mode)) {
       return InvalidArgumentError(
-          StrCat(path_, ": is a folder, expected a file"));
+          StrCat(path_, ": is ",
+                 S_ISDIR(info.st_mode) ? "a folder" : "a pipe or device",
+                 ", expected a file; files are read more than once"));
     }
     return OkStatus();
   }

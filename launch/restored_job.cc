@@ -1,0 +1,88 @@
+#include "launch/restored_job.h"
+
+#include <memory>
+#include <utility>
+
+#include "base/strcat.h"
+#include "ps/checkpoint_format.h"
+#include "worker/job.h"
+#include "worker/job.pb.h"
+
+namespace shoal::launch {
+namespace {
+
+constexpr char kFitted[] = "fitted";
+constexpr char kJob[] = "job";
+constexpr char kSchema[] = "schema";
+constexpr char kEarlyStopping[] = "early_stopping";
+
+// Takes `text` of the manifest through `read`, if it is there.
+template <typename T, typename Read>
+Status Take(const ps::Manifest& manifest, const char* text, Read read,
+            std::optional<T>* out) {
+  const auto it = manifest.texts.find(text);
+  if (it == manifest.texts.end()) {
+    return OkStatus();
+  }
+  SHOAL_ASSIGN_OR_RETURN(*out, read(it->second));
+  return OkStatus();
+}
+
+}  // namespace
+
+Status RestoredJob::CheckSchema(const worker::RecordSchema& data) const {
+  if (!schema.has_value()) {
+    return OkStatus();
+  }
+  worker::RecordSchema trained = *schema;
+  trained.labelled = data.labelled;  // Predictions do without.
+  if (trained == data) {
+    return OkStatus();
+  }
+  return FailedPreconditionError(
+      StrCat(folder, ": its model was trained on the features ",
+             worker::SchemaToJson(trained), ", but the data has ",
+             worker::SchemaToJson(data)));
+}
+
+StatusOr<RestoredJob> OpenCheckpoint(Storage& storage, const std::string& path,
+                                     const worker::JobSpec& job) {
+  RestoredJob restored;
+  SHOAL_ASSIGN_OR_RETURN(restored.folder, ps::FindCheckpoint(storage, path));
+  SHOAL_ASSIGN_OR_RETURN(const ps::Manifest manifest,
+                         ps::ReadManifest(storage, restored.folder));
+  restored.step = manifest.step;
+  if (const auto text = manifest.texts.find(kJob);
+      text != manifest.texts.end()) {
+    SHOAL_ASSIGN_OR_RETURN(
+        const std::unique_ptr<worker::JobSpec> then,
+        worker::ParseJob(text->second, StrCat(restored.folder, ": its job"),
+                         {}));
+    SHOAL_RETURN_IF_ERROR(
+        worker::CheckSameModel(*then, job).WithPrefix(restored.folder));
+  }
+  Status status =
+      Take(manifest, kFitted, worker::FittedFromJson, &restored.fitted);
+  if (status.ok()) {
+    status = Take(manifest, kSchema, worker::SchemaFromJson, &restored.schema);
+  }
+  if (!status.ok()) {
+    return status.WithPrefix(restored.folder);
+  }
+  if (const auto text = manifest.texts.find(kEarlyStopping);
+      text != manifest.texts.end()) {
+    restored.early_stopping = text->second;
+  }
+  return restored;
+}
+
+std::map<std::string, std::string> CheckpointTexts(
+    const worker::JobSpec& job, const worker::FittedTransforms& fitted,
+    const worker::RecordSchema& schema, const std::string& early_stopping) {
+  return {{kFitted, worker::FittedToJson(fitted)},
+          {kJob, worker::JobToYaml(job)},
+          {kSchema, worker::SchemaToJson(schema)},
+          {kEarlyStopping, early_stopping}};
+}
+
+}  // namespace shoal::launch

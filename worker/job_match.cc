@@ -1,0 +1,59 @@
+#include <string>
+
+#include <google/protobuf/util/message_differencer.h>
+
+#include "base/strcat.h"
+#include "worker/job.h"
+#include "worker/job.pb.h"
+
+namespace shoal::worker {
+namespace {
+
+// What gives the values of a checkpoint their meaning, of a job; the rest may
+// change from one run to the next.
+JobSpec ModelPart(const JobSpec& job, bool with_columns) {
+  JobSpec part;
+  ModelSpec& model = *part.mutable_model();
+  model = job.model();
+  model.clear_dropout();
+  model.clear_l2_linear();
+  model.clear_l2_embedding();
+  model.clear_l2_dense();
+  model.clear_bias_from_data();
+  part.mutable_dense()->set_kind(job.dense().kind());
+  for (const char* name : {"linear", "embedding"}) {
+    const auto table = job.tables().find(name);
+    const bool own =
+        table != job.tables().end() && table->second.has_optimizer();
+    (*part.mutable_tables())[name].mutable_optimizer()->set_kind(
+        own ? table->second.optimizer().kind() : job.dense().kind());
+  }
+  if (with_columns) {
+    *part.mutable_data()->mutable_features() = job.data().features();
+    part.mutable_data()->set_hash_buckets(job.data().hash_buckets());
+  }
+  return part;
+}
+
+}  // namespace
+
+Status CheckSameModel(const JobSpec& then, const JobSpec& now) {
+  // Record files are compared by what they say of themselves.
+  const bool with_columns =
+      then.data().format() != "record" && now.data().format() != "record";
+  google::protobuf::util::MessageDifferencer differencer;
+  differencer.set_message_field_comparison(
+      google::protobuf::util::MessageDifferencer::EQUIVALENT);
+  std::string differences;
+  differencer.ReportDifferencesToString(&differences);
+  if (differencer.Compare(ModelPart(then, with_columns),
+                          ModelPart(now, with_columns))) {
+    return OkStatus();
+  }
+  return FailedPreconditionError(
+      StrCat("it was written with another model or optimizer (",
+             differences.substr(0, differences.find('\n')),
+             "); use the job file that it was trained with, or train anew"));
+}
+
+}  // namespace shoal::worker
