@@ -31,7 +31,7 @@ data:
   root: "ROOT"
   files: [rows.csv]
   label: label
-  split: {by: none}
+  split: {by: mod, n: 5, test: 4}
   features:
     - {column: user}
     - {column: item}
@@ -43,6 +43,7 @@ tables:
   embedding: {optimizer: {kind: adagrad, learning_rate: 0.1}, init: normal}
 dense: {kind: adam, learning_rate: 0.01}
 train: {epochs: 2, batch_size: 16, max_steps: 50}
+checkpoint: {every_steps: 20}
 )";
 
 class PreparedSimulatedJob : public SimulatedJob {
@@ -64,7 +65,7 @@ class PreparedSimulatedJob : public SimulatedJob {
     options.model = spec_;
     options.plan = worker::MakeClusterPlan(*job_);
     options.train =
-        worker::MakeTrainPlan(*job_, data_.train.num_rows, /*has_test=*/false);
+        worker::MakeTrainPlan(*job_, data_.train.num_rows, /*has_test=*/true);
     options.num_servers = kServers;
     options.shards_per_server = kShards;
     options.num_workers = kWorkers;
@@ -140,8 +141,12 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
   world.AddNode(
       "coordinator",
       [&] {
-        return decorated("coordinator", std::make_unique<ps::Coordinator>(
-                                            job.CoordinatorOptions()));
+        ps::Coordinator::Options options = job.CoordinatorOptions();
+        options.plan.mode = plan.mode;
+        options.plan.staleness = plan.staleness;
+        options.num_workers = plan.workers;
+        return decorated("coordinator",
+                         std::make_unique<ps::Coordinator>(std::move(options)));
       },
       comm::kCoordinator);
   const std::string address = world.address("coordinator");
@@ -167,13 +172,13 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
                        std::make_unique<worker::WorkerNode>(options));
     };
   };
-  for (int i = 0; i < SimulatedJob::kWorkers; ++i) {
+  for (int i = 0; i < plan.workers; ++i) {
     world.AddNode(StrCat("worker ", i), make_worker(i));
   }
   const Time start = world.Now();
   for (int crash = 0; crash < plan.crashes; ++crash) {
-    const auto victim = static_cast<int>(
-        random.Below(static_cast<uint64_t>(SimulatedJob::kWorkers)));
+    const auto victim =
+        static_cast<int>(random.Below(static_cast<uint64_t>(plan.workers)));
     const Time at = start + FromSeconds(0.05 + 1.5 * random.Uniform());
     const Duration pause = FromSeconds(0.02 + 0.4 * random.Uniform());
     world.At(at, [&, victim, pause] {

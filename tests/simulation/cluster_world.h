@@ -14,7 +14,8 @@
 namespace shoal::simulation {
 
 // A real job (its data prepared once, its model real) that a simulated cluster
-// of 3 servers x 2 shards and 3 workers trains for 50 steps.
+// of 3 servers x 2 shards and 3 workers trains for 50 steps, with evaluations
+// and checkpoints on the way.
 class SimulatedJob {
  public:
   static constexpr int kServers = 3;
@@ -35,6 +36,9 @@ using Decorate = std::function<std::unique_ptr<comm::Node>(
 
 struct RunPlan {
   uint64_t seed = 1;
+  ps::Mode mode = ps::Mode::kSync;
+  int64_t staleness = 0;  // bounded
+  int workers = SimulatedJob::kWorkers;
   bool faults = true;           // lost connections, long delays
   int crashes = 2;              // of workers, at times drawn from the seed
   bool crash_a_server = false;  // for good

@@ -87,6 +87,38 @@ TEST_F(SimulationTest, FaultsLeaveTheBitsOfTheUndisturbedRun) {
             << events << " events\n";
 }
 
+// One worker that waits for its pushes leaves no choice of an order: whatever
+// is sent twice is applied once.
+TEST_F(SimulationTest, OutsideSyncEveryPushIsAppliedOnce) {
+  RunPlan plan{.mode = ps::Mode::kBounded, .workers = 1, .crashes = 0};
+  plan.faults = false;
+  const RunResult calm = RunJob(*job, plan);
+  ASSERT_TRUE(calm.status.ok()) << calm.status;
+  plan.faults = true;
+  for (plan.seed = 1; plan.seed <= 50; ++plan.seed) {
+    const RunResult result = RunJob(*job, plan);
+    ASSERT_TRUE(result.status.ok())
+        << "seed " << plan.seed << ": " << result.status;
+    ASSERT_EQ(result.digest, calm.digest) << "seed " << plan.seed;
+  }
+}
+
+TEST_F(SimulationTest, OutsideSyncWorkersNeverWaitForEver) {
+  for (const ps::Mode mode : {ps::Mode::kBounded, ps::Mode::kAsync}) {
+    for (uint64_t seed = 1; seed <= 50; ++seed) {
+      const RunPlan plan{.seed = seed,
+                         .mode = mode,
+                         .staleness = static_cast<int64_t>(seed % 3),
+                         .workers = 2 + static_cast<int>(seed % 4),
+                         .crashes = 0};
+      const RunResult result = RunJob(*job, plan);
+      ASSERT_TRUE(result.status.ok())
+          << "seed " << seed << ": " << result.status;
+      ASSERT_EQ(result.digest.size(), 32U) << "seed " << seed;
+    }
+  }
+}
+
 TEST_F(SimulationTest, SeedReplaysExactly) {
   for (const uint64_t seed : {3U, 17U}) {
     const RunResult once = RunJob(*job, {.seed = seed});
