@@ -191,7 +191,10 @@ Status JobRun::BuildSpec() {
       {"workers", std::to_string(cluster.workers())},
       {"virtual workers", std::to_string(cluster.virtual_workers())},
       {"threads per worker", std::to_string(cluster.threads())},
-      {"transport", job_->transport()}};
+      {"transport", job_->transport()},
+      {"dense variables", job_->consistency().dense() == "allreduce"
+                              ? "on the workers, summed by allreduce"
+                              : "on the servers"}};
   summary_.timings.emplace_back("read and prepare the data",
                                 Seconds(clock_.Now() - begin_));
   return OkStatus();
@@ -234,6 +237,7 @@ ps::Coordinator::Options JobRun::CoordinatorOptions() {
   options.num_servers = job_->cluster().servers();
   options.shards_per_server = job_->cluster().shards();
   options.num_workers = job_->cluster().workers();
+  options.dense_on_workers = job_->consistency().dense() == "allreduce";
   options.job_text = worker::SerializeJob(*job_);
   options.setup = worker::EncodeSetup(data_);
   if (request_.kind == RunRequest::Kind::kTrain) {

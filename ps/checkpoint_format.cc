@@ -444,7 +444,8 @@ class PartsLoader {
       return Missing(StrCat("table '", *missing_tables_.begin(), "'"));
     }
     for (const ManifestPart& part : manifest.parts) {
-      if (part.rows.has_value() && part.rows->Meets(state_.slots)) {
+      if (part.rows.has_value() && !state_.tables.empty() &&
+          part.rows->Meets(state_.slots)) {
         SHOAL_RETURN_IF_ERROR(LoadPart(part));
       }
     }

@@ -101,7 +101,7 @@ Client::Client(Caller& caller, ModelSpec model, ClusterPlan plan,
       layout_(model_),
       shards_(route_.shards.size()) {
   for (size_t s = 0; s < shards_.size(); ++s) {
-    const RouteTable::Shard& shard = route_.shards[s];
+    const RouteTable::Peer& shard = route_.shards[s];
     caller_.AddPeer(shard.endpoint, shard.address, shard.name);
     shards_[s].chunks = layout_.ChunksOf(static_cast<int>(s), route_);
     for (const DenseChunk& chunk : shards_[s].chunks) {

@@ -73,7 +73,7 @@ class Client {
   struct PushPiece {
     int64_t node = 0;                    // of the StepTree
     std::span<const float* const> rows;  // gradients, as in PullRequest
-    const float* dense = nullptr;
+    const float* dense = nullptr;        // read where shards hold dense chunks
   };
   struct PushRequest {
     int64_t step = 0;

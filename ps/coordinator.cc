@@ -223,9 +223,17 @@ void Coordinator::OnAllJoined() {
   context_->CancelTimer(join_timer_);
   route_.version = 1;
   route_.slot_bits = SlotBitsFor(static_cast<int>(shards_.size()));
+  const auto peer = [this](comm::EndpointId id) {
+    const Member& member = members_.at(id);
+    return RouteTable::Peer{id, member.address, member.name};
+  };
   for (const auto& id : shards_) {
-    const Member& member = members_.at(*id);
-    route_.shards.push_back({*id, member.address, member.name});
+    route_.shards.push_back(peer(*id));
+  }
+  if (options_.dense_on_workers) {
+    for (const WorkerState& worker : workers_) {
+      route_.workers.push_back(peer(*worker.endpoint));
+    }
   }
   // Workers too, whose deadline for joining must not cover the time that the
   // shards take to load: they wait for their first order.
@@ -235,7 +243,7 @@ void Coordinator::OnAllJoined() {
   if (options_.restore_folder.empty()) {
     OnReady();
   } else {
-    LoadShards();
+    LoadHolders();
   }
 }
 
@@ -256,11 +264,11 @@ void Coordinator::AnswerJoin(const WaitingMessage& waiting) {
   if (member.is_worker) {
     // In sync each runs its part of every step, otherwise whole steps.
     const bool parts = options_.plan.mode == Mode::kSync;
-    const int64_t v = options_.plan.virtual_workers;
-    const int64_t w = parts ? options_.num_workers : 1;
-    const int64_t i = parts ? member.index : 0;
-    reply.set_virtual_begin(static_cast<int>(i * v / w));
-    reply.set_virtual_end(static_cast<int>((i + 1) * v / w));
+    const auto [begin, end] =
+        VirtualRange(options_.plan, parts ? member.index : 0,
+                     parts ? options_.num_workers : 1);
+    reply.set_virtual_begin(begin);
+    reply.set_virtual_end(end);
   }
   frames.push_back(Encode(reply));
   if (member.is_worker) {
@@ -269,17 +277,21 @@ void Coordinator::AnswerJoin(const WaitingMessage& waiting) {
   Reply(waiting.from, MakeReply(waiting.message, std::move(frames)));
 }
 
-void Coordinator::LoadShards() {
+// Shards, and workers that hold dense variables, take what is theirs.
+void Coordinator::LoadHolders() {
   wire::Load load;
   load.set_folder(options_.restore_folder);
   load.set_step(options_.restore_step);
-  calls_under_way_ = static_cast<int64_t>(route_.shards.size());
-  for (const RouteTable::Shard& shard : route_.shards) {
+  std::vector<RouteTable::Peer> holders = route_.shards;
+  holders.insert(holders.end(), route_.workers.begin(), route_.workers.end());
+  calls_under_way_ = static_cast<int64_t>(holders.size());
+  for (const RouteTable::Peer& holder : holders) {
     caller_->Start(
-        shard.endpoint, comm::Lane::kBulk, static_cast<uint16_t>(Method::kLoad),
+        holder.endpoint, comm::Lane::kBulk,
+        static_cast<uint16_t>(Method::kLoad),
         StrCat("its part of ", options_.restore_folder), kStorageWithin,
         {Encode(load)},
-        [this, name = shard.name](StatusOr<comm::Message> reply) {
+        [this, name = holder.name](StatusOr<comm::Message> reply) {
           if (!reply.ok()) {
             Abort(reply.status().WithPrefix(StrCat("restore on ", name)));
           } else if (--calls_under_way_ == 0 && !ending_) {
@@ -457,19 +469,24 @@ void Coordinator::SaveCheckpoint() {
     return;
   }
   saved_here_ = true;
-  parts_.assign(shards_.size(), {});
-  calls_under_way_ = static_cast<int64_t>(shards_.size());
-  for (size_t i = 0; i < route_.shards.size(); ++i) {
-    const RouteTable::Shard& shard = route_.shards[i];
+  std::vector<RouteTable::Peer> writers = route_.shards;
+  if (route_.dense_on_workers()) {
+    writers.push_back(route_.workers.front());  // All have the same.
+  }
+  parts_.assign(writers.size(), {});
+  calls_under_way_ = static_cast<int64_t>(writers.size());
+  for (size_t i = 0; i < writers.size(); ++i) {
+    const RouteTable::Peer& writer = writers[i];
     wire::Save save;
     save.set_folder(StepFolder(position_));
     save.set_name(StrCat("part-", i));
     save.set_step(position_);
     caller_->Start(
-        shard.endpoint, comm::Lane::kBulk, static_cast<uint16_t>(Method::kSave),
+        writer.endpoint, comm::Lane::kBulk,
+        static_cast<uint16_t>(Method::kSave),
         StrCat("its part of the checkpoint of step ", position_),
         kStorageWithin, {Encode(save)},
-        [this, i, name = shard.name](StatusOr<comm::Message> reply) {
+        [this, i, name = writer.name](StatusOr<comm::Message> reply) {
           wire::SaveReply saved;
           Status status = reply.status();
           if (reply.ok()) {
@@ -557,7 +574,7 @@ void Coordinator::FinishShards() {
     }
   }
   calls_under_way_ = static_cast<int64_t>(shards_.size());
-  for (const RouteTable::Shard& shard : route_.shards) {
+  for (const RouteTable::Peer& shard : route_.shards) {
     caller_->Start(shard.endpoint, comm::Lane::kUrgent,
                    static_cast<uint16_t>(Method::kFinish), "its end",
                    options_.plan.timeout, {Encode(wire::Finish())},
@@ -730,7 +747,7 @@ void Coordinator::OnPeerDown(comm::EndpointId peer, const Status& why) {
   }
   const Time since = context_->Now();
   it->second.suspect_since = since;
-  context_->SetTimer(since + std::max(kGrace, options_.replace_within),
+  context_->SetTimer(since + std::max(kGrace, ReplaceWithin()),
                      [this, peer, why, since] {
                        const auto member = members_.find(peer);
                        if (member != members_.end() && member->second.suspect &&
@@ -738,6 +755,11 @@ void Coordinator::OnPeerDown(comm::EndpointId peer, const Status& why) {
                          Lost(peer, why);
                        }
                      });
+}
+
+// A collective does not outlive a member.
+Duration Coordinator::ReplaceWithin() const {
+  return options_.dense_on_workers ? Duration::zero() : options_.replace_within;
 }
 
 void Coordinator::Lost(comm::EndpointId peer, const Status& why) {

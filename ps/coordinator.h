@@ -56,6 +56,9 @@ class Coordinator : public comm::Node {
     int num_servers = 1;
     int shards_per_server = 1;
     int num_workers = 1;
+    // Workers hold the dense variables and reduce their gradients by a
+    // collective; `sync` only. A lost worker is not replaced then.
+    bool dense_on_workers = false;
     std::string job_text;  // handed to every member
     Buffer setup;          // handed to workers, opaque here
     // Checkpoints are folders `step-N` in here; empty: none are written.
@@ -121,7 +124,7 @@ class Coordinator : public comm::Node {
   Status Admit(comm::EndpointId from, const comm::Message& message);
   void AnswerJoin(const WaitingMessage& waiting);
   void OnAllJoined();
-  void LoadShards();
+  void LoadHolders();
   void OnReady();
   std::string MissingMembers() const;
 
@@ -156,6 +159,7 @@ class Coordinator : public comm::Node {
   const Member* FindMember(comm::EndpointId id) const;
   void Reply(comm::EndpointId to, comm::Message reply);
   std::string StepFolder(int64_t step) const;
+  Duration ReplaceWithin() const;
 
   Options options_;
   comm::NodeContext* context_ = nullptr;
@@ -176,7 +180,7 @@ class Coordinator : public comm::Node {
   bool stop_early_ = false;
   bool saved_here_ = false;
   std::unordered_map<comm::EndpointId, WaitingMessage> prepared_;
-  // Of the checkpoint being written, per shard.
+  // Of the checkpoint being written, per file writer.
   std::vector<std::vector<std::string>> parts_;
   Status save_status_;  // the first failure
   int64_t calls_under_way_ = 0;

@@ -22,7 +22,7 @@ std::vector<DenseChunk> DenseLayout::ChunksOf(int shard,
                                               const RouteTable& route) const {
   std::vector<DenseChunk> own;
   const int64_t num_slots = int64_t{1} << route.slot_bits;
-  for (size_t c = 0; c < chunks_.size(); ++c) {
+  for (size_t c = 0; c < chunks_.size() && !route.dense_on_workers(); ++c) {
     if (route.ShardOfSlot(static_cast<int64_t>(c) % num_slots) == shard) {
       own.push_back(chunks_[c]);
     }

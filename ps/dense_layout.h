@@ -33,7 +33,7 @@ class DenseLayout {
   }
   const std::vector<DenseChunk>& chunks() const { return chunks_; }
 
-  // The chunks that a shard owns, in order.
+  // The chunks that a shard owns, in order; none where workers hold them.
   std::vector<DenseChunk> ChunksOf(int shard, const RouteTable& route) const;
 
  private:

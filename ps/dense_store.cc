@@ -47,15 +47,35 @@ void DenseStore::Apply(std::span<const float> gradients,
   SHOAL_CHECK(static_cast<int64_t>(gradients.size()) == num_elements_);
   const float* from = gradients.data();
   for (size_t c = 0; c < chunks_.size(); ++c) {
-    float* row = rows_[c].data();
-    optimizer_->Apply({.rows = &row,
-                       .gradients = from,
-                       .num_rows = 1,
-                       .dim = chunks_[c].count,
-                       .learning_rate_factor = learning_rate_factor});
+    ApplyChunk(c, from, learning_rate_factor);
     from += chunks_[c].count;
   }
   snapshot_ = Buffer();
+}
+
+void DenseStore::ApplyFlat(const float* gradients,
+                           double learning_rate_factor) {
+  for (size_t c = 0; c < chunks_.size(); ++c) {
+    ApplyChunk(c, gradients + chunks_[c].offset, learning_rate_factor);
+  }
+  snapshot_ = Buffer();
+}
+
+void DenseStore::ApplyChunk(size_t chunk, const float* gradients,
+                            double factor) {
+  float* row = rows_[chunk].data();
+  optimizer_->Apply({.rows = &row,
+                     .gradients = gradients,
+                     .num_rows = 1,
+                     .dim = chunks_[chunk].count,
+                     .learning_rate_factor = factor});
+}
+
+void DenseStore::CopyFlat(float* values) const {
+  for (size_t c = 0; c < chunks_.size(); ++c) {
+    const auto from = this->values(c);
+    std::copy(from.begin(), from.end(), values + chunks_[c].offset);
+  }
 }
 
 std::span<const float> DenseStore::values(size_t chunk) const {

@@ -16,7 +16,7 @@ namespace shoal::ps {
 
 // The chunks of dense variables that a shard holds. Each is values and then
 // optimizer state, as a row of a table. First values are a function of (seed,
-// variable, element). Belongs to its shard's thread.
+// variable, element). Belongs to the thread of its shard, or worker.
 class DenseStore {
  public:
   // Errors: those of CreateOptimizer().
@@ -34,6 +34,11 @@ class DenseStore {
   // `gradients` has num_elements().
   void Apply(std::span<const float> gradients, double learning_rate_factor);
 
+  // The same with gradients, and values, as DenseLayout lays them out:
+  // [size()].
+  void ApplyFlat(const float* gradients, double learning_rate_factor);
+  void CopyFlat(float* values) const;
+
   std::span<const float> values(size_t chunk) const;
   std::span<const float> state(size_t chunk) const;
   void Load(size_t chunk, std::span<const float> values,
@@ -41,6 +46,7 @@ class DenseStore {
 
  private:
   DenseStore() = default;
+  void ApplyChunk(size_t chunk, const float* gradients, double factor);
 
   std::vector<DenseChunk> chunks_;
   int64_t num_elements_ = 0;

@@ -71,6 +71,36 @@ TEST(DenseStoreTest, EachChunkIsUpdatedByItsPartOfTheGradients) {
   }
 }
 
+TEST(DenseStoreTest, FlatGradientsAndValuesLieAsTheLayoutSays) {
+  const ModelSpec model = DenseModel("adam");
+  const DenseLayout layout(model);
+  ASSERT_GT(layout.size(), 40007) << "variables are aligned";
+  const auto packed = MakeStore(model, layout.chunks());
+  const auto flat = MakeStore(model, layout.chunks());
+  std::vector<float> gradients;
+  std::vector<float> at(static_cast<size_t>(layout.size()), -1.0F);
+  for (const DenseChunk& chunk : layout.chunks()) {
+    for (int64_t i = 0; i < chunk.count; ++i) {
+      gradients.push_back(static_cast<float>(gradients.size() % 89) / 89);
+      at[static_cast<size_t>(chunk.offset + i)] = gradients.back();
+    }
+  }
+  std::vector<float> values(at.size(), 7.0F);
+  for (int step = 0; step < 3; ++step) {
+    packed->Apply(gradients, 0.5);
+    flat->ApplyFlat(at.data(), 0.5);
+  }
+  flat->CopyFlat(values.data());
+  EXPECT_EQ(packed->Snapshot().text(), flat->Snapshot().text());
+  const Buffer snapshot = packed->Snapshot();
+  const float* from = snapshot.As<float>().data();
+  for (const DenseChunk& chunk : layout.chunks()) {
+    EXPECT_EQ(0, std::memcmp(values.data() + chunk.offset, from,
+                             static_cast<size_t>(chunk.count) * 4));
+    from += chunk.count;
+  }
+}
+
 TEST(DenseStoreTest, SnapshotStaysAsItWasWhenTaken) {
   const ModelSpec model = DenseModel("sgd");
   const auto store = MakeStore(model, DenseLayout(model).chunks());

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/time.h"
@@ -63,17 +64,31 @@ struct ClusterPlan {
   Duration timeout = std::chrono::seconds(20);
 };
 
+// The virtual workers [begin, end) of worker `index` of `num_workers` in
+// `sync`, where each runs its part of every step.
+inline std::pair<int, int> VirtualRange(const ClusterPlan& plan, int index,
+                                        int num_workers) {
+  const int64_t v = plan.virtual_workers;
+  return {static_cast<int>(index * v / num_workers),
+          static_cast<int>((index + 1) * v / num_workers)};
+}
+
 // Which shard owns a slot, and where it is. Slots are dealt round-robin, so
 // that neighbouring slots (the chunks of one variable) lie on different shards.
 struct RouteTable {
-  struct Shard {
+  struct Peer {
     comm::EndpointId endpoint;
     std::string address;
     std::string name;  // "server 1 shard 0"
   };
   uint64_t version = 0;
   int slot_bits = 10;
-  std::vector<Shard> shards;
+  std::vector<Peer> shards;
+  // If there are any, each holds all dense variables instead of the shards, and
+  // their gradients are summed by a collective of these.
+  std::vector<Peer> workers;
+
+  bool dense_on_workers() const { return !workers.empty(); }
 
   int ShardOfSlot(int64_t slot) const {
     return static_cast<int>(slot % static_cast<int64_t>(shards.size()));

@@ -16,14 +16,6 @@ namespace {
 // What a message may hold, with room for its head.
 constexpr int64_t kReplyBytesMax = comm::kMessageBytesMax - 4096;
 
-// A full or broken disk is not a busy peer: the caller must not ask again and
-// again for what storage has refused.
-Status Final(const Status& status) {
-  return status.code() == StatusCode::kDataLoss
-             ? status
-             : FailedPreconditionError(status.message());
-}
-
 }  // namespace
 
 Shard::Shard(const Options& options) : options_(options) {}

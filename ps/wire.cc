@@ -1,5 +1,7 @@
 #include "ps/wire.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/strcat.h"
@@ -78,6 +80,12 @@ Status Decode(const comm::Message& message,
   return OkStatus();
 }
 
+Status Final(const Status& status) {
+  return status.code() == StatusCode::kDataLoss
+             ? status
+             : FailedPreconditionError(status.message());
+}
+
 Status FromWire(const wire::Abort& in) {
   // Compared before it is narrowed, which could make it OK.
   const bool is_error = in.code() > static_cast<int>(StatusCode::kOk) &&
@@ -123,11 +131,16 @@ void ToWire(const ClusterPlan& plan, wire::Plan& out) {
 void ToWire(const RouteTable& route, wire::Route& out) {
   out.set_version(route.version);
   out.set_slot_bits(route.slot_bits);
-  for (const RouteTable::Shard& shard : route.shards) {
-    wire::Route::Shard& s = *out.add_shards();
-    s.set_endpoint(shard.endpoint.value);
-    s.set_address(shard.address);
-    s.set_name(shard.name);
+  const auto add = [](const RouteTable::Peer& peer, wire::Route::Peer& p) {
+    p.set_endpoint(peer.endpoint.value);
+    p.set_address(peer.address);
+    p.set_name(peer.name);
+  };
+  for (const RouteTable::Peer& shard : route.shards) {
+    add(shard, *out.add_shards());
+  }
+  for (const RouteTable::Peer& worker : route.workers) {
+    add(worker, *out.add_workers());
   }
 }
 
@@ -195,10 +208,14 @@ StatusOr<RouteTable> FromWire(const wire::Route& in) {
   RouteTable out;
   out.version = in.version();
   out.slot_bits = in.slot_bits();
-  for (const wire::Route::Shard& shard : in.shards()) {
-    out.shards.push_back(
-        {comm::EndpointId{shard.endpoint()}, shard.address(), shard.name()});
-  }
+  const auto read = [](const wire::Route::Peer& peer) {
+    return RouteTable::Peer{comm::EndpointId{peer.endpoint()}, peer.address(),
+                            peer.name()};
+  };
+  std::transform(in.shards().begin(), in.shards().end(),
+                 std::back_inserter(out.shards), read);
+  std::transform(in.workers().begin(), in.workers().end(),
+                 std::back_inserter(out.workers), read);
   return out;
 }
 

@@ -200,6 +200,24 @@ Problem CheckCluster(const JobSpec& job) {
   return std::nullopt;
 }
 
+Problem CheckConsistency(const ConsistencySpec& consistency) {
+  const std::string& mode = consistency.mode();
+  const std::string& dense = consistency.dense();
+  if (dense == "allreduce" && mode != "sync") {
+    return JobProblem{"consistency.dense",
+                      StrCat("allreduce sums the gradients of one step of all "
+                             "workers, which mode ",
+                             mode, " does not have; set the mode to sync")};
+  }
+  if (!dense.empty() && dense != "allreduce" && dense != mode) {
+    return JobProblem{"consistency.dense",
+                      StrCat(dense, " with consistency.mode ", mode,
+                             " is not there yet; give both the same, or "
+                             "leave it out")};
+  }
+  return std::nullopt;
+}
+
 bool HasColumns(const DataSpec& data) {
   return data.format() == "csv" ||
          (data.format() == "criteo" && data.features_size() > 0);
@@ -540,6 +558,10 @@ std::optional<JobProblem> FindJobProblem(const JobSpec& job) {
     return problem;
   }
   if (Problem problem = CheckCluster(job); problem.has_value()) {
+    return problem;
+  }
+  if (Problem problem = CheckConsistency(job.consistency());
+      problem.has_value()) {
     return problem;
   }
   if (Problem problem = CheckData(job.data()); problem.has_value()) {

@@ -309,6 +309,10 @@ TEST(JobRulesTest, BrokenRulesNameKeyAndWhatToDo) {
   const std::vector<RuleCase> cases = {
       {{"cluster.workers=5"}, "cluster.virtual_workers: 4 is less than"},
       {{"train.batch_size=3"}, "train.batch_size: 3 is less than"},
+      {{"consistency={mode: async, dense: allreduce}"},
+       "consistency.dense: allreduce sums the gradients of one step"},
+      {{"consistency={mode: async, dense: sync}"},
+       "consistency.dense: sync with consistency.mode async is not there"},
       {{"data.files=[]"}, "data.files: it must name"},
       {{"data.label=''"}, "data.label: format csv needs it"},
       {{"data.features=[]"}, "data.features: format csv needs it"},
@@ -398,6 +402,8 @@ TEST(JobRulesTest, AllowedNeighboursOfBrokenRulesPass) {
   const std::vector<std::vector<std::string>> cases = {
       {"cluster.workers=4"},
       {"train.batch_size=4"},
+      {"consistency.dense=allreduce"},
+      {"consistency={mode: async, dense: async}"},
       {"data.csv.delimiter=\"\\t\""},
       {"data.csv.delimiter=;"},
       {"data.csv.header=false", "data.csv.columns=[origin, late]"},

@@ -43,6 +43,7 @@ struct WorkerNode::Unit {
   std::vector<float*> row_pointers;
   std::vector<Gradients> pieces;  // one per node of the cover
   std::vector<int64_t> nodes;
+  int sends = 0;  // under way: to the shards, to the other workers
   double loss_sum = 0;
   Status status;
 };
@@ -83,6 +84,10 @@ void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
     return;
   }
   joined_ = *std::move(joined);
+  if (const Status opened = OpenReplica(); !opened.ok()) {
+    Fail(opened);
+    return;
+  }
   context_->StartCompute(
       kComputeLane, [this] { job_ = options_.open(joined_); },
       [this] {
@@ -100,14 +105,115 @@ void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
 void WorkerNode::OnMessage(comm::EndpointId from, comm::Message message) {
   if (message.header.kind == comm::MessageKind::kReply) {
     caller_->OnReply(from, std::move(message));
+    return;
+  }
+  if (message.header.method == comm::kCollectiveMethod) {
+    if (replica_ != nullptr) {
+      replica_->OnMessage(from, message);
+    } else if (joined_.num_workers == 0) {
+      early_.emplace_back(from, std::move(message));
+    }
+    return;
+  }
+  if (member_->OnMessage(from, message) ||
+      message.header.kind != comm::MessageKind::kRequest) {
+    return;
+  }
+  const auto method = static_cast<ps::Method>(message.header.method);
+  if (from == options_.coordinator && replica_ != nullptr &&
+      method == ps::Method::kSave) {
+    OnSave(from, std::move(message));
+  } else if (from == options_.coordinator && replica_ != nullptr &&
+             method == ps::Method::kLoad) {
+    OnLoad(from, std::move(message));
   } else {
-    member_->OnMessage(from, message);
+    (void)context_->Send(
+        from, comm::Lane::kUrgent,
+        comm::MakeErrorReply(
+            message, InvalidArgumentError(StrCat("this worker has no method ",
+                                                 message.header.method))));
   }
 }
 
 void WorkerNode::OnPeerDown(comm::EndpointId peer, const Status& why) {
   caller_->OnPeerDown(peer, why);
   member_->OnPeerDown(peer);
+  if (replica_ != nullptr) {
+    replica_->OnPeerDown(peer, why);
+  }
+}
+
+void WorkerNode::OnSendable(comm::EndpointId peer) {
+  if (replica_ != nullptr) {
+    replica_->OnSendable(peer);
+  }
+}
+
+// --- Dense variables of its own --------------------------------------------
+
+Status WorkerNode::OpenReplica() {
+  if (joined_.route.dense_on_workers()) {
+    SHOAL_ASSIGN_OR_RETURN(replica_, DenseReplica::Create(*context_, joined_));
+    for (auto& [from, message] : early_) {
+      replica_->OnMessage(from, message);
+    }
+  }
+  early_.clear();
+  return OkStatus();
+}
+
+// The coordinator asks for both when nothing else goes on.
+void WorkerNode::OnSave(comm::EndpointId from, comm::Message request) {
+  ps::wire::Save save;
+  Status status = ps::Decode(request, save);
+  if (status.ok() && save.step() != replica_->step()) {
+    status = FailedPreconditionError(StrCat("save: is for step ", save.step(),
+                                            ", but this worker is at ",
+                                            replica_->step()));
+  }
+  if (!status.ok()) {
+    (void)context_->Send(from, comm::Lane::kUrgent,
+                         comm::MakeErrorReply(request, status));
+    return;
+  }
+  auto parts = std::make_shared<std::vector<std::string>>();
+  context_->StartStorage(
+      [this, save, parts](Storage& storage) -> StatusOr<Buffer> {
+        SHOAL_ASSIGN_OR_RETURN(
+            *parts, replica_->Save(storage, save.folder(), save.name()));
+        return Buffer();
+      },
+      [this, from, request, parts](const StatusOr<Buffer>& done) {
+        ps::wire::SaveReply reply;
+        reply.mutable_parts()->Assign(parts->begin(), parts->end());
+        (void)context_->Send(
+            from, comm::Lane::kUrgent,
+            done.ok()
+                ? comm::MakeReply(request, {ps::Encode(reply)})
+                : comm::MakeErrorReply(request, ps::Final(done.status())));
+      });
+}
+
+void WorkerNode::OnLoad(comm::EndpointId from, comm::Message request) {
+  ps::wire::Load load;
+  if (const Status status = ps::Decode(request, load); !status.ok()) {
+    (void)context_->Send(from, comm::Lane::kUrgent,
+                         comm::MakeErrorReply(request, status));
+    return;
+  }
+  context_->StartStorage(
+      [this, load](Storage& storage) -> StatusOr<Buffer> {
+        SHOAL_RETURN_IF_ERROR(
+            replica_->Load(storage, load.folder(), load.step()));
+        return Buffer();
+      },
+      [this, from, request](const StatusOr<Buffer>& done) {
+        (void)context_->Send(
+            from, comm::Lane::kUrgent,
+            done.ok()
+                ? comm::MakeReply(request, {})
+                : comm::MakeErrorReply(request, ps::Final(done.status())));
+      });
 }
 
 // --- Orders ----------------------------------------------------------------
@@ -167,6 +273,13 @@ void WorkerNode::OnOrder(const comm::Message& reply) {
 }
 
 void WorkerNode::BeginOrder() {
+  if (order_.kind == OrderKind::kTrain && replica_ != nullptr &&
+      replica_->step() != order_.from) {
+    Fail(InternalError(StrCat("the order begins at step ", order_.from,
+                              ", but this worker's dense variables are at ",
+                              replica_->step())));
+    return;
+  }
   if (std::exchange(restarting_, false) && order_.from <= aborted_step_) {
     Fail(InternalError(StrCat("the servers are past step ", aborted_step_,
                               ", but the coordinator is not")));
@@ -226,8 +339,7 @@ void WorkerNode::Advance() {
     return;
   }
   for (const auto& unit : units_) {
-    if (unit->state == Unit::State::kPulled && !computing_ &&
-        unit->number == computed_until_) {
+    if (unit->state == Unit::State::kPulled && MayCompute(*unit)) {
       StartCompute(unit);
     }
   }
@@ -278,6 +390,13 @@ bool WorkerNode::MayPull(const Unit& unit) const {
   return near;
 }
 
+bool WorkerNode::MayCompute(const Unit& unit) const {
+  // Pulls wait for their step at the shards; a replica is waited for here.
+  return !computing_ && unit.number == computed_until_ &&
+         (replica_ == nullptr || order_.kind != OrderKind::kTrain ||
+          replica_->step() == unit.number);
+}
+
 void WorkerNode::StartFill(Unit& unit) {
   filling_ = true;
   unit.state = Unit::State::kFilling;
@@ -324,13 +443,15 @@ void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
       unit.row_pointers[t] = unit.rows[t].data();
     }
   }
-  unit.dense.resize(static_cast<size_t>(client_->layout().size()));
+  if (replica_ == nullptr) {
+    unit.dense.resize(static_cast<size_t>(client_->layout().size()));
+  }
   const Time start = context_->Now();
   client_->Pull(
       {.step = order_.kind == OrderKind::kTrain ? unit.number : order_.until,
        .groups = unit.input.groups,
        .rows = unit.row_pointers,
-       .dense = unit.dense.data(),
+       .dense = replica_ == nullptr ? unit.dense.data() : nullptr,
        .owner = owner},
       [this, &unit, start](const Status& status) {
         RecordTrace("pull", unit.number, start, context_->Now());
@@ -382,10 +503,14 @@ void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
       });
 }
 
+PulledValues WorkerNode::ValuesOf(const Unit& unit) const {
+  return {.dense = replica_ == nullptr ? unit.dense.data() : replica_->values(),
+          .rows = unit.row_pointers,
+          .groups = unit.input.groups};
+}
+
 void WorkerNode::Compute(Unit& unit) {
-  const PulledValues values{.dense = unit.dense.data(),
-                            .rows = unit.row_pointers,
-                            .groups = unit.input.groups};
+  const PulledValues values = ValuesOf(unit);
   if (order_.kind == OrderKind::kEvaluate) {
     const Batch& batch = unit.input.shares[0].batch;
     unit.status = job_->runner->Score(unit.input.shares[0], values, scores_);
@@ -406,9 +531,7 @@ Status WorkerNode::SumNode(Unit& unit, int64_t node, Gradients& out,
                            size_t depth) {
   const auto [begin, end] = tree_->Range(node);
   if (node == tree_->Leaf(begin)) {
-    const PulledValues values{.dense = unit.dense.data(),
-                              .rows = unit.row_pointers,
-                              .groups = unit.input.groups};
+    const PulledValues values = ValuesOf(unit);
     SHOAL_ASSIGN_OR_RETURN(
         const double loss,
         job_->runner->Train(
@@ -458,23 +581,39 @@ void WorkerNode::StartPush(const std::shared_ptr<Unit>& owner) {
                       .rows = rows[i],
                       .dense = unit.pieces[i].dense.data()});
   }
+  const double factor = job_->learning_rate_factor(unit.number);
+  unit.sends = replica_ == nullptr ? 1 : 2;
+  client_->Push({.step = unit.number,
+                 .learning_rate_factor = factor,
+                 .groups = unit.input.groups,
+                 .pieces = pieces,
+                 .owner = owner},
+                SendDone(owner, "push"));
+  if (replica_ != nullptr) {
+    std::vector<const float*> terms;
+    for (const Gradients& piece : unit.pieces) {
+      terms.push_back(piece.dense.data());
+    }
+    replica_->Apply(terms, factor, SendDone(owner, "allreduce"));
+  }
+}
+
+// The unit stays until what it sends has arrived.
+ps::Client::Done WorkerNode::SendDone(const std::shared_ptr<Unit>& owner,
+                                      const char* what) {
   const Time start = context_->Now();
-  client_->Push(
-      {.step = unit.number,
-       .learning_rate_factor = job_->learning_rate_factor(unit.number),
-       .groups = unit.input.groups,
-       .pieces = pieces,
-       .owner = owner},
-      [this, owner, start](const Status& status) {
-        Unit& unit = *owner;
-        RecordTrace("push", unit.number, start, context_->Now());
-        if (!status.ok()) {
-          Fail(status);
-          return;
-        }
-        OnUnitDone(unit);
-        Advance();
-      });
+  return [this, owner, what, start](const Status& status) {
+    Unit& unit = *owner;
+    RecordTrace(what, unit.number, start, context_->Now());
+    if (!status.ok()) {
+      Fail(status);
+      return;
+    }
+    if (--unit.sends == 0) {
+      OnUnitDone(unit);
+    }
+    Advance();
+  };
 }
 
 void WorkerNode::OnUnitDone(Unit& unit) {

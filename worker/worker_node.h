@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/step_tree.h"
@@ -13,6 +14,7 @@
 #include "ps/caller.h"
 #include "ps/client.h"
 #include "ps/member.h"
+#include "worker/dense_replica.h"
 #include "worker/model_runner.h"
 #include "worker/step_input.h"
 
@@ -49,6 +51,7 @@ class WorkerNode : public comm::Node {
   void OnStart(comm::NodeContext& context) override;
   void OnMessage(comm::EndpointId from, comm::Message message) override;
   void OnPeerDown(comm::EndpointId peer, const Status& why) override;
+  void OnSendable(comm::EndpointId peer) override;
 
  private:
   enum class OrderKind : uint8_t { kTrain, kEvaluate, kStop };
@@ -65,6 +68,10 @@ class WorkerNode : public comm::Node {
   struct UnitPool;
 
   void OnJoined(StatusOr<ps::JoinResult> joined);
+  // Of a worker that holds the dense variables.
+  Status OpenReplica();
+  void OnSave(comm::EndpointId from, comm::Message request);
+  void OnLoad(comm::EndpointId from, comm::Message request);
   void AskOrder();
   void OnOrder(const comm::Message& reply);
   void BeginOrder();
@@ -72,12 +79,16 @@ class WorkerNode : public comm::Node {
   // Starts whatever may start; called after every event.
   void Advance();
   bool MayPull(const Unit& unit) const;
+  bool MayCompute(const Unit& unit) const;
+  ps::Client::Done SendDone(const std::shared_ptr<Unit>& owner,
+                            const char* what);
   std::shared_ptr<Unit> NewUnit();
   void StartFill(Unit& unit);
   void StartPull(const std::shared_ptr<Unit>& unit);
   void StartCompute(const std::shared_ptr<Unit>& unit);
   void StartPush(const std::shared_ptr<Unit>& unit);
   void OnUnitDone(Unit& unit);
+  PulledValues ValuesOf(const Unit& unit) const;
   void Compute(Unit& unit);
   Status SumNode(Unit& unit, int64_t node, Gradients& out, size_t depth);
 
@@ -90,6 +101,9 @@ class WorkerNode : public comm::Node {
   std::optional<ps::Caller> caller_;
   std::optional<ps::Member> member_;
   std::optional<ps::Client> client_;
+  std::unique_ptr<DenseReplica> replica_;  // null: the shards hold it
+  // Of the collective, before this worker has joined.
+  std::vector<std::pair<comm::EndpointId, comm::Message>> early_;
   std::optional<StepTree> tree_;
   ps::JoinResult joined_;
   StatusOr<WorkerJob> job_;

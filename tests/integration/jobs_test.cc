@@ -90,6 +90,68 @@ TEST_F(JobsTest, OneDigestForEveryClusterOnTheFlights) {
   }
 }
 
+// The workers hold the dense variables, or the servers do: the same bits, and
+// each goes on from the other's checkpoints.
+TEST_F(JobsTest, OneDigestForDenseVariablesByServersAndByAllReduce) {
+  const std::vector<std::string> steps = {"--set", "train.max_steps=60"};
+  const auto train = [&](const std::string& out,
+                         std::vector<std::string> more) {
+    more.insert(more.end(), steps.begin(), steps.end());
+    const RunOutcome run = Train(out, more);
+    EXPECT_EQ(run.exit_code, 0) << run.output;
+    return run;
+  };
+  train("servers", {"--in-process"});
+  const std::string digest = Digest("servers");
+  const std::vector<std::string> allreduce = {"--set",
+                                              "consistency.dense=allreduce"};
+  const std::vector<std::vector<std::string>> clusters = {
+      {"--in-process"},
+      {"--in-process", "--set", "cluster.servers=2", "--set",
+       "cluster.workers=2"},
+      {"--in-process", "--set", "cluster.workers=3"},
+      {"--set", "transport=shm", "--set", "cluster.workers=4"},
+      {"--set", "transport=zmq", "--set", "cluster.shards=2", "--set",
+       "cluster.workers=3", "--set", "cluster.threads=2"}};
+  for (std::vector<std::string> cluster : clusters) {
+    cluster.insert(cluster.end(), allreduce.begin(), allreduce.end());
+    train("out", cluster);
+    EXPECT_EQ(Digest("out"), digest) << ::testing::PrintToString(cluster);
+    fs::remove_all(folder_ / "out");
+  }
+
+  const std::vector<std::string> from_allreduce = {"--in-process", "--set",
+                                                   "cluster.workers=3", "--set",
+                                                   "checkpoint.every_steps=25"};
+  std::vector<std::string> first = from_allreduce;
+  first.insert(first.end(), allreduce.begin(), allreduce.end());
+  train("half", first);
+  EXPECT_EQ(Digest("half"), digest);
+  train("servers-again",
+        {"--in-process", "--set",
+         "checkpoint.restore=" + Path("half/checkpoints/step-25")});
+  EXPECT_EQ(Digest("servers-again"), digest);
+  train("quarter", {"--in-process", "--set", "checkpoint.every_steps=10",
+                    "--set", "checkpoint.keep=9"});
+  train("allreduce-again",
+        {"--in-process", "--set", "cluster.workers=2", "--set",
+         "consistency.dense=allreduce", "--set",
+         "checkpoint.restore=" + Path("quarter/checkpoints/step-10")});
+  EXPECT_EQ(Digest("allreduce-again"), digest);
+
+  const auto eval = [&](const std::string& checkpoint,
+                        const std::vector<std::string>& more) {
+    std::vector<std::string> argv = {
+        SHOAL_PROGRAM,  "eval",           Path("job.yaml"), "--in-process",
+        "--checkpoint", Path(checkpoint), "--out",          Path("eval")};
+    argv.insert(argv.end(), more.begin(), more.end());
+    const RunOutcome run = RunProgram(argv);
+    const size_t at = run.output.rfind("test: auc");
+    return at == std::string::npos ? run.output : run.output.substr(at);
+  };
+  EXPECT_EQ(eval("half", allreduce), eval("servers", {}));
+}
+
 TEST_F(JobsTest, RanksOfMpirunGiveTheSameDigest) {
   if (RunProgram({"mpirun", "--version"}).exit_code != 0) {
     GTEST_SKIP() << "there is no mpirun";
@@ -236,23 +298,25 @@ class KillTest : public JobsTest {
   RunOutcome Strike(const std::function<void(pid_t)>& strike) {
     bool struck = false;
     int rounds = 0;
-    RunOutcome run = RunProgram(
-        TrainCommand("out", {"--set", "train.epochs=100000", "--set",
-                             "cluster.servers=2", "--set", "cluster.workers=2",
-                             "--set", "train.eval.every_epoch=false"}),
-        [&](pid_t pid) {
-          for (const char* role : {"server --index", "worker --index"}) {
-            for (const pid_t child : ChildrenWith(pid, role)) {
-              children_.insert(child);
-            }
-          }
-          // About half a second after all are there.
-          if (!struck && children_.size() == 4 && ++rounds > 25) {
-            struck = true;
-            struck_at_ = std::chrono::steady_clock::now();
-            strike(pid);
-          }
-        });
+    std::vector<std::string> settings = {
+        "--set", "train.epochs=100000",
+        "--set", "cluster.servers=2",
+        "--set", "cluster.workers=2",
+        "--set", "train.eval.every_epoch=false"};
+    settings.insert(settings.end(), more_.begin(), more_.end());
+    RunOutcome run = RunProgram(TrainCommand("out", settings), [&](pid_t pid) {
+      for (const char* role : {"server --index", "worker --index"}) {
+        for (const pid_t child : ChildrenWith(pid, role)) {
+          children_.insert(child);
+        }
+      }
+      // About half a second after all are there.
+      if (!struck && children_.size() == 4 && ++rounds > 25) {
+        struck = true;
+        struck_at_ = std::chrono::steady_clock::now();
+        strike(pid);
+      }
+    });
     seconds_after_ = std::chrono::duration<double>(
                          std::chrono::steady_clock::now() - struck_at_)
                          .count();
@@ -272,6 +336,7 @@ class KillTest : public JobsTest {
     EXPECT_EQ(children_.size(), 4U);
   }
 
+  std::vector<std::string> more_;  // settings
   std::set<pid_t> children_;
   std::chrono::steady_clock::time_point struck_at_;
   double seconds_after_ = 0;
@@ -287,6 +352,19 @@ TEST_F(KillTest, KilledWorkerEndsTheJobNamingIt) {
   EXPECT_LT(seconds_after_, 5);
   EXPECT_THAT(run.output,
               AllOf(HasSubstr("worker 1"), HasSubstr("killed by signal 9")));
+  ExpectNothingLeft();
+}
+
+TEST_F(KillTest, WorkerKilledInACollectiveEndsTheJobNamingIt) {
+  more_ = {"--set", "consistency.dense=allreduce"};
+  const RunOutcome run = Strike([](pid_t pid) {
+    for (const pid_t child : ChildrenWith(pid, "worker --index 1")) {
+      kill(child, SIGKILL);
+    }
+  });
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_LT(seconds_after_, 5);
+  EXPECT_THAT(run.output, HasSubstr("worker 1"));
   ExpectNothingLeft();
 }
 

@@ -145,6 +145,7 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
         options.plan.mode = plan.mode;
         options.plan.staleness = plan.staleness;
         options.num_workers = plan.workers;
+        options.dense_on_workers = plan.dense_on_workers;
         return decorated("coordinator",
                          std::make_unique<ps::Coordinator>(std::move(options)));
       },

@@ -119,6 +119,36 @@ TEST_F(SimulationTest, OutsideSyncWorkersNeverWaitForEver) {
   }
 }
 
+// Whatever order their messages come in, workers that hold the dense variables
+// end with the bits of the servers. A lost connection ends a collective, and
+// with it the job, naming who was lost.
+TEST_F(SimulationTest, DenseVariablesOnWorkersHaveTheBitsOfTheServers) {
+  for (uint64_t seed = 1; seed <= 30; ++seed) {
+    RunPlan plan{.seed = seed,
+                 .workers = 1 + static_cast<int>(seed % 4),
+                 .dense_on_workers = true,
+                 .faults = false,
+                 .crashes = 0};
+    const RunResult result = RunJob(*job, plan);
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
+  }
+  int lost = 0;
+  for (uint64_t seed = 1; seed <= 30; ++seed) {
+    const RunResult result =
+        RunJob(*job, {.seed = seed, .dense_on_workers = true});
+    ASSERT_TRUE(result.ended) << "seed " << seed;
+    if (result.status.ok()) {
+      EXPECT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
+    } else {
+      EXPECT_THAT(result.status.message(), HasSubstr("worker")) << seed;
+      EXPECT_LT(result.seconds, 30) << "seed " << seed;
+      ++lost;
+    }
+  }
+  EXPECT_GT(lost, 0) << "nothing was tried";
+}
+
 TEST_F(SimulationTest, SeedReplaysExactly) {
   for (const uint64_t seed : {3U, 17U}) {
     const RunResult once = RunJob(*job, {.seed = seed});
