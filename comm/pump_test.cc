@@ -360,6 +360,22 @@ TEST(PumpTest, ManyCancelledTimersLeaveTheOthersInOrder) {
   });
 }
 
+TEST(PumpTest, TimerThatRepeatsAtAPastTimeLeavesTheOthersTheirTurn) {
+  int rounds = 0;
+  std::function<void()> again;
+  RunToTheEnd([&](PumpedNode& node) {
+    NodeContext& context = node.context();
+    again = [&] {
+      if (++rounds == 10'000) {
+        context.Stop(InternalError("the others never fire"));
+      }
+      context.SetTimer(Time(), again);
+    };
+    again();
+    context.SetTimer(context.Now(), [&] { context.Stop(OkStatus()); });
+  });
+}
+
 TEST(PumpTest, PostsGetTheirTurnBetweenTimersThatSetTimers) {
   int rounds = 0;
   std::function<void()> again;
