@@ -576,8 +576,9 @@ void SimWorld::Impl::Arrive(EndpointId from, EndpointId to, uint64_t session,
   if (it != state.sessions.end() && it->second != session) {
     // The peer knew of the loss first and is back already.
     TellDown(state, from, UnavailableError("the connection was lost"));
-    if (!state.alive || state.stopping || crash_running) {
-      return;
+    if (state.stopping || crash_running || !link.open ||
+        link.session != session) {
+      return;  // It ended all, or this connection, when it was told.
     }
   }
   state.sessions[from] = session;

@@ -711,6 +711,33 @@ TEST(SimTest, LossComesBeforeTheFirstMessageOfTheNextConnection) {
   EXPECT_LE(num_early, 25);
 }
 
+TEST(SimTest, PeerThatIsForgottenWhenItsLossIsToldIsNotHeard) {
+  SimOptions options = ExactOptions();
+  options.detect_min = 0ms;
+  options.detect_max = 200ms;
+  for (uint64_t seed = 1; seed <= 30; ++seed) {
+    SimPair pair(seed, options);
+    const EndpointId a = pair.world.id("a");
+    const EndpointId b = pair.world.id("b");
+    pair.a.on_peer_down = [&](EndpointId) {
+      if (pair.a.Downs(b).size() == 1) {
+        pair.Connect();
+        pair.Send(pair.a, "b", 1);
+      }
+    };
+    pair.b.on_peer_down = [&](EndpointId) { pair.b.context->Disconnect(a); };
+    pair.world.LoseConnection("a", "b");
+    pair.world.RunFor(1s);
+    // Whichever of the two heard of the loss first:
+    ASSERT_EQ(pair.b.Downs(a).size(), 1U) << "seed " << seed;
+    EXPECT_THAT(pair.b.Requests(), IsEmpty()) << "seed " << seed;
+    EXPECT_EQ(pair.a.Downs(b).size(), 2U) << "seed " << seed;
+    EXPECT_EQ(pair.b.context->Send(a, Lane::kUrgent, TestMessage(1)).code(),
+              StatusCode::kUnavailable)
+        << "seed " << seed;
+  }
+}
+
 // --- Crashes and stops. ---
 
 TEST(SimTest, CrashDestroysTheNodeAndAllThatItBegan) {
