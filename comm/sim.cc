@@ -432,16 +432,17 @@ void SimWorld::Impl::Crash(EndpointId id) {
 // the connection end.
 void SimWorld::Impl::FinishStop(NodeState& state) {
   state.alive = false;
-  for (const auto& [peer, session] : state.sessions) {
-    Link& link = links[EndsOf(state.id, peer)];
-    if (!link.open || link.session != session) {
+  for (const auto& [ends, link] : links) {
+    if (!link.open || (ends.first != state.id && ends.second != state.id)) {
       continue;
     }
+    // Also a peer that this node has not heard of yet.
+    const EndpointId peer = ends.first == state.id ? ends.second : ends.first;
     Time last = now + Delay();
     for (const Time arrival : link.last_arrival[SideOf(state.id, peer)]) {
       last = std::max(last, arrival + 1ns);
     }
-    ScheduleDown(peer, state.id, session, last,
+    ScheduleDown(peer, state.id, link.session, last,
                  UnavailableError(StrCat(state.name, " ended its connection")));
   }
   state.sessions.clear();

@@ -887,6 +887,20 @@ TEST(SimTest, WhatANodeSentBeforeItStoppedArrivesAndThenItsEnd) {
   }
 }
 
+TEST(SimTest, StopIsToldToAPeerThatTheNodeHasNotHeardOf) {
+  SimActor a, b;
+  SimWorld world(1, ExactOptions());
+  world.AddNode("a", Play(a));
+  world.AddNode("b", Play(b));
+  world.RunFor(0ns);
+  EXPECT_TRUE(a.context->Connect(world.id("b"), world.address("b")).ok());
+  b.context->Post([&] { b.context->Stop(OkStatus()); });
+  world.RunFor(1s);
+  (void)a.context->Send(world.id("b"), Lane::kUrgent, TestMessage(1));
+  world.RunFor(1s);
+  EXPECT_EQ(a.Downs(world.id("b")).size(), 1U);
+}
+
 TEST(SimTest, WorldGoesWithNodesThatStillCallTheirContexts) {
   struct Owner {
     NodeContext* context;
