@@ -423,6 +423,7 @@ void SimWorld::Impl::Crash(EndpointId id) {
   }
   hash = HashKey(hash, static_cast<uint64_t>(EventKind::kCrash));
   state->alive = false;
+  state->stop_status.reset();  // It may have called Stop() just before.
   CutAll(id);
   state->node.reset();
   state->timers.clear();

@@ -789,6 +789,7 @@ TEST(SimTest, NodeThatCrashesItselfEndsItsCallbackFirst) {
     pair.world.CrashNode("a");
     EXPECT_EQ(pair.a.num_destroyed, 0);
     pair.Send(pair.a, "b", 2);
+    pair.a.context->Stop(OkStatus());
     ended = true;
   };
   pair.Send(pair.b, "a", 1);
@@ -799,6 +800,7 @@ TEST(SimTest, NodeThatCrashesItselfEndsItsCallbackFirst) {
   EXPECT_THAT(pair.a.Requests(), ElementsAre(1));
   EXPECT_THAT(pair.b.Requests(), IsEmpty());
   EXPECT_EQ(pair.b.Downs(a).size(), 1U);
+  EXPECT_FALSE(pair.world.stopped("a").has_value());
 }
 
 TEST(SimTest, RestartedNodeIsANewEndpointWithTheOldFiles) {
