@@ -52,21 +52,27 @@ class TimerQueue {
     return heap_.empty() ? std::nullopt : std::optional<Time>(heap_.front().at);
   }
 
-  // Takes one that is due at `now` out; empty when there is none. Timers made
-  // after `last_id` was read do not count.
-  std::function<void()> TakeDue(Time now, uint64_t last_id) {
-    const std::optional<Time> next = Next();
-    if (!next.has_value() || *next > now || heap_.front().id > last_id) {
-      return nullptr;
+  // Those that are due at `now`; each is still to be taken.
+  std::vector<uint64_t> Due(Time now) {
+    std::vector<uint64_t> due;
+    for (std::optional<Time> next = Next(); next.has_value() && *next <= now;
+         next = Next()) {
+      due.push_back(heap_.front().id);
+      Pop();
     }
-    const auto it = timers_.find(heap_.front().id);
-    std::function<void()> fire = std::move(it->second);
-    timers_.erase(it);
-    Pop();
-    return fire;
+    return due;
   }
 
-  uint64_t last_id() const { return next_ - 1; }
+  // Takes a due one out; empty when it was cancelled since.
+  std::function<void()> Take(uint64_t due) {
+    const auto it = timers_.find(due);
+    if (it == timers_.end()) {
+      return nullptr;
+    }
+    std::function<void()> fire = std::move(it->second);
+    timers_.erase(it);
+    return fire;
+  }
 
   void Clear() {
     timers_.clear();
@@ -316,15 +322,17 @@ void RealPump::RunPosts() {
 }
 
 void RealPump::RunTimers() {
-  // Those set meanwhile wait for the next round, so that messages get a turn.
-  const uint64_t last_id = timers_.last_id();
-  const Time now = Now();
-  while (!stopped_) {
-    const std::function<void()> fire = timers_.TakeDue(now, last_id);
-    if (fire == nullptr) {
+  // Those set meanwhile wait for the next round, so that messages get a turn
+  // and one that is set again and again at a past time leaves the others
+  // theirs.
+  for (const uint64_t due : timers_.Due(Now())) {
+    if (stopped_) {
       return;
     }
-    fire();
+    const std::function<void()> fire = timers_.Take(due);
+    if (fire != nullptr) {
+      fire();
+    }
   }
 }
 

@@ -423,6 +423,7 @@ void SimWorld::Impl::Crash(EndpointId id) {
   }
   hash = HashKey(hash, static_cast<uint64_t>(EventKind::kCrash));
   state->alive = false;
+  state->stop_status.reset();  // It may have called Stop() just before.
   CutAll(id);
   state->node.reset();
   state->timers.clear();
@@ -432,16 +433,17 @@ void SimWorld::Impl::Crash(EndpointId id) {
 // the connection end.
 void SimWorld::Impl::FinishStop(NodeState& state) {
   state.alive = false;
-  for (const auto& [peer, session] : state.sessions) {
-    Link& link = links[EndsOf(state.id, peer)];
-    if (!link.open || link.session != session) {
+  for (const auto& [ends, link] : links) {
+    if (!link.open || (ends.first != state.id && ends.second != state.id)) {
       continue;
     }
+    // Also a peer that this node has not heard of yet.
+    const EndpointId peer = ends.first == state.id ? ends.second : ends.first;
     Time last = now + Delay();
     for (const Time arrival : link.last_arrival[SideOf(state.id, peer)]) {
       last = std::max(last, arrival + 1ns);
     }
-    ScheduleDown(peer, state.id, session, last,
+    ScheduleDown(peer, state.id, link.session, last,
                  UnavailableError(StrCat(state.name, " ended its connection")));
   }
   state.sessions.clear();
@@ -576,8 +578,9 @@ void SimWorld::Impl::Arrive(EndpointId from, EndpointId to, uint64_t session,
   if (it != state.sessions.end() && it->second != session) {
     // The peer knew of the loss first and is back already.
     TellDown(state, from, UnavailableError("the connection was lost"));
-    if (!state.alive || state.stopping || crash_running) {
-      return;
+    if (state.stopping || crash_running || !link.open ||
+        link.session != session) {
+      return;  // It ended all, or this connection, when it was told.
     }
   }
   state.sessions[from] = session;
