@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -23,6 +24,7 @@ namespace shoal::comm {
 namespace {
 
 constexpr char kLoopback[] = "127.0.0.1";
+constexpr Duration kResolvePause = 500ms;
 
 struct HostAddress {
   std::string interface;
@@ -122,6 +124,36 @@ StatusOr<std::string> ListenAt(const std::string& where, int port) {
   return InvalidArgumentError(StrCat(
       "listen: '", where,
       "' is no network interface or address of this host; it has ", known));
+}
+
+StatusOr<std::string> ResolveAddress(const std::string& address,
+                                     Time deadline) {
+  const size_t at = address.find(kTcpPrefix);
+  std::string_view found;
+  int port = 0;
+  if (at == std::string::npos ||
+      !SplitTcpAddress(std::string_view(address).substr(at), &found, &port) ||
+      found.starts_with('[')) {
+    return address;
+  }
+  const std::string host(found);
+  addrinfo hints = {};
+  hints.ai_flags = AI_ADDRCONFIG;
+  hints.ai_socktype = SOCK_STREAM;
+  while (true) {
+    addrinfo* list = nullptr;
+    const int error = ::getaddrinfo(host.c_str(), nullptr, &hints, &list);
+    if (error == 0) {
+      const std::string ip = AddressText(*list->ai_addr);
+      ::freeaddrinfo(list);
+      return StrCat(address.substr(0, at), TcpAddress(ip, port));
+    }
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return DeadlineExceededError(StrCat(
+          "the address of '", host, "' is not known: ", ::gai_strerror(error)));
+    }
+    std::this_thread::sleep_for(kResolvePause);
+  }
 }
 
 StatusOr<std::string> ListenFacing(const std::string& peer) {

@@ -4,11 +4,12 @@
 #include <string>
 
 #include "base/status.h"
+#include "base/time.h"
 
 namespace shoal::comm {
 
 // Where an endpoint listens for TCP, as Endpoint::Options::listen wants it.
-// Neither blocks nor asks a name server.
+// ListenAt() and ListenFacing() neither block nor ask a name server.
 
 // At `port` (0: any that is free) of `where`: an address of this host, the name
 // of one of its network interfaces ("eth0"), or empty for the first address
@@ -20,6 +21,13 @@ StatusOr<std::string> ListenAt(const std::string& where, int port);
 // reached; empty if TCP is no way to it.
 // Errors: kUnavailable (no route to it).
 StatusOr<std::string> ListenFacing(const std::string& peer);
+
+// The address of an endpoint with a host's name in its TCP part
+// ("tcp://host:7") changed to an IP address; other addresses as they are.
+// Blocks; a name that is not known yet, as those of services that are just
+// being started, is asked for again until `deadline`. Errors: kDeadlineExceeded
+// (naming the host and what the name server said).
+StatusOr<std::string> ResolveAddress(const std::string& address, Time deadline);
 
 }  // namespace shoal::comm
 

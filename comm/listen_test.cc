@@ -11,6 +11,7 @@ namespace shoal::comm {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
@@ -27,6 +28,22 @@ TEST(ListenTest, NoSuchInterfaceListsThoseThatThereAre) {
   EXPECT_THAT(listen.status().message(),
               AllOf(HasSubstr("eth99"), HasSubstr("lo (127.0.0.1)")));
   EXPECT_FALSE(ListenAt("192.0.2.99", 0).ok());
+}
+
+TEST(ListenTest, NamesInAddressesBecomeAddresses) {
+  const Time now = std::chrono::steady_clock::now();
+  for (const char* own : {"tcp://127.0.0.1:7", "tcp://[::1]:7"}) {
+    const auto resolved = ResolveAddress(own, now);
+    ASSERT_TRUE(resolved.ok()) << resolved.status();
+    EXPECT_EQ(*resolved, own);
+  }
+  const auto local = ResolveAddress("tcp://localhost:7", now);
+  ASSERT_TRUE(local.ok()) << local.status();
+  EXPECT_THAT(*local, AnyOf("tcp://127.0.0.1:7", "tcp://[::1]:7"));
+  EXPECT_EQ(*ResolveAddress("shm:here", now), "shm:here");
+  const auto unknown = ResolveAddress("tcp://no-such-host.invalid:7", now);
+  EXPECT_EQ(unknown.status().code(), StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(unknown.status().message(), HasSubstr("no-such-host.invalid"));
 }
 
 TEST(ListenTest, FacesThePeerByTheSameNetwork) {

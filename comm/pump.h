@@ -1,6 +1,7 @@
 #ifndef SHOAL_COMM_PUMP_H_
 #define SHOAL_COMM_PUMP_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -37,6 +38,10 @@ class Pump {
 
   // Ends Run() from any thread.
   virtual void Interrupt(Status why) = 0;
+
+  // Runs `task` on the node's thread soon, before OnStart() if that is still to
+  // come; from any thread.
+  virtual void Post(std::function<void()> task) = 0;
 };
 
 }  // namespace shoal::comm

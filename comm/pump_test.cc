@@ -182,6 +182,27 @@ TEST(PumpTest, InterruptFromAnotherThreadEndsAWaitWithItsStatus) {
   interrupter.join();
 }
 
+TEST(PumpTest, PostedTasksRunOnTheNodesThreadAlsoBeforeItStarts) {
+  const std::unique_ptr<Pump> pump = MakePump();
+  std::vector<int> order;
+  std::thread::id ran_on;
+  pump->Post([&] { order.push_back(1); });
+  PumpedNode node([&](NodeContext& context) {
+    order.push_back(2);
+    std::thread other([&] {
+      pump->Post([&] {
+        order.push_back(3);
+        ran_on = std::this_thread::get_id();
+        context.Stop(OkStatus());
+      });
+    });
+    other.join();
+  });
+  EXPECT_TRUE(pump->Run(node).ok());
+  EXPECT_EQ(order, (std::vector<int>{1, 2, 3}));
+  EXPECT_EQ(ran_on, std::this_thread::get_id());
+}
+
 TEST(PumpTest, InterruptBeforeRunEndsItBeforeTheNodeStarts) {
   const std::unique_ptr<Pump> pump = MakePump();
   pump->Interrupt(CancelledError("a signal came"));

@@ -35,8 +35,8 @@ StatusOr<std::unique_ptr<comm::Pump>> CreateCoordinatorPump(
 class CoordinatorThread {
  public:
   CoordinatorThread(comm::Pump& pump, ps::Coordinator::Options options)
-      : coordinator_(std::move(options)), thread_([this, &pump] {
-          status_ = pump.Run(coordinator_);
+      : pump_(pump), coordinator_(std::move(options)), thread_([this] {
+          status_ = pump_.Run(coordinator_);
           done_.store(true, std::memory_order_release);
         }) {}
   ~CoordinatorThread() {
@@ -47,6 +47,11 @@ class CoordinatorThread {
   CoordinatorThread(const CoordinatorThread&) = delete;
   CoordinatorThread& operator=(const CoordinatorThread&) = delete;
 
+  // Ends the job and tells its members, from any thread.
+  void Abort(const Status& why) {
+    pump_.Post([this, why] { coordinator_.Abort(why); });
+  }
+
   bool done() const { return done_.load(std::memory_order_acquire); }
   Status Join() {
     thread_.join();
@@ -54,6 +59,7 @@ class CoordinatorThread {
   }
 
  private:
+  comm::Pump& pump_;
   ps::Coordinator coordinator_;  // uses the pump to its end
   Status status_;
   std::atomic<bool> done_ = false;
@@ -84,11 +90,15 @@ Status SpawnMembers(const ClusterShape& shape, const std::string& address,
   return OkStatus();
 }
 
+Status StoppedBy(int signal) {
+  return CancelledError(StrCat("stopped by signal ", signal,
+                               signal == SIGINT ? " (Ctrl-C)" : ""));
+}
+
 // Signals to this process end the job of `pump`, which outlives the result.
 StatusOr<std::unique_ptr<Supervisor>> CreateSupervisor(comm::Pump& pump) {
   return Supervisor::Create({.on_signal = [&pump](int signal) {
-    pump.Interrupt(CancelledError(StrCat("stopped by signal ", signal,
-                                         signal == SIGINT ? " (Ctrl-C)" : "")));
+    pump.Interrupt(StoppedBy(signal));
   }});
 }
 
@@ -167,6 +177,27 @@ Status RunAsThreads(const ClusterShape& shape,
     member.join();
   }
   return status;
+}
+
+Status RunCoordinator(
+    const ClusterShape& shape, ps::Coordinator::Options options,
+    const std::function<void(const std::string& address)>& started) {
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<comm::Pump> pump,
+                         CreateCoordinatorPump(shape));
+  CoordinatorThread* running = nullptr;
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Supervisor> supervisor,
+                         Supervisor::Create(
+                             // Only from inside Wait() below.
+                             {.on_signal = [&](int signal) {
+                               running->Abort(StoppedBy(signal));
+                             }}));
+  started(pump->address());
+  CoordinatorThread thread(*pump, std::move(options));
+  running = &thread;
+  while (!thread.done()) {
+    supervisor->Wait(50ms);  // There are no children, but signals.
+  }
+  return thread.Join();
 }
 
 Status RunCoordinatorBeside(

@@ -38,6 +38,12 @@ Status RunCoordinatorBeside(
     const ClusterShape& shape, ps::Coordinator::Options options,
     const std::function<Status(const std::string& address)>& here);
 
+// The coordinator alone; others start the members. `started` gets its address.
+// Ctrl-C and SIGTERM end the job in order.
+Status RunCoordinator(
+    const ClusterShape& shape, ps::Coordinator::Options options,
+    const std::function<void(const std::string& address)>& started);
+
 }  // namespace shoal::launch
 
 #endif  // SHOAL_LAUNCH_CLUSTER_H_

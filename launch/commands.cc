@@ -16,7 +16,9 @@
 #include "base/trace.h"
 #include "launch/cluster.h"
 #include "launch/mpi_world.h"
+#include "launch/process_trace.h"
 #include "launch/restored_job.h"
+#include "launch/roles.h"
 #include "ps/checkpoint_format.h"
 #include "worker/input/prepare.h"
 #include "worker/job.h"
@@ -24,51 +26,6 @@
 #include "worker/metrics/metrics.h"
 
 namespace shoal::launch {
-namespace {
-
-// A process's timeline, from here to the end of the block.
-class ProcessTrace {
- public:
-  ProcessTrace(std::string folder, std::string role)
-      : folder_(std::move(folder)), role_(std::move(role)) {
-    if (!folder_.empty()) {
-      StartTrace();
-    }
-  }
-  ~ProcessTrace() {
-    if (folder_.empty()) {
-      return;
-    }
-    StopTrace();
-    const std::unique_ptr<Storage> storage = CreateLocalStorage();
-    const Status status =
-        WriteTrace(*storage, StrCat(folder_, "/", TraceFileName(role_)), role_);
-    if (!status.ok()) {
-      LogWarning("the timeline is lost: ", status.message());
-    }
-  }
-  ProcessTrace(const ProcessTrace&) = delete;
-  ProcessTrace& operator=(const ProcessTrace&) = delete;
-
- private:
-  std::string folder_;
-  std::string role_;
-};
-
-// Joins the timelines of all processes of a run.
-Status JoinTraces(const std::string& folder, const std::string& joined) {
-  const std::unique_ptr<Storage> storage = CreateLocalStorage();
-  SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> names,
-                         storage->ListFolder(folder));
-  std::vector<std::string> paths;
-  for (const std::string& name : names) {
-    if (IsTraceFileName(name)) {
-      paths.push_back(StrCat(folder, "/", name));
-    }
-  }
-  return MergeTraces(*storage, paths, joined);
-}
-
 void PrintSummary(const JobRun& run, RunRequest::Kind kind) {
   const worker::TrainingSummary& summary = run.summary();
   if (summary.test.has_value()) {
@@ -89,6 +46,22 @@ void PrintSummary(const JobRun& run, RunRequest::Kind kind) {
     std::printf("checkpoint: %s\nreport:     %s/report.html\n",
                 summary.checkpoint.c_str(), run.out().c_str());
   }
+}
+
+namespace {
+
+// Joins the timelines of all processes of a run.
+Status JoinTraces(const std::string& folder, const std::string& joined) {
+  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> names,
+                         storage->ListFolder(folder));
+  std::vector<std::string> paths;
+  for (const std::string& name : names) {
+    if (IsTraceFileName(name)) {
+      paths.push_back(StrCat(folder, "/", name));
+    }
+  }
+  return MergeTraces(*storage, paths, joined);
 }
 
 // Joins the timelines of a run that had them, once all its processes are done.
@@ -130,30 +103,6 @@ Status RefuseMpirun(const char* command) {
              : OkStatus();
 }
 
-}  // namespace
-
-Status RunServerRole(const RoleOptions& options,
-                     const std::string& trace_folder) {
-  const std::string name = StrCat("server ", options.index);
-  SetLogRole(name);
-  const ProcessTrace trace(trace_folder, name);
-  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Role> role,
-                         Role::CreateServer(options));
-  return role->Run();
-}
-
-Status RunWorkerRole(const RoleOptions& options,
-                     const std::string& trace_folder) {
-  const std::string name = StrCat("worker ", options.index);
-  SetLogRole(name);
-  const ProcessTrace trace(trace_folder, name);
-  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Role> role,
-                         Role::CreateWorker(options));
-  return role->Run();
-}
-
-namespace {
-
 // Under mpirun: ranks 0 .. servers - 1 are the servers, the next ones the
 // workers; rank 0 prepares the data and runs the coordinator beside its server.
 // With one rank more than that, rank 0 is the coordinator alone.
@@ -190,8 +139,13 @@ Status RunAsRanks(const RunRequest& request) {
     const int place = world->rank() - extra;
     const bool server = place < servers;
     role.index = server ? place : place - servers;
-    return server ? RunServerRole(role, trace_folder)
-                  : RunWorkerRole(role, trace_folder);
+    const std::string name = StrCat(server ? "server " : "worker ", role.index);
+    SetLogRole(name);
+    const ProcessTrace trace(trace_folder, name);
+    SHOAL_ASSIGN_OR_RETURN(
+        const std::unique_ptr<Role> made,
+        server ? Role::CreateServer(role) : Role::CreateWorker(role));
+    return made->Run();
   };
   // Preparing the data may take long; the other ranks wait for the address.
   constexpr Duration kPrepareWithin = std::chrono::hours(1);

@@ -6,7 +6,6 @@
 
 #include "base/status.h"
 #include "launch/job_run.h"
-#include "launch/roles.h"
 
 namespace shoal::launch {
 
@@ -31,12 +30,8 @@ Status RunCheckpointList(const std::string& path);
 Status RunCheckpointVerify(const std::string& path);
 Status RunCheckpointDigest(const std::string& path);
 
-// The roles that the launcher starts as processes of their own. With a trace
-// folder they leave their timeline there.
-Status RunServerRole(const RoleOptions& options,
-                     const std::string& trace_folder);
-Status RunWorkerRole(const RoleOptions& options,
-                     const std::string& trace_folder);
+// What a run has come to, on standard output.
+void PrintSummary(const JobRun& run, RunRequest::Kind kind);
 
 }  // namespace shoal::launch
 

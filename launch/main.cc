@@ -1,5 +1,6 @@
 // The `shoal` program.
 
+#include <chrono>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -7,7 +8,9 @@
 #include <CLI/CLI.hpp>
 #include <sys/resource.h>
 
+#include "launch/allreduce_bench.h"
 #include "launch/commands.h"
+#include "launch/services.h"
 #include "worker/job.h"
 
 namespace {
@@ -37,18 +40,34 @@ void AddJobOptions(CLI::App& command, RunRequest& request) {
                    "Writes a timeline that ui.perfetto.dev opens");
 }
 
+// Seconds that members and coordinator wait for each other.
+void AddJoinOption(CLI::App& command, shoal::Duration& join_within) {
+  command
+      .add_option_function<double>(
+          "--join-within",
+          [&join_within](double seconds) {
+            join_within = shoal::FromSeconds(seconds);
+          },
+          "Seconds to wait for the others of the job (default: 60)")
+      ->check(CLI::Range(1.0, 1e6));
+}
+
 void AddRoleOptions(CLI::App& command, RoleOptions& role,
                     std::string& trace_folder) {
   command
       .add_option("--coordinator", role.coordinator_address,
-                  "The coordinator's address")
+                  "The coordinator's address, such as tcp://HOST:PORT")
       ->required();
-  command.add_option("--index", role.index, "Which server or worker, from 0")
+  command
+      .add_option("--index", role.index,
+                  "Which server or worker, from 0 (default: a server takes the "
+                  "number that its host's name ends with, a worker any)")
       ->check(CLI::NonNegativeNumber);
   command.add_option("--transport", role.transport, "auto, shm or zmq")
       ->check(CLI::IsMember({"auto", "shm", "zmq"}));
   command.add_option("--shards", role.shards, "Shards of a server")
       ->check(CLI::Range(1, 256));
+  AddJoinOption(command, role.join_within);
   command.add_option("--trace", trace_folder, "Folder for its timeline");
 }
 
@@ -154,6 +173,36 @@ int main(int argc, char** argv) {
                                        convert_checkpoint, convert_out);
   });
 
+  CLI::App* bench = app.add_subcommand("bench", "Measures this machine");
+  bench->require_subcommand(1);
+  shoal::launch::AllReduceBenchOptions allreduce;
+  command = bench->add_subcommand(
+      "allreduce", "Times allreduces between processes, or ranks of mpirun");
+  command->add_option("--ranks", allreduce.ranks, "Processes")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command->add_option("--transport", allreduce.transport, "auto, shm or zmq")
+      ->check(CLI::IsMember({"auto", "shm", "zmq"}))
+      ->capture_default_str();
+  command
+      ->add_option("--algorithm", allreduce.algorithm,
+                   "auto, exchange (one round) or segments (two)")
+      ->check(CLI::IsMember({"auto", "exchange", "segments"}))
+      ->capture_default_str();
+  command->add_option("--min-bytes", allreduce.min_bytes, "The shortest vector")
+      ->capture_default_str();
+  command->add_option("--max-bytes", allreduce.max_bytes, "The longest vector")
+      ->capture_default_str();
+  command->add_option("--rounds", allreduce.rounds, "Times per size")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
+  command->add_option("--rank", allreduce.rank, "Of a process started by this")
+      ->group("");
+  command->add_option("--coordinator", allreduce.coordinator_address)
+      ->group("");
+  command->callback(
+      [&] { status = shoal::launch::RunAllReduceBench(allreduce); });
+
   CLI::App* job = app.add_subcommand("job", "About job files");
   bool explain = false;
   job->add_flag("--explain", explain,
@@ -166,14 +215,30 @@ int main(int argc, char** argv) {
 
   RoleOptions role;
   std::string trace_folder;
+  bool service = false;
   command = app.add_subcommand("server", "Runs one server of a job");
   AddRoleOptions(*command, role, trace_folder);
-  command->callback(
-      [&] { status = shoal::launch::RunServerRole(role, trace_folder); });
+  command->callback([&] {
+    service = true;
+    status = shoal::launch::RunServerService(role, trace_folder);
+  });
   command = app.add_subcommand("worker", "Runs one worker of a job");
   AddRoleOptions(*command, role, trace_folder);
-  command->callback(
-      [&] { status = shoal::launch::RunWorkerRole(role, trace_folder); });
+  command->callback([&] {
+    service = true;
+    status = shoal::launch::RunWorkerService(role, trace_folder);
+  });
+
+  RunRequest coordinate;
+  shoal::Duration join_within = std::chrono::seconds(60);
+  command = app.add_subcommand(
+      "coordinator", "Trains a job with servers and workers that others start");
+  AddJobOptions(*command, coordinate);
+  AddJoinOption(*command, join_within);
+  command->callback([&] {
+    service = true;
+    status = shoal::launch::RunCoordinatorService(coordinate, join_within);
+  });
 
   AllowManyFiles();
   CLI11_PARSE(app, argc, argv);
@@ -183,7 +248,7 @@ int main(int argc, char** argv) {
   }
   if (!status.ok()) {
     std::fprintf(stderr, "shoal: %s\n", status.message().c_str());
-    return 1;
+    return service ? shoal::launch::ServiceExitCode(status) : 1;
   }
   return 0;
 }

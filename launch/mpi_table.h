@@ -4,7 +4,7 @@
 // What the program uses of MPI, as a C table that the plug-in hands over. All
 // functions return 0 or an error, and belong to the thread that called Init().
 
-#define SHOAL_MPI_TABLE_VERSION 2
+#define SHOAL_MPI_TABLE_VERSION 3
 
 extern "C" {
 
@@ -15,11 +15,13 @@ struct ShoalMpiTable {
   // One broadcast at a time; `data` stays until test says that it is done.
   int (*start_broadcast)(void* data, int size_bytes, int root);
   int (*test_broadcast)(int* done);
+  // data[count] becomes the sum over all ranks; blocks, and spins.
+  int (*allreduce_f32)(float* data, long long count);
   int (*finalize)();
 };
 
 // The only symbol of the plug-in.
-const ShoalMpiTable* ShoalMpiTableV2();
+const ShoalMpiTable* ShoalMpiTableV3();
 }
 
 #endif  // SHOAL_LAUNCH_MPI_TABLE_H_

@@ -61,6 +61,12 @@ class LoadedMpiWorld : public MpiWorld {
     return std::string(data.data());
   }
 
+  Status AllReduceF32(float* data, int64_t count) override {
+    return table_.allreduce_f32(data, count) == 0
+               ? OkStatus()
+               : InternalError("MPI_Allreduce failed");
+  }
+
   Status Finalize() override {
     return table_.finalize() == 0 ? OkStatus()
                                   : InternalError("MPI_Finalize failed");
@@ -99,7 +105,7 @@ StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Create() {
   }
   using TableFn = const ShoalMpiTable* (*)();
   const auto table =
-      reinterpret_cast<TableFn>(dlsym(library, "ShoalMpiTableV2"));
+      reinterpret_cast<TableFn>(dlsym(library, "ShoalMpiTableV3"));
   if (table == nullptr || table()->version != SHOAL_MPI_TABLE_VERSION) {
     return NotFoundError(
         StrCat(path, " is the plug-in of another version of the program"));

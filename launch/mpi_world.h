@@ -1,6 +1,7 @@
 #ifndef SHOAL_LAUNCH_MPI_WORLD_H_
 #define SHOAL_LAUNCH_MPI_WORLD_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -10,8 +11,8 @@
 namespace shoal::launch {
 
 // This process among the ranks that `mpirun` started; the MPI plug-in is loaded
-// for it. Only used to deal roles and to spread one address: training travels
-// over Shoal's own transports.
+// for it. Only used to deal roles, to spread one address and to measure
+// against: training travels over Shoal's own transports.
 class MpiWorld {
  public:
   // Whether `mpirun` (or another PMI launcher) started this process.
@@ -30,6 +31,9 @@ class MpiWorld {
   // Errors: kDeadlineExceeded.
   virtual StatusOr<std::string> BroadcastFromFirst(const std::string& text,
                                                    Duration within) = 0;
+
+  // data[count] becomes the sum over all ranks. Blocks, and spins.
+  virtual Status AllReduceF32(float* data, int64_t count) = 0;
 
   // All ranks must call it for an orderly end; a rank that ends without makes
   // mpirun end the others.

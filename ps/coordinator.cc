@@ -40,6 +40,10 @@ Coordinator::~Coordinator() = default;
 void Coordinator::OnStart(comm::NodeContext& context) {
   context_ = &context;
   caller_.emplace(context);
+  if (!called_off_.ok()) {
+    Abort(called_off_);
+    return;
+  }
   join_timer_ =
       context_->SetTimer(context_->Now() + options_.join_within, [this] {
         Abort(DeadlineExceededError(
@@ -769,6 +773,10 @@ void Coordinator::Lost(comm::EndpointId peer, const Status& why) {
 }
 
 void Coordinator::Abort(const Status& why) {
+  if (context_ == nullptr) {
+    called_off_ = why;
+    return;
+  }
   if (std::exchange(ending_, true)) {
     return;
   }

@@ -81,7 +81,7 @@ class Coordinator : public comm::Node {
   void OnPeerDown(comm::EndpointId peer, const Status& why) override;
 
   // Ends the job: members are told why and the node stops. For the launcher,
-  // which sees processes end; on the node's thread (Post it).
+  // which sees processes end and signals come; on the node's thread (Post it).
   void Abort(const Status& why);
 
  private:
@@ -171,6 +171,7 @@ class Coordinator : public comm::Node {
   RouteTable route_;
   bool all_joined_ = false;
   bool ending_ = false;
+  Status called_off_;  // before OnStart()
   comm::TimerId join_timer_ = comm::TimerId::kNone;
   comm::TimerId watch_timer_ = comm::TimerId::kNone;
 

@@ -473,6 +473,14 @@ TEST_F(CoordinatorTest, ObserverMayRefuseTheStart) {
   EXPECT_EQ(NumReplies(AskOrder(0, 0)), 0);
 }
 
+TEST_F(CoordinatorTest, CalledOffBeforeItStartsItNeverDoes) {
+  coordinator_ = std::make_unique<Coordinator>(options_);
+  coordinator_->Abort(CancelledError("stopped by signal 15"));
+  coordinator_->OnStart(context_);
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_THAT(context_.stopped->message(), HasSubstr("signal 15"));
+}
+
 TEST_F(CoordinatorTest, FailedLoadEndsTheJobNamingTheShard) {
   options_.restore_folder = "out/step-4";
   options_.restore_step = 4;

@@ -1,6 +1,7 @@
 // Shared memory between endpoints of one host, TCP between the others.
 //
-// An address is "auto:<host>;shm:...;tcp://...". Two endpoints are of one host
+// An address is "auto:<host>;shm:...;tcp://...", or only "tcp://..." as people
+// write it, which TCP is then used for. Two endpoints are of one host
 // when they share a kernel that has not restarted and a network namespace,
 // which is where shm's sockets have their names; containers of one pod do.
 
@@ -18,6 +19,7 @@
 #include "comm/endpoint.h"
 #include "comm/transport.h"
 #include "comm/transports/event_loop.h"
+#include "comm/transports/tcp_address.h"
 
 namespace shoal::comm {
 namespace {
@@ -57,6 +59,9 @@ class AutoEndpoint : public Endpoint {
   Status Connect(EndpointId peer, const std::string& address) override {
     if (shm_->Knows(peer) || zmq_->Knows(peer)) {
       return OkStatus();
+    }
+    if (address.starts_with(kTcpPrefix)) {
+      return zmq_->Connect(peer, address);
     }
     std::string_view rest = address;
     const size_t first = rest.find(';');

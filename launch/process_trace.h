@@ -1,0 +1,24 @@
+#ifndef SHOAL_LAUNCH_PROCESS_TRACE_H_
+#define SHOAL_LAUNCH_PROCESS_TRACE_H_
+
+#include <string>
+
+namespace shoal::launch {
+
+// A process's timeline, from here to the end of the block, in a file of
+// `folder`; nothing if that is empty.
+class ProcessTrace {
+ public:
+  ProcessTrace(std::string folder, std::string role);
+  ~ProcessTrace();
+  ProcessTrace(const ProcessTrace&) = delete;
+  ProcessTrace& operator=(const ProcessTrace&) = delete;
+
+ private:
+  std::string folder_;
+  std::string role_;
+};
+
+}  // namespace shoal::launch
+
+#endif  // SHOAL_LAUNCH_PROCESS_TRACE_H_

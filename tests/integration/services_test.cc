@@ -1,0 +1,110 @@
+// The roles of a job started one by one, as other systems start services.
+
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include "tests/integration/job_fixture.h"
+#include "tests/integration/program.h"
+
+namespace shoal::integration {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class ServicesTest : public JobsTest {
+ protected:
+  // A shell script; $S is the program, $AT the coordinator's address, $JOB what
+  // the coordinator is started with (2 servers, 2 workers).
+  RunOutcome Script(const std::string& text) const {
+    const std::string port = std::to_string(FreePort());
+    return RunProgram(
+        {"bash", "-c",
+         "cd " + folder_.string() + "; S=" + SHOAL_PROGRAM +
+             "; AT=tcp://localhost:" + port +
+             "; JOB='job.yaml --out out --set cluster.servers=2 --set "
+             "cluster.workers=2 --set cluster.listen=lo --set cluster.port=" +
+             port + "'\n" + text});
+  }
+
+ private:
+  static int FreePort() {
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof(address);
+    EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
+    EXPECT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
+    close(fd);
+    return ntohs(address.sin_port);
+  }
+};
+
+TEST_F(ServicesTest, StartedInAnyOrderTheyTrainTheSameModel) {
+  ASSERT_EQ(Train("threads", {"--in-process"}).exit_code, 0);
+  const RunOutcome run = Script(
+      "$S worker --coordinator $AT & W=$!; $S server --coordinator $AT --index "
+      "1 & S1=$!; sleep 0.3; $S coordinator $JOB & C=$!; sleep 0.3; "
+      "$S server --coordinator $AT --index 0 & S0=$!; "
+      "$S worker --coordinator $AT --index 1; echo $? > codes; "
+      "for p in $W $S1 $C $S0; do wait $p; echo $? >> codes; done");
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_EQ(Read("codes"), "0\n0\n0\n0\n0\n");
+  EXPECT_THAT(run.output, HasSubstr("waits for 2 servers and 2 workers"));
+  EXPECT_EQ(Digest("out"), Digest("threads"));
+}
+
+// 75: starting the job again may help.
+TEST_F(ServicesTest, StoppedMemberEndsTheJobAsOneToTryAgain) {
+  const RunOutcome run = Script(
+      "for i in 0 1; do $S server --coordinator $AT --index $i & done; "
+      "$S worker --coordinator $AT --index 0 & "
+      "$S worker --coordinator $AT --index 1 & W=$!; "
+      "$S coordinator $JOB --set train.epochs=100000 & C=$!; "
+      "until [ -e out/tensorboard ]; do sleep 0.05; done; sleep 0.5; "
+      "kill -TERM $W; wait $W; echo worker $?; wait $C; echo coordinator $?; "
+      "wait; echo all");
+  EXPECT_THAT(run.output,
+              AllOf(HasSubstr("stopped by signal 15"), HasSubstr("worker 75"),
+                    HasSubstr("worker 1 (host "), HasSubstr("coordinator 75"),
+                    HasSubstr("all\n")));
+}
+
+TEST_F(ServicesTest, StoppedCoordinatorEndsTheMembers) {
+  const RunOutcome run = Script(
+      "for i in 0 1; do $S server --coordinator $AT --index $i & "
+      "$S worker --coordinator $AT & done; "
+      "$S coordinator $JOB --set train.epochs=100000 & C=$!; "
+      "until [ -e out/tensorboard ]; do sleep 0.05; done; "
+      "kill -TERM $C; wait $C; echo coordinator $?; wait; echo all");
+  EXPECT_THAT(run.output,
+              AllOf(HasSubstr("coordinator 75"), HasSubstr("all\n"),
+                    HasSubstr("the job was called off: stopped by signal 15")));
+  EXPECT_THAT(Read("out/metrics.json"), HasSubstr("failed: "));
+}
+
+TEST_F(ServicesTest, WhoIsMissingIsNamedAndErrorsThatStayAreFatal) {
+  const RunOutcome missing = Script(
+      "$S server --coordinator $AT --index 0 --join-within 3 & "
+      "$S coordinator $JOB --join-within 2; echo coordinator $?; wait");
+  EXPECT_THAT(missing.output,
+              AllOf(HasSubstr("server 1 shard 0, worker 0, worker 1"),
+                    HasSubstr("coordinator 75")));
+  const RunOutcome unknown = Script(
+      "$S worker --coordinator tcp://no-such-host.invalid:7 --join-within 1; "
+      "echo worker $?");
+  EXPECT_THAT(unknown.output,
+              AllOf(HasSubstr("no-such-host.invalid"), HasSubstr("worker 75")));
+  const RunOutcome fatal = Script(
+      "$S coordinator $JOB --set data.files=[none.csv]; echo coordinator $?");
+  EXPECT_THAT(fatal.output,
+              AllOf(HasSubstr("none.csv"), HasSubstr("coordinator 1")));
+}
+
+}  // namespace
+}  // namespace shoal::integration
