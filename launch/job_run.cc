@@ -267,6 +267,8 @@ Status JobRun::OnStarted(int64_t step) {
   progress_ = std::make_unique<worker::Progress>(
       worker::Progress::Detect(stderr), clock_);
   progress_->Start(step, plan_.total_steps, plan_.steps_per_epoch);
+  Tell("shoal_step", "", static_cast<double>(step));
+  Tell("shoal_steps_planned", "", static_cast<double>(plan_.total_steps));
   summary_.steps = step;
   StatusOr<std::unique_ptr<worker::EventFile>> events =
       worker::EventFile::Create(StrCat(out(), "/tensorboard"), WallTime());
@@ -277,6 +279,13 @@ Status JobRun::OnStarted(int64_t step) {
                events.status().message());
   }
   return OkStatus();
+}
+
+void JobRun::Tell(std::string_view metric, std::string_view labels,
+                  double value) {
+  if (request_.board != nullptr) {
+    request_.board->Set(metric, labels, value);
+  }
 }
 
 void JobRun::AddLoss(int64_t window, double loss_sum, int64_t examples) {
@@ -301,6 +310,9 @@ void JobRun::OnProgress(int64_t step, int64_t window, double loss_sum,
   summary_.train_loss =
       current.loss_sum /
       static_cast<double>(std::max<int64_t>(current.examples, 1));
+  Tell("shoal_step", "", static_cast<double>(summary_.steps));
+  Tell("shoal_examples_total", "", static_cast<double>(summary_.examples));
+  Tell("shoal_train_loss", "", summary_.train_loss.value_or(0));
   if (progress_ != nullptr) {
     progress_->Update({.step = summary_.steps,
                        .examples = summary_.examples,
@@ -327,6 +339,9 @@ StatusOr<bool> JobRun::OnEvaluated(int64_t step, std::span<const float> scores,
                               .epoch = epoch,
                               .seconds = ToSeconds(clock_.Now() - started_),
                               .result = result});
+  for (const auto& [name, value] : worker::NamedMetrics(result)) {
+    Tell("shoal_test_metric", StrCat("metric=\"", name, "\""), value);
+  }
   char head[64];
   std::snprintf(head, sizeof(head), "epoch %.3g, step %lld: test ", epoch,
                 static_cast<long long>(step));
@@ -373,7 +388,8 @@ std::map<std::string, std::string> JobRun::CheckpointTexts() {
                                  early_stopping_->ToJson());
 }
 
-void JobRun::OnSaved(int64_t /*step*/, const std::string& folder) {
+void JobRun::OnSaved(int64_t step, const std::string& folder) {
+  Tell("shoal_checkpoint_step", "", static_cast<double>(step));
   EndSegment();
   summary_.checkpoint = folder;
   segment_start_ = clock_.Now();

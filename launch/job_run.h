@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
@@ -13,6 +14,7 @@
 #include "launch/cluster.h"
 #include "launch/out_folder.h"
 #include "launch/restored_job.h"
+#include "launch/status_board.h"
 #include "ps/coordinator.h"
 #include "worker/input/prepare.h"
 #include "worker/metrics/early_stopping.h"
@@ -35,6 +37,7 @@ struct RunRequest {
   std::string out;                     // folder; empty: out/<name of the job>
   bool in_process = false;
   bool trace = false;
+  StatusBoard* board = nullptr;            // told of the training, if any
   std::string checkpoint;                  // to evaluate or predict with
   std::vector<std::string> predict_files;  // patterns
 };
@@ -82,6 +85,7 @@ class JobRun : public ps::JobObserver {
   Status Load();
   Status PrepareData();
   Status BuildSpec();
+  void Tell(std::string_view metric, std::string_view labels, double value);
   void AddLoss(int64_t window, double loss_sum, int64_t examples);
   void EndSegment();
   Status WriteReports();

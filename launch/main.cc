@@ -18,6 +18,7 @@ namespace {
 using shoal::Status;
 using shoal::launch::RoleOptions;
 using shoal::launch::RunRequest;
+using shoal::launch::ServiceOptions;
 
 // What the commands that run a job have in common.
 void AddJobOptions(CLI::App& command, RunRequest& request) {
@@ -52,8 +53,15 @@ void AddJoinOption(CLI::App& command, shoal::Duration& join_within) {
       ->check(CLI::Range(1.0, 1e6));
 }
 
+void AddHttpOption(CLI::App& command, ServiceOptions& options) {
+  command
+      .add_option("--http", options.http_port,
+                  "Answers /healthz, /readyz and /metrics at this port; 0: any")
+      ->check(CLI::Range(0, 65535));
+}
+
 void AddRoleOptions(CLI::App& command, RoleOptions& role,
-                    std::string& trace_folder) {
+                    ServiceOptions& options) {
   command
       .add_option("--coordinator", role.coordinator_address,
                   "The coordinator's address, such as tcp://HOST:PORT")
@@ -68,7 +76,9 @@ void AddRoleOptions(CLI::App& command, RoleOptions& role,
   command.add_option("--shards", role.shards, "Shards of a server")
       ->check(CLI::Range(1, 256));
   AddJoinOption(command, role.join_within);
-  command.add_option("--trace", trace_folder, "Folder for its timeline");
+  AddHttpOption(command, options);
+  command.add_option("--trace", options.trace_folder,
+                     "Folder for its timeline");
 }
 
 // Every connection and file of a large job takes a descriptor; the low limit
@@ -214,19 +224,19 @@ int main(int argc, char** argv) {
   });
 
   RoleOptions role;
-  std::string trace_folder;
+  ServiceOptions service_options;
   bool service = false;
   command = app.add_subcommand("server", "Runs one server of a job");
-  AddRoleOptions(*command, role, trace_folder);
+  AddRoleOptions(*command, role, service_options);
   command->callback([&] {
     service = true;
-    status = shoal::launch::RunServerService(role, trace_folder);
+    status = shoal::launch::RunServerService(role, service_options);
   });
   command = app.add_subcommand("worker", "Runs one worker of a job");
-  AddRoleOptions(*command, role, trace_folder);
+  AddRoleOptions(*command, role, service_options);
   command->callback([&] {
     service = true;
-    status = shoal::launch::RunWorkerService(role, trace_folder);
+    status = shoal::launch::RunWorkerService(role, service_options);
   });
 
   RunRequest coordinate;
@@ -235,9 +245,11 @@ int main(int argc, char** argv) {
       "coordinator", "Trains a job with servers and workers that others start");
   AddJobOptions(*command, coordinate);
   AddJoinOption(*command, join_within);
+  AddHttpOption(*command, service_options);
   command->callback([&] {
     service = true;
-    status = shoal::launch::RunCoordinatorService(coordinate, join_within);
+    status = shoal::launch::RunCoordinatorService(coordinate, join_within,
+                                                  service_options);
   });
 
   AllowManyFiles();

@@ -78,10 +78,40 @@ class NodesRole : public Role {
   std::vector<Part> parts_;
 };
 
+ps::ReportFn ShardReport(StatusBoard* board, int shard) {
+  if (board == nullptr) {
+    return nullptr;
+  }
+  return [board, shard, labels = StrCat("shard=\"", shard, "\"")](
+             const ps::MemberReport& report) {
+    board->SetReady(shard, report.ready);
+    board->Set("shoal_step", labels, static_cast<double>(report.step));
+    board->Set("shoal_table_rows", labels,
+               static_cast<double>(report.table_rows));
+    board->Set("shoal_table_bytes", labels,
+               static_cast<double>(report.table_bytes));
+  };
+}
+
+ps::ReportFn WorkerReport(StatusBoard* board) {
+  if (board == nullptr) {
+    return nullptr;
+  }
+  return [board](const ps::MemberReport& report) {
+    board->SetReady(0, report.ready);
+    board->Set("shoal_step", "", static_cast<double>(report.step));
+    board->Set("shoal_examples_total", "",
+               static_cast<double>(report.examples));
+  };
+}
+
 }  // namespace
 
 StatusOr<std::unique_ptr<Role>> Role::CreateServer(const RoleOptions& options) {
   auto role = std::make_unique<NodesRole>();
+  if (options.board != nullptr) {
+    options.board->SetParts(options.shards);
+  }
   for (int shard = 0; shard < options.shards; ++shard) {
     SHOAL_RETURN_IF_ERROR(
         role->Add(options, StrCat("shard ", shard),
@@ -89,7 +119,8 @@ StatusOr<std::unique_ptr<Role>> Role::CreateServer(const RoleOptions& options) {
                       .coordinator_address = options.coordinator_address,
                       .server = options.index,
                       .shard = shard,
-                      .join_within = options.join_within})));
+                      .join_within = options.join_within,
+                      .report = ShardReport(options.board, shard)})));
   }
   return std::unique_ptr<Role>(std::move(role));
 }
@@ -102,7 +133,8 @@ StatusOr<std::unique_ptr<Role>> Role::CreateWorker(const RoleOptions& options) {
           .coordinator_address = options.coordinator_address,
           .worker = options.index,
           .join_within = options.join_within,
-          .open = &worker::OpenWorker})));
+          .open = &worker::OpenWorker,
+          .report = WorkerReport(options.board)})));
   return std::unique_ptr<Role>(std::move(role));
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "base/time.h"
+#include "launch/status_board.h"
 
 namespace shoal::launch {
 
@@ -16,6 +17,7 @@ struct RoleOptions {
   int index = -1;  // which server or worker; a worker's -1: any that is free
   int shards = 1;  // of a server
   Duration join_within = std::chrono::seconds(60);
+  StatusBoard* board = nullptr;  // what it tells of itself; must outlive it
 };
 
 // A server runs each of its shards on a thread of its own; a worker is one node

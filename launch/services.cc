@@ -19,6 +19,8 @@
 #include "launch/cluster.h"
 #include "launch/commands.h"
 #include "launch/process_trace.h"
+#include "launch/status_board.h"
+#include "launch/status_server.h"
 #include "launch/supervisor.h"
 
 namespace shoal::launch {
@@ -73,10 +75,28 @@ Status FindCoordinator(RoleOptions& options) {
   return OkStatus();
 }
 
+StatusOr<std::unique_ptr<StatusServer>> StartHttp(const ServiceOptions& options,
+                                                  const StatusBoard& board) {
+  if (options.http_port < 0) {
+    return std::unique_ptr<StatusServer>();
+  }
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<StatusServer> server,
+                         StatusServer::Create(options.http_port, board));
+  if (options.http_port == 0) {
+    std::fprintf(stderr, "http: port %d\n", server->port());
+  }
+  return server;
+}
+
 }  // namespace
 
-Status RunCoordinatorService(const RunRequest& request, Duration join_within) {
+Status RunCoordinatorService(RunRequest request, Duration join_within,
+                             const ServiceOptions& options) {
   SetLogRole("coordinator");
+  StatusBoard board;
+  request.board = &board;
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<StatusServer> http,
+                         StartHttp(options, board));
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
                          JobRun::Prepare(request));
   SHOAL_ASSIGN_OR_RETURN(const ClusterShape shape,
@@ -88,10 +108,11 @@ Status RunCoordinatorService(const RunRequest& request, Duration join_within) {
   }
   {
     const ProcessTrace trace(shape.trace_folder, "coordinator");
-    ps::Coordinator::Options options = run->CoordinatorOptions();
-    options.join_within = join_within;
+    ps::Coordinator::Options coordinator = run->CoordinatorOptions();
+    coordinator.join_within = join_within;
     SHOAL_RETURN_IF_ERROR(run->Finish(RunCoordinator(
-        shape, std::move(options), [&](const std::string& address) {
+        shape, std::move(coordinator), [&](const std::string& address) {
+          board.SetReady(0, true);
           std::fprintf(stderr,
                        "coordinator: %s waits for %d servers and %d workers\n",
                        address.c_str(), shape.servers, shape.workers);
@@ -101,28 +122,35 @@ Status RunCoordinatorService(const RunRequest& request, Duration join_within) {
   return OkStatus();
 }
 
-Status RunServerService(RoleOptions options, const std::string& trace_folder) {
-  if (options.index < 0) {
-    SHOAL_ASSIGN_OR_RETURN(options.index, OrdinalOfHost());
-  }
-  const std::string name = StrCat("server ", options.index);
+namespace {
+
+Status RunMember(
+    const std::string& name, RoleOptions role, const ServiceOptions& options,
+    StatusOr<std::unique_ptr<Role>> (*create)(const RoleOptions&)) {
   SetLogRole(name);
-  const ProcessTrace trace(trace_folder, name);
-  SHOAL_RETURN_IF_ERROR(FindCoordinator(options));
-  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Role> role,
-                         Role::CreateServer(options));
-  return RunUntilSignal(*role);
+  const ProcessTrace trace(options.trace_folder, name);
+  StatusBoard board;
+  role.board = &board;
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<StatusServer> http,
+                         StartHttp(options, board));
+  SHOAL_RETURN_IF_ERROR(FindCoordinator(role));
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Role> made, create(role));
+  return RunUntilSignal(*made);
 }
 
-Status RunWorkerService(RoleOptions options, const std::string& trace_folder) {
-  const std::string name =
-      options.index < 0 ? "worker" : StrCat("worker ", options.index);
-  SetLogRole(name);
-  const ProcessTrace trace(trace_folder, name);
-  SHOAL_RETURN_IF_ERROR(FindCoordinator(options));
-  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Role> role,
-                         Role::CreateWorker(options));
-  return RunUntilSignal(*role);
+}  // namespace
+
+Status RunServerService(RoleOptions role, const ServiceOptions& options) {
+  if (role.index < 0) {
+    SHOAL_ASSIGN_OR_RETURN(role.index, OrdinalOfHost());
+  }
+  return RunMember(StrCat("server ", role.index), role, options,
+                   &Role::CreateServer);
+}
+
+Status RunWorkerService(RoleOptions role, const ServiceOptions& options) {
+  return RunMember(role.index < 0 ? "worker" : StrCat("worker ", role.index),
+                   role, options, &Role::CreateWorker);
 }
 
 int ServiceExitCode(const Status& status) {

@@ -15,16 +15,25 @@ namespace shoal::launch {
 // that look for it. SIGTERM and Ctrl-C end each in order. All block until the
 // job is done or called off, and return why.
 
-// Prints its address to standard error, then waits for members.
-Status RunCoordinatorService(const RunRequest& request, Duration join_within);
+// What all services have in common.
+struct ServiceOptions {
+  int http_port = -1;  // of a StatusServer; 0: any, printed; -1: none
+  std::string trace_folder;
+};
+
+// Prints its address to standard error, then waits for members. It is ready
+// when members can come.
+Status RunCoordinatorService(RunRequest request, Duration join_within,
+                             const ServiceOptions& options);
 
 // The coordinator's address may be "tcp://NAME:PORT" with a name that is not
-// known yet. With a trace folder they leave their timeline there.
+// known yet. With a trace folder they leave their timeline there. A server is
+// ready when it holds its variables, a worker when it has opened its data.
 // `index` -1 of a server: the number that this host's name ends with
 // ("shoal-server-2"), as those of a StatefulSet do.
 // Errors: kInvalidArgument (no such number) too.
-Status RunServerService(RoleOptions options, const std::string& trace_folder);
-Status RunWorkerService(RoleOptions options, const std::string& trace_folder);
+Status RunServerService(RoleOptions role, const ServiceOptions& options);
+Status RunWorkerService(RoleOptions role, const ServiceOptions& options);
 
 // The exit code of a service: 0 if it is OK; 75 (EX_TEMPFAIL of sysexits.h) if
 // starting the job again may help: a member was lost, late or stopped; else 1.

@@ -261,6 +261,7 @@ void Coordinator::AnswerJoin(const WaitingMessage& waiting) {
   reply.set_index(member.index);
   reply.set_num_workers(options_.num_workers);
   reply.set_job_text(options_.job_text);
+  reply.set_restores(!options_.restore_folder.empty());
   ToWire(route_, *reply.mutable_route());
   ToWire(options_.model, *reply.mutable_model());
   ToWire(options_.plan, *reply.mutable_plan());

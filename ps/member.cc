@@ -23,6 +23,7 @@ StatusOr<JoinResult> ReadJoinReply(const comm::Message& message) {
   SHOAL_ASSIGN_OR_RETURN(result.model, FromWire(reply.model()));
   SHOAL_ASSIGN_OR_RETURN(result.plan, FromWire(reply.plan()));
   result.job_text = reply.job_text();
+  result.restores = reply.restores();
   if (message.frames.size() > 1) {
     result.setup = message.frames[1];
   }

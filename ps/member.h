@@ -22,7 +22,20 @@ struct JoinResult {
   ClusterPlan plan;
   std::string job_text;
   Buffer setup;
+  bool restores = false;  // who holds state is asked to load it
 };
+
+// What a member tells whoever runs it, on the node's thread: when it becomes
+// ready, and then now and again.
+struct MemberReport {
+  bool ready = false;  // joined, and has what it holds
+  int64_t step = 0;
+  int64_t examples = 0;     // worker: trained on
+  int64_t table_rows = 0;   // shard
+  int64_t table_bytes = 0;  // shard
+};
+using ReportFn = std::function<void(const MemberReport&)>;
+inline constexpr Duration kReportEvery = std::chrono::seconds(1);
 
 // A node's life in the cluster: joins the coordinator, answers its signs of
 // life, and tells when it is gone or calls the job off.

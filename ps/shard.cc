@@ -75,6 +75,23 @@ void Shard::OnJoined(const JoinResult& joined) {
             .num_shards = static_cast<int>(route_.shards.size()),
             .shard_index = joined.index};
   joined_ = true;
+  ready_ = !joined.restores;
+  Report();
+}
+
+void Shard::Report() {
+  if (options_.report == nullptr) {
+    return;
+  }
+  MemberReport report{.ready = ready_, .step = step_};
+  // Before, the storage thread may be filling the tables.
+  for (size_t t = 0; ready_ && t < tables_.size(); ++t) {
+    const std::unique_ptr<SparseTable>& table = tables_[t];
+    report.table_rows += table->num_rows();
+    report.table_bytes += table->memory_bytes();
+  }
+  options_.report(report);
+  context_->SetTimer(context_->Now() + kReportEvery, [this] { Report(); });
 }
 
 void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
@@ -399,6 +416,7 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
     ReplyError(from, request, status);
     return;
   }
+  ready_ = false;
   context_->StartStorage(
       [this, load](Storage& storage) -> StatusOr<Buffer> {
         SHOAL_RETURN_IF_ERROR(LoadParts(storage, load.folder(), state()));
@@ -410,6 +428,7 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
           return;
         }
         step_ = step;
+        ready_ = true;
         Reply(from, MakeReply(request, {}));
       });
 }

@@ -38,6 +38,7 @@ class Shard : public comm::Node {
     int server = 0;
     int shard = 0;  // of this server
     Duration join_within = std::chrono::seconds(30);
+    ReportFn report;  // or none
   };
 
   explicit Shard(const Options& options);
@@ -71,6 +72,7 @@ class Shard : public comm::Node {
   void SendPrepared();
   void OnCommit(const StatusOr<comm::Message>& reply);
 
+  void Report();
   void Apply(const Piece& piece, double learning_rate_factor);
   ShardState state() {
     return {.model = &model_,
@@ -93,6 +95,7 @@ class Shard : public comm::Node {
   std::optional<Member> member_;
 
   bool joined_ = false;
+  bool ready_ = false;  // and has loaded what it is to restore
   ModelSpec model_;
   ClusterPlan plan_;
   RouteTable route_;

@@ -98,6 +98,7 @@ void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
         client_.emplace(*caller_, joined_.model, joined_.plan, joined_.route);
         tree_.emplace(joined_.plan.virtual_workers);
         last_report_ = context_->Now();
+        Report();
         AskOrder();
       });
 }
@@ -495,6 +496,7 @@ void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
           StartPush(owner);
           loss_sum_ += unit.loss_sum;
           loss_examples_ += unit.input.examples;
+          examples_ += unit.input.examples;
           ReportProgress(unit.number + 1, false);
         } else {
           OnUnitDone(unit);
@@ -680,6 +682,16 @@ void WorkerNode::ReportProgress(int64_t step, bool force) {
   // A lost report only leaves a gap in the curve.
   (void)context_->Send(options_.coordinator, comm::Lane::kUrgent,
                        std::move(message));
+}
+
+void WorkerNode::Report() {
+  if (options_.report == nullptr) {
+    return;
+  }
+  options_.report({.ready = true,
+                   .step = std::max<int64_t>(done_until_, 0),
+                   .examples = examples_});
+  context_->SetTimer(context_->Now() + ps::kReportEvery, [this] { Report(); });
 }
 
 void WorkerNode::Fail(const Status& why) {

@@ -43,6 +43,7 @@ class WorkerNode : public comm::Node {
     Duration join_within = std::chrono::seconds(30);
     // Runs on compute lane 0 after the job is joined; may block.
     std::function<StatusOr<WorkerJob>(const ps::JoinResult&)> open;
+    ps::ReportFn report;  // or none
   };
 
   explicit WorkerNode(Options options);
@@ -94,6 +95,7 @@ class WorkerNode : public comm::Node {
 
   void ReportClock();
   void ReportProgress(int64_t step, bool force);
+  void Report();
   void Fail(const Status& why);
 
   Options options_;
@@ -133,6 +135,7 @@ class WorkerNode : public comm::Node {
   int64_t window_ = 0;
   double loss_sum_ = 0;
   int64_t loss_examples_ = 0;
+  int64_t examples_ = 0;  // of the whole training
   Time last_report_;
 
   std::vector<float> scores_;  // of the evaluation under way

@@ -1,5 +1,6 @@
 // The roles of a job started one by one, as other systems start services.
 
+#include <cstdlib>
 #include <string>
 
 #include "gmock/gmock.h"
@@ -86,6 +87,56 @@ TEST_F(ServicesTest, StoppedCoordinatorEndsTheMembers) {
               AllOf(HasSubstr("coordinator 75"), HasSubstr("all\n"),
                     HasSubstr("the job was called off: stopped by signal 15")));
   EXPECT_THAT(Read("out/metrics.json"), HasSubstr("failed: "));
+}
+
+TEST_F(ServicesTest, EachTellsOfItselfOverHttp) {
+  const RunOutcome run = Script(
+      "get() { P=$(sed -n 's/^http: port //p' $1); exec 3<>/dev/tcp/127.0.0.1/"
+      "$P; printf 'GET %s HTTP/1.0\\r\\n\\r\\n' $2 >&3; cat <&3; exec 3>&-; };"
+      "$S server --coordinator $AT --index 0 --http 0 2> s & "
+      "until grep -q port s; do sleep 0.02; done; "
+      "get s /healthz > alone; get s /readyz > alone_ready; "
+      "$S server --coordinator $AT --index 1 & "
+      "$S worker --coordinator $AT --index 0 --http 0 2> w & "
+      "$S worker --coordinator $AT & "
+      "$S coordinator $JOB --set train.epochs=100000 --http 0 2> c & C=$!; "
+      "until [ -e out/tensorboard ]; do sleep 0.05; done; sleep 2.5; "
+      "for x in s w c; do get $x /readyz > ready_$x; get $x /metrics > m_$x; "
+      "get $x /nothing > none_$x; done; kill -TERM $C; wait; echo all");
+  EXPECT_THAT(run.output, HasSubstr("all\n"));
+  EXPECT_THAT(Read("alone"), AllOf(HasSubstr("200"), HasSubstr("ok\n")));
+  EXPECT_THAT(Read("alone_ready"), HasSubstr("503")) << "it has not joined yet";
+  for (const char* x : {"s", "w", "c"}) {
+    EXPECT_THAT(Read(std::string("ready_") + x), HasSubstr("200")) << x;
+    EXPECT_THAT(Read(std::string("none_") + x), HasSubstr("404")) << x;
+    EXPECT_THAT(Read(std::string("m_") + x),
+                AllOf(HasSubstr("\nshoal_ready 1\n"),
+                      HasSubstr("# TYPE shoal_step gauge\n")))
+        << x;
+  }
+  const auto value = [&](const std::string& file, const std::string& metric) {
+    const std::string text = Read(file);
+    const size_t at = text.find("\n" + metric + " ");
+    return at == std::string::npos
+               ? -1
+               : std::atof(text.c_str() + at + metric.size() + 2);
+  };
+  EXPECT_GT(value("m_s", "shoal_table_rows{shard=\"0\"}"), 100);
+  EXPECT_GT(value("m_s", "shoal_step{shard=\"0\"}"), 0);
+  EXPECT_GT(value("m_w", "shoal_examples_total"), 64);
+  EXPECT_GT(value("m_c", "shoal_step"), 0);
+  EXPECT_GT(value("m_c", "shoal_train_loss"), 0.1);
+  EXPECT_GT(value("m_c", "shoal_test_metric{metric=\"auc\"}"), 0.4);
+}
+
+TEST_F(ServicesTest, TakenHttpPortIsNamed) {
+  const RunOutcome run = Script(
+      "$S server --coordinator $AT --index 0 --http 0 2> s & P=$!; "
+      "until grep -q port s; do sleep 0.02; done; "
+      "$S worker --coordinator $AT --http $(sed -n 's/^http: port //p' s); "
+      "echo worker $?; kill -TERM $P; wait");
+  EXPECT_THAT(run.output,
+              AllOf(HasSubstr("port is taken"), HasSubstr("worker 75")));
 }
 
 TEST_F(ServicesTest, WhoIsMissingIsNamedAndErrorsThatStayAreFatal) {

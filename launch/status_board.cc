@@ -1,0 +1,84 @@
+#include "launch/status_board.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <iterator>
+
+#include "base/status.h"
+#include "base/strcat.h"
+
+namespace shoal::launch {
+namespace {
+
+struct Description {
+  std::string_view name;
+  std::string_view type;
+  std::string_view help;
+};
+
+constexpr Description kMetrics[] = {
+    {"shoal_ready", "gauge", "1 when the service does its part of the job."},
+    {"shoal_step", "gauge", "Steps done; of a shard outside sync: pushes."},
+    {"shoal_steps_planned", "gauge", "Steps of the whole training."},
+    {"shoal_examples_total", "counter", "Examples trained on."},
+    {"shoal_train_loss", "gauge", "Mean loss of the last steps."},
+    {"shoal_test_metric", "gauge", "The last evaluation on the test part."},
+    {"shoal_checkpoint_step", "gauge", "Step of the last checkpoint."},
+    {"shoal_table_rows", "gauge", "Rows of all tables of a shard."},
+    {"shoal_table_bytes", "gauge", "Memory of all tables of a shard."},
+};
+
+}  // namespace
+
+void StatusBoard::SetParts(int parts) {
+  const MutexLock lock(mutex_);
+  parts_ = parts;
+}
+
+void StatusBoard::SetReady(int part, bool ready) {
+  const MutexLock lock(mutex_);
+  ready_[part] = ready;
+}
+
+bool StatusBoard::ready() const {
+  const MutexLock lock(mutex_);
+  return std::count_if(ready_.begin(), ready_.end(),
+                       [](const auto& part) { return part.second; }) >= parts_;
+}
+
+void StatusBoard::Set(std::string_view metric, std::string_view labels,
+                      double value) {
+  SHOAL_CHECK(
+      std::any_of(std::begin(kMetrics), std::end(kMetrics),
+                  [metric](const Description& d) { return d.name == metric; }));
+  const MutexLock lock(mutex_);
+  values_[std::string(metric)][std::string(labels)] = value;
+}
+
+std::string StatusBoard::MetricsText() const {
+  const bool now_ready = ready();
+  const MutexLock lock(mutex_);
+  std::string text;
+  for (const Description& metric : kMetrics) {
+    std::map<std::string, double> values;
+    if (metric.name == "shoal_ready") {
+      values[""] = now_ready ? 1 : 0;
+    } else if (const auto it = values_.find(metric.name); it != values_.end()) {
+      values = it->second;
+    }
+    if (values.empty()) {
+      continue;
+    }
+    text += StrCat("# HELP ", metric.name, " ", metric.help, "\n# TYPE ",
+                   metric.name, " ", metric.type, "\n");
+    for (const auto& [labels, value] : values) {
+      char number[32];
+      std::snprintf(number, sizeof(number), "%.17g", value);
+      text += StrCat(metric.name, labels.empty() ? "" : "{", labels,
+                     labels.empty() ? "" : "}", " ", number, "\n");
+    }
+  }
+  return text;
+}
+
+}  // namespace shoal::launch
