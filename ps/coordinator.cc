@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "base/strcat.h"
-#include "ps/checkpoint_format.h"
 #include "ps/protocol.pb.h"
 #include "ps/slots.h"
 #include "ps/wire.h"
@@ -16,9 +15,6 @@ namespace {
 // A lost connection is not yet a lost member: the launcher, which sees
 // processes end, is given this long to say what really happened.
 constexpr Duration kGrace = std::chrono::seconds(1);
-
-// Writing and reading checkpoints is bounded by disks, not by the network.
-constexpr Duration kStorageWithin = std::chrono::minutes(10);
 
 comm::Message OneWay(Method method, const google::protobuf::MessageLite& head) {
   comm::Message message;
@@ -40,6 +36,15 @@ Coordinator::~Coordinator() = default;
 void Coordinator::OnStart(comm::NodeContext& context) {
   context_ = &context;
   caller_.emplace(context);
+  saver_.emplace(context, *caller_,
+                 CheckpointSaver::Options{
+                     .parent = options_.checkpoint_folder,
+                     .kept = options_.checkpoints_kept,
+                     .texts = [this] {
+                       return options_.observer == nullptr
+                                  ? std::map<std::string, std::string>()
+                                  : options_.observer->CheckpointTexts();
+                     }});
   if (!called_off_.ok()) {
     Abort(called_off_);
     return;
@@ -455,116 +460,42 @@ void Coordinator::Evaluated() {
   SaveCheckpoint();
 }
 
-std::string Coordinator::StepFolder(int64_t step) const {
-  return StrCat(options_.checkpoint_folder, "/step-", step);
-}
-
 void Coordinator::SaveCheckpoint() {
   const bool due = stop_early_ || options_.train.SavesAt(position_);
   if (!due || options_.checkpoint_folder.empty()) {
-    OnPartsSaved();
+    AfterCheckpoint();
     return;
   }
-  if (StepFolder(position_) == options_.restore_folder) {
-    // Nothing was trained since; what is there stays whole.
+  const auto saved = [this] {
     if (options_.observer != nullptr) {
-      options_.observer->OnSaved(position_, options_.restore_folder);
+      options_.observer->OnSaved(position_, saver_->Folder(position_));
     }
-    OnPartsSaved();
+    AfterCheckpoint();
+  };
+  if (saver_->Folder(position_) == options_.restore_folder) {
+    saved();  // Nothing was trained since; what is there stays whole.
     return;
   }
-  saved_here_ = true;
   std::vector<RouteTable::Peer> writers = route_.shards;
   if (route_.dense_on_workers()) {
     writers.push_back(route_.workers.front());  // All have the same.
   }
-  parts_.assign(writers.size(), {});
-  calls_under_way_ = static_cast<int64_t>(writers.size());
-  for (size_t i = 0; i < writers.size(); ++i) {
-    const RouteTable::Peer& writer = writers[i];
-    wire::Save save;
-    save.set_folder(StepFolder(position_));
-    save.set_name(StrCat("part-", i));
-    save.set_step(position_);
-    caller_->Start(
-        writer.endpoint, comm::Lane::kBulk,
-        static_cast<uint16_t>(Method::kSave),
-        StrCat("its part of the checkpoint of step ", position_),
-        kStorageWithin, {Encode(save)},
-        [this, i, name = writer.name](StatusOr<comm::Message> reply) {
-          wire::SaveReply saved;
-          Status status = reply.status();
-          if (reply.ok()) {
-            status = Decode(*reply, saved);
-          }
-          if (!status.ok() && save_status_.ok()) {
-            save_status_ = status.WithPrefix(
-                StrCat("checkpoint of step ", position_, " on ", name));
-          }
-          parts_[i].assign(saved.parts().begin(), saved.parts().end());
-          if (--calls_under_way_ == 0 && !ending_) {
-            save_status_.ok() ? OnPartsSaved() : OnSaveFailed();
-          }
-        });
-  }
-}
-
-// When no shard writes any more: nothing comes after the removal.
-void Coordinator::OnSaveFailed() {
-  context_->StartStorage(
-      [folder = StepFolder(position_)](Storage& storage) -> StatusOr<Buffer> {
-        SHOAL_RETURN_IF_ERROR(storage.Remove(folder));
-        return Buffer();
-      },
-      [this](const StatusOr<Buffer>&) { Abort(save_status_); });
-}
-
-// The manifest is published last: a folder without one does not exist.
-void Coordinator::OnPartsSaved() {
-  const auto go_on = [this] {
-    if (stop_early_ || position_ >= options_.train.total_steps) {
-      GiveOrder(OrderKind::kStop, position_, position_);
-    } else {
-      GiveOrder(OrderKind::kTrain, position_,
-                options_.train.NextBoundary(position_));
+  saver_->Save(position_, writers, [this, saved](const Status& status) {
+    if (!status.ok()) {
+      Abort(status);
+    } else if (!ending_) {
+      saved();
     }
-  };
-  if (!std::exchange(saved_here_, false)) {
-    go_on();
-    return;
+  });
+}
+
+void Coordinator::AfterCheckpoint() {
+  if (stop_early_ || position_ >= options_.train.total_steps) {
+    GiveOrder(OrderKind::kStop, position_, position_);
+  } else {
+    GiveOrder(OrderKind::kTrain, position_,
+              options_.train.NextBoundary(position_));
   }
-  std::vector<std::string> parts;
-  for (const std::vector<std::string>& shard : parts_) {
-    parts.insert(parts.end(), shard.begin(), shard.end());
-  }
-  std::map<std::string, std::string> texts;
-  if (options_.observer != nullptr) {
-    texts = options_.observer->CheckpointTexts();
-  }
-  context_->StartStorage(
-      [folder = StepFolder(position_), step = position_, parts,
-       texts = std::move(texts), parent = options_.checkpoint_folder,
-       kept = options_.checkpoints_kept](Storage& storage) -> StatusOr<Buffer> {
-        if (const Status published =
-                PublishManifest(storage, folder, step, parts, texts);
-            !published.ok()) {
-          (void)storage.Remove(folder);
-          return published;
-        }
-        SHOAL_RETURN_IF_ERROR(PruneCheckpoints(storage, parent, kept));
-        return Buffer();
-      },
-      [this, go_on](const StatusOr<Buffer>& done) {
-        if (!done.ok()) {
-          Abort(done.status().WithPrefix(
-              StrCat("checkpoint of step ", position_)));
-          return;
-        }
-        if (options_.observer != nullptr) {
-          options_.observer->OnSaved(position_, StepFolder(position_));
-        }
-        go_on();
-      });
 }
 
 void Coordinator::FinishShards() {

@@ -11,6 +11,7 @@
 
 #include "comm/node.h"
 #include "ps/caller.h"
+#include "ps/checkpoint_saver.h"
 #include "ps/model_spec.h"
 #include "ps/train_plan.h"
 
@@ -136,8 +137,7 @@ class Coordinator : public comm::Node {
   void AfterBoundary();
   void Evaluated();
   void SaveCheckpoint();
-  void OnPartsSaved();
-  void OnSaveFailed();
+  void AfterCheckpoint();
   void FinishShards();
 
   // Steps and clocks.
@@ -158,12 +158,12 @@ class Coordinator : public comm::Node {
 
   const Member* FindMember(comm::EndpointId id) const;
   void Reply(comm::EndpointId to, comm::Message reply);
-  std::string StepFolder(int64_t step) const;
   Duration ReplaceWithin() const;
 
   Options options_;
   comm::NodeContext* context_ = nullptr;
   std::optional<Caller> caller_;
+  std::optional<CheckpointSaver> saver_;
   std::unordered_map<comm::EndpointId, Member> members_;
   std::vector<std::optional<comm::EndpointId>> shards_;  // by index
   std::vector<WorkerState> workers_;                     // by index
@@ -179,11 +179,7 @@ class Coordinator : public comm::Node {
   int64_t position_ = 0;   // steps done at the last boundary
   int64_t committed_ = 0;  // sync: steps committed
   bool stop_early_ = false;
-  bool saved_here_ = false;
   std::unordered_map<comm::EndpointId, WaitingMessage> prepared_;
-  // Of the checkpoint being written, per file writer.
-  std::vector<std::vector<std::string>> parts_;
-  Status save_status_;  // the first failure
   int64_t calls_under_way_ = 0;
 };
 

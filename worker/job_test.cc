@@ -109,8 +109,9 @@ TEST(JobTest, KeyOfAnotherSectionIsFoundThere) {
 }
 
 TEST(JobTest, KeyLikeNoOtherListsWhatThereIs) {
-  EXPECT_THAT(ErrorOf("consistency: {xyzzyplugh: 5}\n"),
-              HasSubstr("under consistency; there are: mode, staleness"));
+  EXPECT_THAT(
+      ErrorOf("consistency: {xyzzyplugh: 5}\n"),
+      HasSubstr("under consistency; there are: mode, dense, staleness"));
 }
 
 TEST(JobTest, UnknownKeyInsideListNamesElement) {
