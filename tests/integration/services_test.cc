@@ -33,16 +33,21 @@ class ServicesTest : public JobsTest {
   }
 
  private:
+  // Below those that the kernel deals to whoever asks for any.
   static int FreePort() {
-    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof(address);
-    EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
-    EXPECT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
-    close(fd);
-    return ntohs(address.sin_port);
+    for (int port = 20000 + getpid() % 5000;; ++port) {
+      const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+      sockaddr_in address = {};
+      address.sin_family = AF_INET;
+      address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+      address.sin_port = htons(static_cast<uint16_t>(port));
+      const bool free =
+          bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+      close(fd);
+      if (free) {
+        return port;
+      }
+    }
   }
 };
 
@@ -67,7 +72,8 @@ TEST_F(ServicesTest, StoppedMemberEndsTheJobAsOneToTryAgain) {
       "$S worker --coordinator $AT --index 0 & "
       "$S worker --coordinator $AT --index 1 & W=$!; "
       "$S coordinator $JOB --set train.epochs=100000 & C=$!; "
-      "until [ -e out/tensorboard ]; do sleep 0.05; done; sleep 0.5; "
+      "until [ -e out/tensorboard ]; do sleep 0.05; kill -0 $C || break; done; "
+      "sleep 0.5; "
       "kill -TERM $W; wait $W; echo worker $?; wait $C; echo coordinator $?; "
       "wait; echo all");
   EXPECT_THAT(run.output,
@@ -81,7 +87,7 @@ TEST_F(ServicesTest, StoppedCoordinatorEndsTheMembers) {
       "for i in 0 1; do $S server --coordinator $AT --index $i & "
       "$S worker --coordinator $AT & done; "
       "$S coordinator $JOB --set train.epochs=100000 & C=$!; "
-      "until [ -e out/tensorboard ]; do sleep 0.05; done; "
+      "until [ -e out/tensorboard ]; do sleep 0.05; kill -0 $C || break; done; "
       "kill -TERM $C; wait $C; echo coordinator $?; wait; echo all");
   EXPECT_THAT(run.output,
               AllOf(HasSubstr("coordinator 75"), HasSubstr("all\n"),
@@ -100,7 +106,8 @@ TEST_F(ServicesTest, EachTellsOfItselfOverHttp) {
       "$S worker --coordinator $AT --index 0 --http 0 2> w & "
       "$S worker --coordinator $AT & "
       "$S coordinator $JOB --set train.epochs=100000 --http 0 2> c & C=$!; "
-      "until [ -e out/tensorboard ]; do sleep 0.05; done; sleep 2.5; "
+      "until [ -e out/tensorboard ]; do sleep 0.05; kill -0 $C || break; done; "
+      "sleep 2.5; "
       "for x in s w c; do get $x /readyz > ready_$x; get $x /metrics > m_$x; "
       "get $x /nothing > none_$x; done; kill -TERM $C; wait; echo all");
   EXPECT_THAT(run.output, HasSubstr("all\n"));
