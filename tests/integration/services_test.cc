@@ -104,7 +104,7 @@ TEST_F(ServicesTest, EachTellsOfItselfOverHttp) {
       "get s /healthz > alone; get s /readyz > alone_ready; "
       "$S server --coordinator $AT --index 1 & "
       "$S worker --coordinator $AT --index 0 --http 0 2> w & "
-      "$S worker --coordinator $AT & "
+      "$S worker --coordinator $AT --index 1 & "
       "$S coordinator $JOB --set train.epochs=100000 --http 0 2> c & C=$!; "
       "until [ -e out/tensorboard ]; do sleep 0.05; kill -0 $C || break; done; "
       "sleep 2.5; "
