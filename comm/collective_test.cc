@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -575,66 +576,108 @@ TEST(CollectiveGroupTest, GroupsThatMakeNoSenseAreRefused) {
 
 // --- Over the real transports ----------------------------------------------
 
-class CollectiveTransportTest : public ::testing::TestWithParam<const char*> {};
+class CollectiveTransportTest : public ::testing::TestWithParam<const char*> {
+ protected:
+  // Each rank on a thread of its own, with the script that `script_of` gives.
+  void RunRanks(
+      int leaves, int size, TransportCollective::Options options,
+      const std::function<std::vector<Member::Step>(const Group&)>& script_of) {
+    std::vector<std::unique_ptr<Pump>> pumps;
+    Group group;
+    group.num_leaves = leaves;
+    const auto nodes = DealLeaves(leaves, size);
+    for (int r = 0; r < size; ++r) {
+      Pump::Options pump_options;
+      pump_options.transport = GetParam();
+      pump_options.endpoint.self = EndpointId{EntropySeed()};
+      auto pump = Pump::Create(pump_options);
+      ASSERT_TRUE(pump.ok()) << pump.status();
+      pumps.push_back(*std::move(pump));
+      group.members.push_back({.endpoint = pumps.back()->self(),
+                               .address = pumps.back()->address(),
+                               .name = StrCat("worker ", r),
+                               .nodes = nodes[static_cast<size_t>(r)]});
+    }
+    options.timeout = std::chrono::seconds(60);
+    std::vector<std::thread> threads;
+    std::vector<Status> ends(static_cast<size_t>(size));
+    for (int r = 0; r < size; ++r) {
+      group.rank = r;
+      std::vector<Member::Step> script = script_of(group);
+      script.push_back([](Collective& c, Collective::Done done) {
+        c.Barrier(std::move(done));
+      });
+      threads.emplace_back([&, r, own = group, script = std::move(script)] {
+        Member member(own, options, script);
+        ends[static_cast<size_t>(r)] =
+            pumps[static_cast<size_t>(r)]->Run(member);
+      });
+    }
+    for (std::thread& thread : threads) {
+      thread.join();
+    }
+    for (const Status& end : ends) {
+      EXPECT_TRUE(end.ok()) << end;
+    }
+  }
+};
 
 TEST_P(CollectiveTransportTest, ThreadsSumToTheTreesBits) {
   constexpr int kSize = 3;
   constexpr int kLeaves = 4;
-  // Over more than one ring of shared memory, and repeatedly in place, so that
-  // memory that is still being read would show.
-  constexpr int64_t kCount = 1'500'000;
+  // Over more than one ring of shared memory, and repeatedly into the same
+  // memory, so that some that is still being read would show.
+  static constexpr int64_t kCount = 1'500'000;
   constexpr int kRounds = 3;
-  std::vector<std::unique_ptr<Pump>> pumps;
-  Group group;
-  group.num_leaves = kLeaves;
-  const auto nodes = DealLeaves(kLeaves, kSize);
-  for (int r = 0; r < kSize; ++r) {
-    Pump::Options options;
-    options.transport = GetParam();
-    options.endpoint.self = EndpointId{EntropySeed()};
-    auto pump = Pump::Create(options);
-    ASSERT_TRUE(pump.ok()) << pump.status();
-    pumps.push_back(*std::move(pump));
-    group.members.push_back({.endpoint = pumps.back()->self(),
-                             .address = pumps.back()->address(),
-                             .name = StrCat("worker ", r),
-                             .nodes = nodes[static_cast<size_t>(r)]});
-  }
-  std::vector<Rank> ranks;
-  for (int r = 0; r < kSize; ++r) {
-    group.rank = r;
+  std::deque<Rank> ranks;
+  RunRanks(kLeaves, kSize, {}, [&](const Group& group) {
     ranks.push_back(MakeRank(group, kCount));
-  }
-  std::vector<std::thread> threads;
-  std::vector<Status> ends(kSize);
-  for (int r = 0; r < kSize; ++r) {
-    threads.emplace_back([&, r] {
-      Rank& rank = ranks[static_cast<size_t>(r)];
-      std::vector<Member::Step> script;
-      for (int round = 0; round < kRounds; ++round) {
-        script.push_back([&rank](Collective& c, Collective::Done done) {
+    return std::vector<Member::Step>(
+        kRounds, [&rank = ranks.back()](Collective& c, Collective::Done done) {
           // What an earlier round sent must be read by now.
           std::fill(rank.out.begin(), rank.out.end(), -1.0F);
           c.AllReduce(DType::kF32, rank.pointers, rank.out.data(), kCount,
                       std::move(done));
         });
-      }
-      script.push_back([](Collective& c, Collective::Done done) {
-        c.Barrier(std::move(done));
-      });
-      Group own = group;
-      own.rank = r;
-      Member member(own, {.timeout = std::chrono::seconds(60)}, script);
-      ends[static_cast<size_t>(r)] = pumps[static_cast<size_t>(r)]->Run(member);
+  });
+  for (const Rank& rank : ranks) {
+    ExpectTreeSum(rank.out, kLeaves, 0, kCount);
+  }
+}
+
+// The sum takes the place of a term that may still be on its way to another.
+TEST_P(CollectiveTransportTest, InPlaceEveryMemberSumsTheTermsThatWereGiven) {
+  constexpr int kSize = 3;
+  static constexpr int64_t kCount = 2000;
+  constexpr int kRounds = 150;
+  for (const AllReduceAlgorithm algorithm :
+       {AllReduceAlgorithm::kExchange, AllReduceAlgorithm::kSegments}) {
+    std::deque<std::vector<int64_t>> data;
+    std::deque<int> rounds;
+    RunRanks(kSize, kSize, {.algorithm = algorithm}, [&](const Group& group) {
+      data.emplace_back(kCount);
+      rounds.push_back(0);
+      return std::vector<Member::Step>(
+          kRounds,
+          [rank = group.rank, &own = data.back(), &round = rounds.back()](
+              Collective& c, Collective::Done done) {
+            for (int64_t i = 0; i < kCount; ++i) {
+              own[static_cast<size_t>(i)] = i + 1000 * rank + 10000 * round;
+            }
+            const void* terms[] = {own.data()};
+            c.AllReduce(DType::kI64, terms, own.data(), kCount,
+                        [&own, &round, done](const Status& status) {
+                          for (int64_t i = 0; status.ok() && i < kCount; ++i) {
+                            ASSERT_EQ(own[static_cast<size_t>(i)],
+                                      3 * i + 3000 + 30000 * round)
+                                << "element " << i << " in round " << round;
+                          }
+                          ++round;
+                          done(status);
+                        });
+          });
     });
-  }
-  for (std::thread& thread : threads) {
-    thread.join();
-  }
-  for (int r = 0; r < kSize; ++r) {
-    ASSERT_TRUE(ends[static_cast<size_t>(r)].ok())
-        << ends[static_cast<size_t>(r)];
-    ExpectTreeSum(ranks[static_cast<size_t>(r)].out, kLeaves, 0, kCount);
+    EXPECT_EQ(rounds, std::deque<int>(kSize, kRounds));
   }
 }
 

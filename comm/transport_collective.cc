@@ -63,6 +63,7 @@ struct TransportCollective::Operation {
   bool exchange = false;                // everyone sums everything
   int root = -1;                        // of a broadcast
   std::vector<const std::byte*> terms;  // this rank's
+  std::vector<Buffer> copies;           // of terms, to send instead
   const std::byte* from = nullptr;
   std::byte* to = nullptr;
   std::vector<Chunk> chunks;
@@ -151,8 +152,19 @@ void TransportCollective::AllReduce(DType dtype,
                  (options_.algorithm == AllReduceAlgorithm::kAuto &&
                   count * op->size() <= options_.exchange_bytes_max);
   op->to = static_cast<std::byte*>(out);
+  const int64_t bytes = count * op->size();
+  bool in_place = false;
   for (const void* term : terms) {
     op->terms.push_back(static_cast<const std::byte*>(term));
+    in_place |=
+        op->terms.back() < op->to + bytes && op->to < op->terms.back() + bytes;
+  }
+  if (op->exchange && in_place) {
+    // The sum is there as soon as the others' terms are, which may be before
+    // they have this one's.
+    for (const std::byte* term : op->terms) {
+      op->copies.push_back(Buffer::CopyOf(term, bytes));
+    }
   }
   Start(std::move(op));
 }
@@ -386,6 +398,11 @@ void TransportCollective::SendTerms(const Operation& op, int to,
   const int64_t first = begin + chunk * ChunkCount(op);
   const int64_t count = std::min(ChunkCount(op), end - first);
   Message message = MakeMessage(op, Phase::kTerms, chunk);
+  if (!op.copies.empty()) {
+    message.frames = op.copies;  // An exchange has one chunk.
+    Send(to, std::move(message));
+    return;
+  }
   for (const std::byte* term : op.terms) {
     message.frames.push_back(
         Buffer::Wrap(const_cast<std::byte*>(term) + first * op.size(),
