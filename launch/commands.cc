@@ -95,7 +95,7 @@ Status RunHere(JobRun& run) {
 // Commands that are one process would do under mpirun what one does, as often
 // as there are ranks.
 Status RefuseMpirun(const char* command) {
-  return MpiWorld::Present()
+  return MpiWorld::ManyRanks()
              ? FailedPreconditionError(
                    StrCat("`shoal ", command,
                           "` does not spread over ranks; start it without "
@@ -149,10 +149,16 @@ Status RunAsRanks(const RunRequest& request) {
   };
   // Preparing the data may take long; the other ranks wait for the address.
   constexpr Duration kPrepareWithin = std::chrono::hours(1);
+  constexpr Duration kReportsWithin = std::chrono::seconds(10);
   if (world->rank() > 0) {
     SHOAL_ASSIGN_OR_RETURN(const std::string address,
                            world->BroadcastFromFirst("", kPrepareWithin));
-    SHOAL_RETURN_IF_ERROR(run_role(address));
+    if (const Status ran = run_role(address); !ran.ok()) {
+      // mpirun ends all ranks when one fails: the first one may be writing its
+      // reports, and says when they are there.
+      (void)world->BroadcastFromFirst("", kReportsWithin);
+      return ran;
+    }
     return world->Finalize();
   }
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
@@ -162,13 +168,17 @@ Status RunAsRanks(const RunRequest& request) {
   {
     // With a server beside it, the server's timeline is that of the process.
     const ProcessTrace trace(extra == 1 ? trace_folder : "", "coordinator");
-    SHOAL_RETURN_IF_ERROR(run->Finish(RunCoordinatorBeside(
+    const Status ran = run->Finish(RunCoordinatorBeside(
         shape, run->CoordinatorOptions(),
         [&](const std::string& address) -> Status {
           SHOAL_RETURN_IF_ERROR(
               world->BroadcastFromFirst(address, kPrepareWithin).status());
           return extra == 1 ? OkStatus() : run_role(address);
-        })));
+        }));
+    if (!ran.ok()) {
+      (void)world->BroadcastFromFirst("the reports are written", 1s);
+      return ran;
+    }
   }
   PrintSummary(*run, request.kind);
   // All ranks have left their timelines when this returns.
@@ -266,7 +276,10 @@ Status RunPredict(const RunRequest& request, const std::string& csv_path) {
   }
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
                          JobRun::Prepare(request));
-  if (csv_path != "-" && IsOneOf(csv_path, run->data().files)) {
+  const std::string csv_folder =
+      std::filesystem::absolute(csv_path).parent_path().string();
+  if (csv_path != "-" && (IsOneOf(csv_path, run->data().files) ||
+                          IsOneOf(csv_folder, {run->restored().folder}))) {
     return InvalidArgumentError(
         StrCat("--csv ", csv_path, ": that file is read; choose another"));
   }

@@ -225,6 +225,7 @@ StatusOr<ClusterShape> JobRun::Shape(bool one_host) const {
   if (request_.trace) {
     shape.trace_folder = StrCat(out(), "/trace");
     SHOAL_RETURN_IF_ERROR(RemoveTraces(*storage_, shape.trace_folder));
+    SHOAL_RETURN_IF_ERROR(storage_->Remove(StrCat(out(), "/trace.json")));
   }
   return shape;
 }
@@ -366,7 +367,7 @@ StatusOr<bool> JobRun::OnEvaluated(int64_t step, std::span<const float> scores,
     }
   }
   segment_start_ = clock_.Now();
-  SHOAL_ASSIGN_OR_RETURN(const bool stop, early_stopping_->Add(result));
+  SHOAL_ASSIGN_OR_RETURN(const bool stop, early_stopping_->Add(step, result));
   if (stop) {
     summary_.outcome =
         StrCat("stopped early at step ", step, ": ", early_stopping_->Reason());

@@ -69,6 +69,7 @@ class JobRun : public ps::JobObserver {
   const std::vector<float>& scores() const { return scores_; }
   const std::vector<float>& labels() const { return labels_; }
   const worker::PreparedData& data() const { return data_; }
+  const RestoredJob& restored() const { return restored_; }
   const worker::TrainingSummary& summary() const { return summary_; }
   const std::string& out() const { return out_->path(); }
 

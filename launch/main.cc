@@ -30,6 +30,7 @@ void AddJobOptions(CLI::App& command, RunRequest& request) {
                   "Sets a key of the job: --set cluster.workers=4")
       ->type_name("KEY=VALUE")
       ->expected(1)
+      ->allow_extra_args(false)
       ->take_all();
   command
       .add_option("--out", request.out,
@@ -173,6 +174,7 @@ int main(int argc, char** argv) {
   command->add_option("--set", convert_set, "Sets a key of the job")
       ->type_name("KEY=VALUE")
       ->expected(1)
+      ->allow_extra_args(false)
       ->take_all();
   command
       ->add_option("--checkpoint", convert_checkpoint,

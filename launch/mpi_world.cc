@@ -91,6 +91,17 @@ bool MpiWorld::Present() {
   return false;
 }
 
+bool MpiWorld::ManyRanks() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
+    // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing writes the environment.
+    const char* size = std::getenv(name);
+    if (size != nullptr && std::atoi(size) > 1) {
+      return true;
+    }
+  }
+  return false;
+}
+
 StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Create() {
   SHOAL_ASSIGN_OR_RETURN(const std::string program, OwnProgramPath());
   const std::string path =

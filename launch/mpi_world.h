@@ -17,6 +17,8 @@ class MpiWorld {
  public:
   // Whether `mpirun` (or another PMI launcher) started this process.
   static bool Present();
+  // Whether it says that there are more ranks than this one.
+  static bool ManyRanks();
 
   // Errors: kNotFound (the plug-in is not there or does not load: the text says
   // why), kInternal (MPI does not start).

@@ -165,9 +165,10 @@ Status OutFolder::SetAsideCheckpoints(Storage& storage,
                                       const std::string& restored_from) const {
   const StatusOr<std::vector<std::string>> names =
       storage.ListFolder(checkpoints());
-  if (!names.ok()) {
+  if (names.status().code() == StatusCode::kNotFound) {
     return OkStatus();  // No earlier run.
   }
+  SHOAL_RETURN_IF_ERROR(names.status());
   std::error_code error;
   int64_t last_kept = -1;  // step
   std::vector<std::pair<int64_t, std::string>> moving;

@@ -69,6 +69,14 @@ StatusOr<RestoredJob> OpenCheckpoint(Storage& storage, const std::string& path,
   if (!status.ok()) {
     return status.WithPrefix(restored.folder);
   }
+  if (restored.schema.has_value() && job.data().format() != "record" &&
+      restored.schema->features != worker::FeaturesDigest(job)) {
+    return FailedPreconditionError(
+        StrCat(restored.folder,
+               ": its model was trained on other data.features or "
+               "data.hash_buckets; use the job file that the data of its "
+               "training was made with"));
+  }
   if (const auto text = manifest.texts.find(kEarlyStopping);
       text != manifest.texts.end()) {
     restored.early_stopping = text->second;

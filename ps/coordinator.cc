@@ -16,6 +16,9 @@ namespace {
 // processes end, is given this long to say what really happened.
 constexpr Duration kGrace = std::chrono::seconds(1);
 
+// Longer: a lost connection of the coordinator's own says more.
+constexpr Duration kNeighbourGrace = std::chrono::milliseconds(1500);
+
 comm::Message OneWay(Method method, const google::protobuf::MessageLite& head) {
   comm::Message message;
   message.header.method = static_cast<uint16_t>(method);
@@ -96,11 +99,7 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
     case Method::kAbort: {
       wire::Abort abort;
       if (Decode(message, abort).ok()) {
-        const Status why = FromWire(abort);
-        const bool waited = why.code() == StatusCode::kDeadlineExceeded ||
-                            why.code() == StatusCode::kUnavailable;
-        Abort(why.WithPrefix(
-            StrCat(waited ? Suspects(from) : "", member->second.name)));
+        OnCalledOff(from, FromWire(abort));
       }
       return;
     }
@@ -650,6 +649,22 @@ void Coordinator::Watch() {
   watch_timer_ = context_->SetTimer(now + timeout / 4, [this] { Watch(); });
 }
 
+// A member can't go on. Who has lost a neighbour is the first to say so, not
+// the one who knows what became of it.
+void Coordinator::OnCalledOff(comm::EndpointId from, const Status& why) {
+  const bool waited = why.code() == StatusCode::kDeadlineExceeded ||
+                      why.code() == StatusCode::kUnavailable;
+  const Status named = why.WithPrefix(
+      StrCat(waited ? Suspects(from) : "", members_.at(from).name));
+  if (why.code() != StatusCode::kUnavailable &&
+      why.code() != StatusCode::kAborted) {
+    Abort(named);
+    return;
+  }
+  context_->SetTimer(context_->Now() + kNeighbourGrace,
+                     [this, named] { Abort(named); });
+}
+
 // Who is behind what `reporter` waited for in vain, if that shows already: one
 // that hangs is blamed on its neighbours, whose deadlines pass first.
 std::string Coordinator::Suspects(comm::EndpointId reporter) const {
@@ -667,6 +682,15 @@ std::string Coordinator::Suspects(comm::EndpointId reporter) const {
         !prepared_.contains(*shard)) {
       return StrCat(members_.at(*shard).name, " has not prepared step ",
                     committed_, "; ");
+    }
+  }
+  if (text.empty() && options_.plan.mode == Mode::kBounded) {
+    for (const WorkerState& worker : workers_) {
+      if (worker.endpoint.has_value() && *worker.endpoint != reporter &&
+          worker.clock == MinimumClock()) {
+        text += StrCat(members_.at(*worker.endpoint).name, " is at clock ",
+                       worker.clock, ", the last; ");
+      }
     }
   }
   return text;

@@ -154,6 +154,7 @@ class Coordinator : public comm::Node {
   // Liveness.
   void Watch();
   void Lost(comm::EndpointId peer, const Status& why);
+  void OnCalledOff(comm::EndpointId from, const Status& why);
   std::string Suspects(comm::EndpointId reporter) const;
 
   const Member* FindMember(comm::EndpointId id) const;

@@ -48,6 +48,10 @@ std::string JobToYaml(const JobSpec& job);
 // cluster may differ. Errors: kFailedPrecondition, naming the first difference.
 Status CheckSameModel(const JobSpec& then, const JobSpec& now);
 
+// 16 hex digits over what makes the features of a job's examples: equal ones
+// give equal columns from equal text.
+std::string FeaturesDigest(const JobSpec& job);
+
 // Every key with its type, default, allowed values and meaning; 80 columns.
 std::string ExplainJob();
 

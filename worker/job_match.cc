@@ -1,13 +1,38 @@
+#include <cstdio>
 #include <string>
+#include <vector>
 
+#include <google/protobuf/descriptor.h>
 #include <google/protobuf/util/message_differencer.h>
 
+#include "base/random.h"
 #include "base/strcat.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
 
 namespace shoal::worker {
 namespace {
+
+using google::protobuf::FieldDescriptor;
+using google::protobuf::util::MessageDifferencer;
+
+// Keys that say what would be so without them, left out.
+FeatureSpec Canonical(FeatureSpec feature) {
+  if (feature.name() == feature.column()) {
+    feature.clear_name();
+  }
+  std::vector<const FieldDescriptor*> fields;
+  feature.GetReflection()->ListFields(feature, &fields);
+  for (const FieldDescriptor* field : fields) {
+    FeatureSpec without = feature;
+    without.GetReflection()->ClearField(&without, field);
+    if (field->message_type() == nullptr &&
+        MessageDifferencer::Equivalent(feature, without)) {
+      feature = without;
+    }
+  }
+  return feature;
+}
 
 // What gives the values of a checkpoint their meaning, of a job; the rest may
 // change from one run to the next.
@@ -29,7 +54,9 @@ JobSpec ModelPart(const JobSpec& job, bool with_columns) {
         own ? table->second.optimizer().kind() : job.dense().kind());
   }
   if (with_columns) {
-    *part.mutable_data()->mutable_features() = job.data().features();
+    for (const FeatureSpec& feature : job.data().features()) {
+      *part.mutable_data()->add_features() = Canonical(feature);
+    }
     part.mutable_data()->set_hash_buckets(job.data().hash_buckets());
   }
   return part;
@@ -41,9 +68,8 @@ Status CheckSameModel(const JobSpec& then, const JobSpec& now) {
   // Record files are compared by what they say of themselves.
   const bool with_columns =
       then.data().format() != "record" && now.data().format() != "record";
-  google::protobuf::util::MessageDifferencer differencer;
-  differencer.set_message_field_comparison(
-      google::protobuf::util::MessageDifferencer::EQUIVALENT);
+  MessageDifferencer differencer;
+  differencer.set_message_field_comparison(MessageDifferencer::EQUIVALENT);
   std::string differences;
   differencer.ReportDifferencesToString(&differences);
   if (differencer.Compare(ModelPart(then, with_columns),
@@ -54,6 +80,18 @@ Status CheckSameModel(const JobSpec& then, const JobSpec& now) {
       StrCat("it was written with another model or optimizer (",
              differences.substr(0, differences.find('\n')),
              "); use the job file that it was trained with, or train anew"));
+}
+
+std::string FeaturesDigest(const JobSpec& job) {
+  JobSpec part;
+  for (const FeatureSpec& feature : job.data().features()) {
+    *part.mutable_data()->add_features() = Canonical(feature);
+  }
+  part.mutable_data()->set_hash_buckets(job.data().hash_buckets());
+  char text[17];
+  std::snprintf(text, sizeof(text), "%016llx",
+                static_cast<unsigned long long>(HashText(SerializeJob(part))));
+  return text;
 }
 
 }  // namespace shoal::worker

@@ -471,6 +471,7 @@ TEST(JobTest, CheckpointFitsJobsOfItsModelOnly) {
       {"dense.learning_rate=0.5", "tables.linear.optimizer.learning_rate=0.5"},
       {"model={dropout: 0.5, l2_dense: 0.1, l2_linear: 1}"},
       {"data.features=[{column: a, hash_buckets: 0}, {column: b}]"},
+      {"data.features=[{name: a, column: a}, {column: b}]"},
       {"tables.linear.optimizer.kind=adagrad"},  // that of dense
       {"seed=7", "cluster={workers: 3, servers: 4}", "train.epochs=9",
        "data.files=[later.csv]", "consistency.mode=async"},

@@ -366,7 +366,8 @@ TEST_F(KillTest, WorkerKilledInACollectiveEndsTheJobNamingIt) {
   });
   EXPECT_EQ(run.exit_code, 1);
   EXPECT_LT(seconds_after_, 5);
-  EXPECT_THAT(run.output, HasSubstr("worker 1"));
+  EXPECT_THAT(run.output,
+              AllOf(HasSubstr("worker 1"), HasSubstr("killed by signal 9")));
   ExpectNothingLeft();
 }
 

@@ -211,21 +211,79 @@ TEST_F(SafetyTest, RecordFilesOfAnotherFitAreRefused) {
   EXPECT_EQ(result(good.output), result(text.output));
 }
 
-TEST_F(SafetyTest, SplitByColumnsConvertsToTwoFiles) {
-  const std::string split = "data.split={by: hash, column: user}";
-  const RunOutcome convert = Shoal(
-      {"data", "convert", Path("job.yaml"), Path("a.rec"), "--set", split});
-  ASSERT_EQ(convert.exit_code, 0) << convert.output;
-  EXPECT_THAT(convert.output, HasSubstr("a.test.rec"));
-  const RunOutcome text = Train("text", {"--in-process", "--set", split});
-  const RunOutcome record = Train(
-      "record", {"--in-process", "--set", "data.format=record", "--set",
-                 "data.features=[]", "--set", "data.label=''", "--set",
-                 "data.files=[a.rec]", "--set", "data.test_files=[a.test.rec]",
-                 "--set", "data.split={by: files}"});
-  ASSERT_EQ(text.exit_code, 0) << text.output;
-  ASSERT_EQ(record.exit_code, 0) << record.output;
-  EXPECT_EQ(Digest("record"), Digest("text"));
+// What a record file's columns were made of is not what they are called.
+TEST_F(SafetyTest, RecordFilesOfOtherFeaturesAreRefused) {
+  const Words as_record = {"--set", "data.format=record",
+                           "--set", "data.features=[]",
+                           "--set", "data.label=''"};
+  const auto record_run = [&](const std::string& command,
+                              const std::string& file, const Words& more) {
+    Words argv = {command, Path("job.yaml"), "--in-process", "--set",
+                  "data.files=[" + file + "]"};
+    argv.insert(argv.end(), as_record.begin(), as_record.end());
+    argv.insert(argv.end(), more.begin(), more.end());
+    return Shoal(argv);
+  };
+  const Words log = {"--set", "data.features.3.log=true"};
+  const auto convert = [&](const std::string& out, const Words& more) {
+    Words argv = {"data", "convert", Path("job.yaml"), Path(out)};
+    argv.insert(argv.end(), more.begin(), more.end());
+    return Shoal(argv);
+  };
+  ASSERT_EQ(convert("plain.rec", {}).exit_code, 0);
+  const RunOutcome trained =
+      record_run("train", "plain.rec", {"--out", Path("out")});
+  ASSERT_EQ(trained.exit_code, 0) << trained.output;
+
+  Words with = log;
+  with.insert(with.end(), {"--checkpoint", Path("out")});
+  const RunOutcome refused = convert("log.rec", with);
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.output, HasSubstr("other data.features"));
+  ASSERT_EQ(convert("log.rec", log).exit_code, 0);
+  const Words evaluate = {"--checkpoint", Path("out"), "--out", Path("eval")};
+  const RunOutcome other = record_run("eval", "log.rec", evaluate);
+  EXPECT_EQ(other.exit_code, 1);
+  const RunOutcome same = record_run("eval", "plain.rec", evaluate);
+  EXPECT_EQ(same.exit_code, 0) << same.output;
+}
+
+TEST_F(SafetyTest, SplitsByColumnsAndFilesConvertToTwoFiles) {
+  Write("test.csv", FirstLines("rows.csv", 500));
+  const std::vector<Words> splits = {
+      {"--set", "data.split={by: hash, column: user}"},
+      {"--set", "data.split.by=files", "--set", "data.test_files=[test.csv]"}};
+  for (const Words& split : splits) {
+    Words argv = {"data", "convert", Path("job.yaml"), Path("a.rec")};
+    argv.insert(argv.end(), split.begin(), split.end());
+    const RunOutcome convert = Shoal(argv);
+    ASSERT_EQ(convert.exit_code, 0) << convert.output;
+    EXPECT_THAT(convert.output, HasSubstr("a.test.rec"));
+    Words text_job = {"--in-process"};
+    text_job.insert(text_job.end(), split.begin(), split.end());
+    const RunOutcome text = Train("text", text_job);
+    Words record_job = {"--in-process",
+                        "--set",
+                        "data.format=record",
+                        "--set",
+                        "data.features=[]",
+                        "--set",
+                        "data.label=''",
+                        "--set",
+                        "data.files=[a.rec]",
+                        "--set",
+                        "data.test_files=[a.test.rec]",
+                        "--set",
+                        "data.split={by: files}"};
+    const RunOutcome record = Train("record", record_job);
+    ASSERT_EQ(text.exit_code, 0) << text.output;
+    ASSERT_EQ(record.exit_code, 0) << record.output;
+    EXPECT_EQ(Digest("record"), Digest("text"));
+    record_job[10] = "data.test_files=[a.rec]";
+    const RunOutcome both = Train("both", record_job);
+    EXPECT_EQ(both.exit_code, 1);
+    EXPECT_THAT(both.output, HasSubstr("of both"));
+  }
 }
 
 TEST_F(SafetyTest, UnclosedQuoteIsNoBadRowThatMayBeLeftOut) {

@@ -16,6 +16,7 @@
 #include "worker/input/row_encoder.h"
 #include "worker/input/row_format.h"
 #include "worker/input/row_reader.h"
+#include "worker/job.h"
 #include "worker/job.pb.h"
 
 namespace shoal::worker {
@@ -171,6 +172,7 @@ class Preparation {
   int64_t lines_seen_ = 0;  // bad rows too
   int64_t num_train_ = 0;
   int64_t num_test_ = 0;
+  int64_t num_rejected_ = 0;  // after they were dealt to a part
   PreparedData result_;
 };
 
@@ -227,6 +229,7 @@ Status Preparation::Fit(const FittedTransforms* fitted) {
   result_.schema.task = job_.model().task();
   result_.schema.classes = job_.model().classes();
   result_.schema.labelled = !prediction_;
+  result_.schema.features = FeaturesDigest(job_);
   plan.DescribeInputs(result_.fitted, &result_.schema);
   return OkStatus();
 }
@@ -261,6 +264,7 @@ Status Preparation::WriteBlock(const ReadBlock& block, RowRouter* router,
     }
     if (rejected) {
       result_.bad_row_numbers.push_back(number);
+      ++num_rejected_;
     }
     if (rejected || (part == Part::kDropped && !all_rows_)) {
       continue;
@@ -297,6 +301,17 @@ Status Preparation::Write(const std::string& train_path,
                  *stop = only_training && router.training_done();
                  return OkStatus();
                }));
+  const std::string& by = data_.split().by();
+  if (all_rows_ && !prediction_ && num_rejected_ > 0 &&
+      (by == "mod" || by == "tail")) {
+    return InvalidArgumentError(
+        StrCat(num_rejected_,
+               " rows have no finite value after their transformation, "
+               "such as row ",
+               result_.bad_row_numbers.front(), " from 0: split by ", by,
+               " counts them, and a record file can't; leave them out by "
+               "data.filter"));
+  }
   result_.bad_rows = bad_rows.count();
   result_.bad_row_samples = bad_rows.samples();
   const std::string fitted_json = FittedToJson(result_.fitted);
@@ -452,6 +467,11 @@ StatusOr<PreparedData> UseRecordFiles(const JobSpec& job,
   if (data.split().by() == "files") {
     SHOAL_ASSIGN_OR_RETURN(const std::shared_ptr<const RecordFile> test,
                            open(data.test_files(), "data.test_files"));
+    if (test->path() == file->path()) {
+      return InvalidArgumentError(
+          StrCat(file->path(),
+                 ": is the file of both data.files and data.test_files"));
+    }
     if (test->schema() != file->schema() ||
         test->fitted_json() != file->fitted_json()) {
       return InvalidArgumentError(
@@ -599,8 +619,9 @@ StatusOr<PreparedData> Convert(const JobSpec& job, const std::string& out_path,
         "data.format is record already; there is nothing to convert");
   }
   // What these go by is not in the records: a file for each part instead.
-  const std::string test_path =
-      by == "hash" || by == "range" ? TestPathOf(out_path) : "";
+  const std::string test_path = by == "hash" || by == "range" || by == "files"
+                                    ? TestPathOf(out_path)
+                                    : "";
   SHOAL_RETURN_IF_ERROR(CheckMayWrite(out_path));
   if (!test_path.empty()) {
     SHOAL_RETURN_IF_ERROR(CheckMayWrite(test_path));

@@ -62,8 +62,8 @@ StatusOr<PreparedData> PrepareForPrediction(
 // `shoal data convert`: fits on the training part, unless `fitted` is there,
 // and writes all rows of `data.files`, then of `data.test_files`, in order to
 // one file at `out_path`, which `format: record` reads. Limits are ignored. A
-// split by hash or range, which needs columns, gives a second file for the test
-// part, "a.test.shoalrec" beside "a.shoalrec". The result has the paths.
+// split by hash, range or files gives a second file for the test part,
+// "a.test.shoalrec" beside "a.shoalrec". The result has the paths.
 // Errors: as Prepare(); kFailedPrecondition (there is something at `out_path`
 // that is no record file).
 StatusOr<PreparedData> ConvertToRecord(const JobSpec& job,

@@ -31,7 +31,7 @@ static_assert(sizeof(RecordHeader) == 104);
 
 inline constexpr char kRecordMagic[8] = {'S', 'H', 'O', 'A',
                                          'L', 'R', 'E', 'C'};
-inline constexpr uint32_t kRecordVersion = 1;
+inline constexpr uint32_t kRecordVersion = 2;
 
 }  // namespace shoal::worker
 

@@ -46,7 +46,8 @@ std::string SchemaToJson(const RecordSchema& schema) {
                                {"labelled", schema.labelled},
                                {"numeric", schema.numeric},
                                {"categorical", schema.categorical},
-                               {"bags", bags}};
+                               {"bags", bags},
+                               {"features", schema.features}};
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
@@ -59,6 +60,7 @@ StatusOr<RecordSchema> SchemaFromJson(std::string_view text) {
     json.at("labelled").get_to(schema.labelled);
     json.at("numeric").get_to(schema.numeric);
     json.at("categorical").get_to(schema.categorical);
+    json.at("features").get_to(schema.features);
     for (const nlohmann::json& bag : json.at("bags")) {
       BagField field;
       bag.at("name").get_to(field.name);

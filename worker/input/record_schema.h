@@ -33,6 +33,8 @@ struct RecordSchema {
   std::vector<std::string> numeric;
   std::vector<std::string> categorical;
   std::vector<BagField> bags;
+  // Says what the columns were made of: FeaturesDigest() of the job.
+  std::string features;
 
   bool operator==(const RecordSchema&) const = default;
 

@@ -6,10 +6,11 @@
 
 namespace shoal::worker {
 
-StatusOr<bool> EarlyStopping::Add(const EvalResult& result) {
-  if (options_.patience == 0) {
+StatusOr<bool> EarlyStopping::Add(int64_t step, const EvalResult& result) {
+  if (options_.patience == 0 || step <= last_step_) {
     return false;
   }
+  last_step_ = step;
   SHOAL_ASSIGN_OR_RETURN(const double value, MetricOf(result, options_.metric));
   const double sign = GreaterIsBetter(options_.metric) ? 1 : -1;
   if (!best_.has_value() || sign * (value - *best_) > options_.min_delta) {
@@ -27,7 +28,8 @@ std::string EarlyStopping::Reason() const {
 
 std::string EarlyStopping::ToJson() const {
   nlohmann::json json = {{"metric", options_.metric},
-                         {"evaluations_without_better", without_better_}};
+                         {"evaluations_without_better", without_better_},
+                         {"step", last_step_}};
   if (best_.has_value()) {
     json["best"] = *best_;
   }
@@ -40,6 +42,7 @@ Status EarlyStopping::Restore(std::string_view json) {
       !read["metric"].is_string() ||
       !read.contains("evaluations_without_better") ||
       !read["evaluations_without_better"].is_number_unsigned() ||
+      !read.contains("step") || !read["step"].is_number_integer() ||
       (read.contains("best") && !read["best"].is_number())) {
     return InvalidArgumentError("the state of early stopping can't be read");
   }
@@ -48,6 +51,7 @@ Status EarlyStopping::Restore(std::string_view json) {
   }
   best_ = read["best"].get<double>();
   without_better_ = read["evaluations_without_better"].get<int>();
+  last_step_ = read["step"].get<int64_t>();
   return OkStatus();
 }
 

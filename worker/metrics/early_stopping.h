@@ -1,6 +1,7 @@
 #ifndef SHOAL_WORKER_METRICS_EARLY_STOPPING_H_
 #define SHOAL_WORKER_METRICS_EARLY_STOPPING_H_
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -21,9 +22,10 @@ class EarlyStopping {
 
   explicit EarlyStopping(Options options) : options_(std::move(options)) {}
 
-  // Takes the next evaluation; whether the training is to end.
+  // Takes the evaluation at `step`; whether the training is to end. One that it
+  // has taken already, before a restore, does not count again.
   // Errors: those of MetricOf().
-  StatusOr<bool> Add(const EvalResult& result);
+  StatusOr<bool> Add(int64_t step, const EvalResult& result);
 
   // "test auc was not better than 0.8 in 3 evaluations".
   std::string Reason() const;
@@ -38,6 +40,7 @@ class EarlyStopping {
   Options options_;
   std::optional<double> best_;
   int without_better_ = 0;
+  int64_t last_step_ = -1;
 };
 
 }  // namespace shoal::worker
