@@ -18,6 +18,7 @@ constexpr size_t kUnitsMax = 3;
 constexpr int kComputeLane = 0;
 constexpr int kReadLane = 1;
 constexpr Duration kReportEvery = 100ms;
+constexpr Duration kOpenWithin = std::chrono::minutes(10);
 
 // The other workers and the checkpoint have deadlines of their own, and that
 // the coordinator lives is watched by Member: this one only bounds the sum.
@@ -88,8 +89,9 @@ void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
     Fail(opened);
     return;
   }
-  context_->StartCompute(
-      kComputeLane, [this] { job_ = options_.open(joined_); },
+  StartWork(
+      kComputeLane, "opening its data and model", kOpenWithin,
+      [this] { job_ = options_.open(joined_); },
       [this] {
         if (!job_.ok()) {
           Fail(job_.status());
@@ -398,11 +400,37 @@ bool WorkerNode::MayCompute(const Unit& unit) const {
           replica_->step() == unit.number);
 }
 
+// Work beside the node, which still answers when it hangs: so this watches it.
+void WorkerNode::StartWork(int lane, std::string what, Duration within,
+                           std::function<void()> work,
+                           std::function<void()> done) {
+  comm::TimerId& timer = lane_timers_[static_cast<size_t>(lane)];
+  timer = context_->SetTimer(
+      context_->Now() + within, [this, what = std::move(what), within] {
+        Fail(DeadlineExceededError(
+            StrCat(what, " has taken more than ", ToString(within),
+                   ": it hangs, or needs a larger cluster.timeout_seconds")));
+      });
+  context_->StartCompute(lane, std::move(work),
+                         [this, &timer, done = std::move(done)] {
+                           context_->CancelTimer(timer);
+                           done();
+                         });
+}
+
+std::string WorkerNode::UnitText(const Unit& unit) const {
+  return order_.kind == OrderKind::kTrain
+             ? StrCat("step ", unit.number)
+             : StrCat("batch ", unit.number, " of the evaluation at step ",
+                      order_.until);
+}
+
 void WorkerNode::StartFill(Unit& unit) {
   filling_ = true;
   unit.state = Unit::State::kFilling;
-  context_->StartCompute(
-      kReadLane,
+  StartWork(
+      kReadLane, StrCat("reading the examples of ", UnitText(unit)),
+      joined_.plan.timeout,
       [this, &unit] {
         const TraceSpan span("read", unit.number);
         if (order_.kind == OrderKind::kTrain) {
@@ -478,8 +506,8 @@ void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
   Unit& unit = *owner;
   unit.state = Unit::State::kComputing;
   computing_ = true;
-  context_->StartCompute(
-      kComputeLane,
+  StartWork(
+      kComputeLane, StrCat("computing ", UnitText(unit)), joined_.plan.timeout,
       [this, &unit] {
         const TraceSpan span("compute", unit.number);
         Compute(unit);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -84,6 +85,9 @@ class WorkerNode : public comm::Node {
   ps::Client::Done SendDone(const std::shared_ptr<Unit>& owner,
                             const char* what);
   std::shared_ptr<Unit> NewUnit();
+  void StartWork(int lane, std::string what, Duration within,
+                 std::function<void()> work, std::function<void()> done);
+  std::string UnitText(const Unit& unit) const;
   void StartFill(Unit& unit);
   void StartPull(const std::shared_ptr<Unit>& unit);
   void StartCompute(const std::shared_ptr<Unit>& unit);
@@ -116,6 +120,7 @@ class WorkerNode : public comm::Node {
   int64_t stride_ = 1;          // from one unit of this worker to the next
   int64_t next_fill_ = 0;       // the next unit to read
   int64_t computed_until_ = 0;  // units before it have been computed
+  comm::TimerId lane_timers_[comm::NodeContext::kNumComputeLanes] = {};
   bool filling_ = false;
   bool computing_ = false;
   bool pulling_ = false;

@@ -315,6 +315,71 @@ class NoTimersNode : public ForwardingNode {
   std::unique_ptr<NoTimersContext> without_timers_;
 };
 
+// Its threads hang from the `works`-th work on, while the node goes on.
+class HangsContext : public ForwardingContext {
+ public:
+  HangsContext(comm::NodeContext& to, int works)
+      : ForwardingContext(to), left_(works) {}
+  void StartCompute(int lane, std::function<void()> compute,
+                    std::function<void()> done) override {
+    if (left_-- > 0) {
+      ForwardingContext::StartCompute(lane, std::move(compute),
+                                      std::move(done));
+    }
+  }
+
+ private:
+  int left_;
+};
+
+class HangsNode : public ForwardingNode {
+ public:
+  HangsNode(std::unique_ptr<comm::Node> to, int works)
+      : ForwardingNode(std::move(to)), works_(works) {}
+  void OnStart(comm::NodeContext& context) override {
+    hangs_ = std::make_unique<HangsContext>(context, works_);
+    ForwardingNode::OnStart(*hangs_);
+  }
+  ~HangsNode() override { to_.reset(); }
+
+ private:
+  int works_;
+  std::unique_ptr<HangsContext> hangs_;
+};
+
+// Wherever it hangs: in training, or in an evaluation.
+TEST_F(SimulationTest, WorkerWhoseThreadsHangIsNamed) {
+  int in_evaluation = 0;
+  for (const ps::Mode mode :
+       {ps::Mode::kSync, ps::Mode::kBounded, ps::Mode::kAsync}) {
+    for (const int works : {1, 7, 30, 61, 62, 63, 64, 65}) {
+      const RunResult result = RunJob(
+          *job, {.seed = static_cast<uint64_t>(works) + 1,
+                 .mode = mode,
+                 .faults = false,
+                 .crashes = 0,
+                 .decorate = [works](const std::string& name,
+                                     std::unique_ptr<comm::Node> node)
+                     -> std::unique_ptr<comm::Node> {
+                   if (name != "worker 1") {
+                     return node;
+                   }
+                   return std::make_unique<HangsNode>(std::move(node), works);
+                 }});
+      ASSERT_TRUE(result.ended) << works << " works";
+      ASSERT_FALSE(result.status.ok()) << works << " works";
+      EXPECT_THAT(result.status.message(),
+                  AnyOf(HasSubstr("worker 1"), HasSubstr("workers 1")))
+          << works << " works";
+      EXPECT_LT(result.seconds, 30) << works << " works";
+      in_evaluation += static_cast<int>(
+          result.status.message().find("of the evaluation at step") !=
+          std::string::npos);
+    }
+  }
+  EXPECT_GT(in_evaluation, 0) << "none of them hung there";
+}
+
 TEST_F(SimulationTest, FindsADeadlineNeverArmed) {
   // With its deadlines the job ends after a server is lost (see above).
   const RunResult result =
