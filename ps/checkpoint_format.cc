@@ -547,6 +547,36 @@ Status PruneCheckpoints(Storage& storage, const std::string& parent, int kept) {
   return OkStatus();
 }
 
+namespace {
+
+// An older checkpoint does not quietly stand in for a newer one that can't be
+// read.
+Status CheckNoneDamaged(Storage& storage, const std::string& parent,
+                        int64_t newest_good) {
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> names,
+                         storage.ListFolder(parent));
+  for (const std::string& name : names) {
+    const std::optional<int64_t> step = StepOfFolder(name);
+    if (!step.has_value() || *step <= newest_good) {
+      continue;
+    }
+    const Status read =
+        ReadManifest(storage, StrCat(parent, "/", name)).status();
+    if (!read.ok() && read.code() != StatusCode::kNotFound) {
+      return Status(
+          read.code(),
+          StrCat(read.message(),
+                 newest_good < 0 ? "; there is none beside it"
+                                 : StrCat("; the newest that can be read is ",
+                                          parent, "/step-", newest_good,
+                                          ": name that folder to use it")));
+    }
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
 StatusOr<std::string> FindCheckpoint(Storage& storage,
                                      const std::string& given) {
   // "out/", "./out" and "out" are spelled alike from here on.
@@ -564,7 +594,12 @@ StatusOr<std::string> FindCheckpoint(Storage& storage,
   for (const std::string& parent : {path, StrCat(path, "/checkpoints")}) {
     const StatusOr<std::vector<int64_t>> steps =
         ListCheckpoints(storage, parent);
-    if (steps.ok() && !steps->empty()) {
+    if (!steps.ok()) {
+      continue;
+    }
+    SHOAL_RETURN_IF_ERROR(
+        CheckNoneDamaged(storage, parent, steps->empty() ? -1 : steps->back()));
+    if (!steps->empty()) {
       return StrCat(parent, "/step-", steps->back());
     }
   }

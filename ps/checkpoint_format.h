@@ -92,7 +92,8 @@ StatusOr<std::vector<int64_t>> ListCheckpoints(Storage& storage,
                                                const std::string& parent);
 
 // The `step-N` folder that `path` means: itself, or the newest checkpoint in
-// it or in its folder `checkpoints`. Errors: kNotFound.
+// it or in its folder `checkpoints`. Errors: kNotFound; kDataLoss and others
+// (the newest can't be read; names the newest that can).
 StatusOr<std::string> FindCheckpoint(Storage& storage, const std::string& path);
 
 // Reads everything and checks it. Errors: kDataLoss (damaged; names file and

@@ -428,12 +428,14 @@ TEST(CheckpointFoldersTest, OnlyFoldersWithAValidManifestExist) {
       SaveParts(storage, "out/checkpoints/step-20", "p", shards[0]->state())
           .ok());
   const Buffer junk = Buffer::CopyOf("{}");
-  for (const char* name : {"step-30", "step-x", "other", "step-"}) {
+  const auto publish_junk = [&](const std::string& name) {
     ASSERT_TRUE(storage
-                    .PublishFile(std::string("out/checkpoints/") + name +
-                                     "/manifest.json",
+                    .PublishFile("out/checkpoints/" + name + "/manifest.json",
                                  {&junk, 1})
                     .ok());
+  };
+  for (const char* name : {"step-x", "other", "step-", "step-6"}) {
+    publish_junk(name);
   }
   const auto steps = ListCheckpoints(storage, "out/checkpoints");
   ASSERT_TRUE(steps.ok());
@@ -446,8 +448,16 @@ TEST(CheckpointFoldersTest, OnlyFoldersWithAValidManifestExist) {
   }
   EXPECT_EQ(FindCheckpoint(storage, "nowhere").status().code(),
             StatusCode::kNotFound);
+
+  // An older one does not quietly stand in for the newest.
+  publish_junk("step-30");
   EXPECT_EQ(FindCheckpoint(storage, "out/checkpoints/step-30").status().code(),
             StatusCode::kDataLoss);
+  const auto damaged = FindCheckpoint(storage, "out");
+  EXPECT_EQ(damaged.status().code(), StatusCode::kDataLoss);
+  EXPECT_THAT(damaged.status().message(),
+              AllOf(HasSubstr("step-30"), HasSubstr("step-12")));
+  EXPECT_TRUE(FindCheckpoint(storage, "out/checkpoints/step-12").ok());
 }
 
 TEST(CheckpointFoldersTest, PruneKeepsTheNewest) {
