@@ -149,12 +149,12 @@ Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
     int index = join.worker();
     if (index < 0 && known != members_.end() && known->second.is_worker) {
       index = known->second.index;  // It asks again.
+      member.any_index = known->second.any_index;
     } else if (index < 0) {
-      index = 0;
-      while (index < options_.num_workers &&
-             workers_[static_cast<size_t>(index)].endpoint.has_value()) {
-        ++index;
-      }
+      index = FreeWorkerIndex();
+      member.any_index = true;
+    } else {
+      MakeRoom(index);
     }
     if (index >= options_.num_workers) {
       return FailedPreconditionError(
@@ -205,6 +205,34 @@ Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
   caller_->AddPeer(from, member.address, member.name);
   members_[from] = std::move(member);
   return OkStatus();
+}
+
+int Coordinator::FreeWorkerIndex() const {
+  const auto free = std::find_if(
+      workers_.begin(), workers_.end(),
+      [](const WorkerState& w) { return !w.endpoint.has_value(); });
+  return static_cast<int>(free - workers_.begin());
+}
+
+// One that took the place of `worker` for want of a wish moves to another, as
+// long as it has not been told.
+void Coordinator::MakeRoom(int worker) {
+  const int other = FreeWorkerIndex();
+  if (all_joined_ || worker >= options_.num_workers ||
+      other == options_.num_workers) {
+    return;
+  }
+  std::optional<comm::EndpointId>& place =
+      workers_[static_cast<size_t>(worker)].endpoint;
+  if (!place.has_value() || !members_.at(*place).any_index) {
+    return;
+  }
+  Member& moved = members_.at(*place);
+  moved.index = other;
+  moved.name = StrCat("worker ", other);
+  caller_->AddPeer(*place, moved.address, moved.name);
+  workers_[static_cast<size_t>(other)].endpoint =
+      std::exchange(place, std::nullopt);
 }
 
 std::string Coordinator::MissingMembers() const {

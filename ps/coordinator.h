@@ -93,6 +93,7 @@ class Coordinator : public comm::Node {
     int64_t pid = 0;
     bool is_worker = false;
     int index = 0;
+    bool any_index = false;  // it did not ask for this one
     Time last_heard;
     bool suspect = false;  // its connection ended; it may come back
     Time suspect_since;
@@ -123,6 +124,8 @@ class Coordinator : public comm::Node {
   // Joining.
   void OnJoin(comm::EndpointId from, comm::Message message);
   Status Admit(comm::EndpointId from, const comm::Message& message);
+  int FreeWorkerIndex() const;  // num_workers if there is none
+  void MakeRoom(int worker);
   void AnswerJoin(const WaitingMessage& waiting);
   void OnAllJoined();
   void LoadHolders();

@@ -402,6 +402,24 @@ TEST_F(CoordinatorTest, WorkerForAnyPlaceKeepsTheOneItHas) {
             StatusCode::kFailedPrecondition);
 }
 
+TEST_F(CoordinatorTest, WorkerForAnyPlaceMakesRoomForOneThatAsksForIt) {
+  options_.num_workers = 3;
+  Start();
+  JoinShard(0);
+  const uint64_t any = JoinWorker(-1, comm::EndpointId{300});
+  const uint64_t asks = JoinWorker(0, comm::EndpointId{301});
+  EXPECT_EQ(NumReplies(asks), 0) << "not refused";
+  const uint64_t again = JoinWorker(-1, comm::EndpointId{300});
+  JoinWorker(1, comm::EndpointId{302});
+  JoinShard(1);
+  EXPECT_EQ(GoodReplyTo<wire::JoinReply>(asks).index(), 0);
+  EXPECT_EQ(GoodReplyTo<wire::JoinReply>(any).index(), 2);
+  EXPECT_EQ(GoodReplyTo<wire::JoinReply>(again).index(), 2);
+  // Now all know their places.
+  EXPECT_EQ(ErrorReplyTo(JoinWorker(2, comm::EndpointId{303})).code(),
+            StatusCode::kUnavailable);
+}
+
 TEST_F(CoordinatorTest, MemberHasOnePlace) {
   Start();
   JoinShard(0);
