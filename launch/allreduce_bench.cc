@@ -412,11 +412,10 @@ Status RunOneRank(const AllReduceBenchOptions& options) {
 Status RunProcesses(const AllReduceBenchOptions& options) {
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<comm::Pump> pump,
                          MakePump(options, 0, true));
-  SHOAL_ASSIGN_OR_RETURN(
-      const std::unique_ptr<Supervisor> supervisor,
-      Supervisor::Create({.on_signal = [&pump](int signal) {
-        pump->Interrupt(CancelledError(StrCat("stopped by signal ", signal)));
-      }}));
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Supervisor> supervisor,
+                         Supervisor::Create({.on_signal = [&pump](int signal) {
+                           pump->Interrupt(StoppedBy(signal));
+                         }}));
   SHOAL_ASSIGN_OR_RETURN(const std::string program, OwnProgramPath());
   for (int rank = 1; rank < options.ranks; ++rank) {
     const std::vector<std::string> argv = {program,

@@ -90,11 +90,6 @@ Status SpawnMembers(const ClusterShape& shape, const std::string& address,
   return OkStatus();
 }
 
-Status StoppedBy(int signal) {
-  return CancelledError(StrCat("stopped by signal ", signal,
-                               signal == SIGINT ? " (Ctrl-C)" : ""));
-}
-
 // Signals to this process end the job of `pump`, which outlives the result.
 StatusOr<std::unique_ptr<Supervisor>> CreateSupervisor(comm::Pump& pump) {
   return Supervisor::Create({.on_signal = [&pump](int signal) {

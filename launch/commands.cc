@@ -268,17 +268,13 @@ Status WriteText(const std::string& path, const std::string& text) {
 
 Status RunPredict(const RunRequest& request, const std::string& csv_path) {
   SHOAL_RETURN_IF_ERROR(RefuseMpirun("predict"));
-  std::vector<std::string> read = request.predict_files;
-  read.push_back(request.job_path);
-  if (csv_path != "-" && IsOneOf(csv_path, read)) {
-    return InvalidArgumentError(
-        StrCat("--csv ", csv_path, ": that file is read; choose another"));
-  }
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
                          JobRun::Prepare(request));
   const std::string csv_folder =
       std::filesystem::absolute(csv_path).parent_path().string();
-  if (csv_path != "-" && (IsOneOf(csv_path, run->data().files) ||
+  std::vector<std::string> read = run->data().files;
+  read.push_back(request.job_path);
+  if (csv_path != "-" && (IsOneOf(csv_path, read) ||
                           IsOneOf(csv_folder, {run->restored().folder}))) {
     return InvalidArgumentError(
         StrCat("--csv ", csv_path, ": that file is read; choose another"));

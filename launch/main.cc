@@ -166,8 +166,8 @@ int main(int argc, char** argv) {
   std::string convert_out;
   std::string convert_checkpoint;
   std::vector<std::string> convert_set;
-  command = data->add_subcommand(
-      "convert", "Writes a job's text files as one record file");
+  command = data->add_subcommand("convert",
+                                 "Writes a job's text files as record files");
   command->add_option("JOB", convert_job, "Job file (YAML)")->required();
   command->add_option("OUT", convert_out, "File to write (.shoalrec)")
       ->required();

@@ -48,11 +48,10 @@ StatusOr<int> OrdinalOfHost() {
 
 // Runs a role on a thread of its own, while this one listens to signals.
 Status RunUntilSignal(Role& role) {
-  SHOAL_ASSIGN_OR_RETURN(
-      const std::unique_ptr<Supervisor> supervisor,
-      Supervisor::Create({.on_signal = [&role](int signal) {
-        role.Interrupt(CancelledError(StrCat("stopped by signal ", signal)));
-      }}));
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Supervisor> supervisor,
+                         Supervisor::Create({.on_signal = [&role](int signal) {
+                           role.Interrupt(StoppedBy(signal));
+                         }}));
   Status status;
   std::atomic<bool> done = false;
   std::thread thread([&] {

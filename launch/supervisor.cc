@@ -366,6 +366,11 @@ int Supervisor::running() const {
   return static_cast<int>(impl_->children.size());
 }
 
+Status StoppedBy(int signal) {
+  return CancelledError(StrCat("stopped by signal ", signal,
+                               signal == SIGINT ? " (Ctrl-C)" : ""));
+}
+
 StatusOr<std::string> OwnProgramPath() {
   char path[PATH_MAX];
   const ssize_t size = readlink("/proc/self/exe", path, sizeof(path));

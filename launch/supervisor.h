@@ -76,6 +76,9 @@ class Supervisor {
   std::unique_ptr<Impl> impl_;
 };
 
+// "stopped by signal 2 (Ctrl-C)", as a reason to end.
+Status StoppedBy(int signal);
+
 // The path of the running program, to start it again in another role.
 StatusOr<std::string> OwnProgramPath();
 

@@ -32,6 +32,9 @@ Coordinator::Coordinator(Options options) : options_(std::move(options)) {
   shards_.resize(static_cast<size_t>(options_.num_servers) *
                  static_cast<size_t>(options_.shards_per_server));
   workers_.resize(static_cast<size_t>(options_.num_workers));
+  if (options_.dense_on_workers) {
+    options_.replace_within = Duration::zero();  // A collective has no spares.
+  }
 }
 
 Coordinator::~Coordinator() = default;
@@ -92,10 +95,8 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
       return OnAskOrder(from, std::move(message));
     case Method::kClock:
       return OnClock(from, std::move(message));
-    case Method::kProgress: {
-      OnProgress(message);
-      return;
-    }
+    case Method::kProgress:
+      return OnProgress(message);
     case Method::kAbort: {
       wire::Abort abort;
       if (Decode(message, abort).ok()) {
@@ -713,9 +714,10 @@ std::string Coordinator::Suspects(comm::EndpointId reporter) const {
     }
   }
   if (text.empty() && options_.plan.mode == Mode::kBounded) {
+    const int64_t last = MinimumClock();
     for (const WorkerState& worker : workers_) {
       if (worker.endpoint.has_value() && *worker.endpoint != reporter &&
-          worker.clock == MinimumClock()) {
+          worker.clock == last) {
         text += StrCat(members_.at(*worker.endpoint).name, " is at clock ",
                        worker.clock, ", the last; ");
       }
@@ -735,7 +737,7 @@ void Coordinator::OnPeerDown(comm::EndpointId peer, const Status& why) {
   }
   const Time since = context_->Now();
   it->second.suspect_since = since;
-  context_->SetTimer(since + std::max(kGrace, ReplaceWithin()),
+  context_->SetTimer(since + std::max(kGrace, options_.replace_within),
                      [this, peer, why, since] {
                        const auto member = members_.find(peer);
                        if (member != members_.end() && member->second.suspect &&
@@ -743,11 +745,6 @@ void Coordinator::OnPeerDown(comm::EndpointId peer, const Status& why) {
                          Lost(peer, why);
                        }
                      });
-}
-
-// A collective does not outlive a member.
-Duration Coordinator::ReplaceWithin() const {
-  return options_.dense_on_workers ? Duration::zero() : options_.replace_within;
 }
 
 void Coordinator::Lost(comm::EndpointId peer, const Status& why) {

@@ -162,7 +162,6 @@ class Coordinator : public comm::Node {
 
   const Member* FindMember(comm::EndpointId id) const;
   void Reply(comm::EndpointId to, comm::Message reply);
-  Duration ReplaceWithin() const;
 
   Options options_;
   comm::NodeContext* context_ = nullptr;

@@ -8,6 +8,7 @@
 #include "ps/checkpoint_format.h"
 #include "ps/protocol.pb.h"
 #include "ps/slots.h"
+#include "ps/storage_answer.h"
 #include "ps/wire.h"
 
 namespace shoal::ps {
@@ -392,22 +393,10 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
   }
   // The coordinator asks when nothing is under way, so the tables stay as they
   // are while the storage thread reads them.
-  auto parts = std::make_shared<std::vector<std::string>>();
-  context_->StartStorage(
-      [this, save, parts](Storage& storage) -> StatusOr<Buffer> {
-        SHOAL_ASSIGN_OR_RETURN(
-            *parts, SaveParts(storage, save.folder(), save.name(), state()));
-        return Buffer();
-      },
-      [this, from, request, parts](const StatusOr<Buffer>& done) {
-        if (!done.ok()) {
-          ReplyError(from, request, Final(done.status()));
-          return;
-        }
-        wire::SaveReply reply;
-        reply.mutable_parts()->Assign(parts->begin(), parts->end());
-        Reply(from, MakeReply(request, {Encode(reply)}));
-      });
+  AnswerSave(*context_, from, std::move(request),
+             [this, save](Storage& storage) {
+               return SaveParts(storage, save.folder(), save.name(), state());
+             });
 }
 
 void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
@@ -417,19 +406,14 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
     return;
   }
   ready_ = false;
-  context_->StartStorage(
-      [this, load](Storage& storage) -> StatusOr<Buffer> {
-        SHOAL_RETURN_IF_ERROR(LoadParts(storage, load.folder(), state()));
-        return Buffer();
+  AnswerLoad(
+      *context_, from, request,
+      [this, load](Storage& storage) {
+        return LoadParts(storage, load.folder(), state());
       },
-      [this, from, request, step = load.step()](const StatusOr<Buffer>& done) {
-        if (!done.ok()) {
-          ReplyError(from, request, Final(done.status()));
-          return;
-        }
+      [this, step = load.step()] {
         step_ = step;
         ready_ = true;
-        Reply(from, MakeReply(request, {}));
       });
 }
 

@@ -80,12 +80,6 @@ Status Decode(const comm::Message& message,
   return OkStatus();
 }
 
-Status Final(const Status& status) {
-  return status.code() == StatusCode::kDataLoss
-             ? status
-             : FailedPreconditionError(status.message());
-}
-
 Status FromWire(const wire::Abort& in) {
   // Compared before it is narrowed, which could make it OK.
   const bool is_error = in.code() > static_cast<int>(StatusCode::kOk) &&

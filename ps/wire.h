@@ -44,10 +44,6 @@ Buffer Encode(const google::protobuf::MessageLite& head);
 Status Decode(const comm::Message& message,
               google::protobuf::MessageLite& head);
 
-// What storage refused, for a reply: a full or broken disk is not a busy peer,
-// the caller must not ask again and again.
-Status Final(const Status& status);
-
 // Why a job is called off. Never OK: a code that is no error of ours is read as
 // kInternal.
 Status FromWire(const wire::Abort& in);

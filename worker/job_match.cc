@@ -1,4 +1,3 @@
-#include <cstdio>
 #include <string>
 #include <vector>
 
@@ -7,8 +6,10 @@
 
 #include "base/random.h"
 #include "base/strcat.h"
+#include "ps/safetensors.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
+#include "worker/job_schema.h"
 
 namespace shoal::worker {
 namespace {
@@ -24,14 +25,21 @@ FeatureSpec Canonical(FeatureSpec feature) {
   std::vector<const FieldDescriptor*> fields;
   feature.GetReflection()->ListFields(feature, &fields);
   for (const FieldDescriptor* field : fields) {
-    FeatureSpec without = feature;
-    without.GetReflection()->ClearField(&without, field);
-    if (field->message_type() == nullptr &&
-        MessageDifferencer::Equivalent(feature, without)) {
-      feature = without;
+    if (field->message_type() == nullptr && SaysTheDefault(feature, *field)) {
+      feature.GetReflection()->ClearField(&feature, field);
     }
   }
   return feature;
+}
+
+// What the columns of its examples are made of.
+DataSpec ColumnsPart(const JobSpec& job) {
+  DataSpec part;
+  for (const FeatureSpec& feature : job.data().features()) {
+    *part.add_features() = Canonical(feature);
+  }
+  part.set_hash_buckets(job.data().hash_buckets());
+  return part;
 }
 
 // What gives the values of a checkpoint their meaning, of a job; the rest may
@@ -54,10 +62,7 @@ JobSpec ModelPart(const JobSpec& job, bool with_columns) {
         own ? table->second.optimizer().kind() : job.dense().kind());
   }
   if (with_columns) {
-    for (const FeatureSpec& feature : job.data().features()) {
-      *part.mutable_data()->add_features() = Canonical(feature);
-    }
-    part.mutable_data()->set_hash_buckets(job.data().hash_buckets());
+    *part.mutable_data() = ColumnsPart(job);
   }
   return part;
 }
@@ -84,14 +89,8 @@ Status CheckSameModel(const JobSpec& then, const JobSpec& now) {
 
 std::string FeaturesDigest(const JobSpec& job) {
   JobSpec part;
-  for (const FeatureSpec& feature : job.data().features()) {
-    *part.mutable_data()->add_features() = Canonical(feature);
-  }
-  part.mutable_data()->set_hash_buckets(job.data().hash_buckets());
-  char text[17];
-  std::snprintf(text, sizeof(text), "%016llx",
-                static_cast<unsigned long long>(HashText(SerializeJob(part))));
-  return text;
+  *part.mutable_data() = ColumnsPart(job);
+  return ps::HexOf(HashText(SerializeJob(part)));
 }
 
 }  // namespace shoal::worker

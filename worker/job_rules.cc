@@ -9,7 +9,6 @@
 
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
-#include <google/protobuf/util/message_differencer.h>
 
 #include "base/strcat.h"
 #include "worker/job.pb.h"
@@ -363,21 +362,14 @@ int CountFeatures(const DataSpec& data, std::string_view kind) {
 
 // Keys of the model that its kind does not read would do nothing.
 Problem CheckKeysOfKind(const ModelSpec& model) {
-  const ModelSpec defaults;
-  const Reflection& get = *model.GetReflection();
   std::vector<const FieldDescriptor*> fields;
-  get.ListFields(model, &fields);
+  model.GetReflection()->ListFields(model, &fields);
   for (const FieldDescriptor* field : fields) {
     const std::vector<std::string> kinds = ReadBy(*field);
     if (kinds.empty() ||
-        std::find(kinds.begin(), kinds.end(), model.kind()) != kinds.end()) {
+        std::find(kinds.begin(), kinds.end(), model.kind()) != kinds.end() ||
+        SaysTheDefault(model, *field)) {
       continue;
-    }
-    ModelSpec without = model;
-    get.ClearField(&without, field);
-    if (google::protobuf::util::MessageDifferencer::Equivalent(model,
-                                                               without)) {
-      continue;  // As if it were not there.
     }
     return JobProblem{
         StrCat("model.", field->name()),

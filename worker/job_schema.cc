@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdint>
+#include <memory>
 #include <numeric>
 
 #include <google/protobuf/descriptor.h>
+#include <google/protobuf/message.h>
+#include <google/protobuf/util/message_differencer.h>
 
 #include "base/strcat.h"
 #include "worker/job.pb.h"
@@ -122,6 +125,15 @@ std::vector<std::string> AllowedKeys(const FieldDescriptor& field) {
 
 std::vector<std::string> ReadBy(const FieldDescriptor& field) {
   return SplitAtBars(field.options().GetExtension(read_by));
+}
+
+bool SaysTheDefault(const google::protobuf::Message& message,
+                    const FieldDescriptor& field) {
+  const std::unique_ptr<google::protobuf::Message> without(message.New());
+  without->CopyFrom(message);
+  without->GetReflection()->ClearField(without.get(), &field);
+  return google::protobuf::util::MessageDifferencer::Equivalent(message,
+                                                                *without);
 }
 
 std::string HelpText(const FieldDescriptor& field) {

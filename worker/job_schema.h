@@ -8,6 +8,7 @@
 namespace google::protobuf {
 class Descriptor;
 class FieldDescriptor;
+class Message;
 }  // namespace google::protobuf
 
 namespace shoal::worker {
@@ -30,6 +31,10 @@ std::vector<std::string> AllowedKeys(
 
 // The model kinds that read the key; empty: all.
 std::vector<std::string> ReadBy(const google::protobuf::FieldDescriptor& field);
+
+// Whether a key that is given in `message` says what would be so without it.
+bool SaysTheDefault(const google::protobuf::Message& message,
+                    const google::protobuf::FieldDescriptor& field);
 
 std::string HelpText(const google::protobuf::FieldDescriptor& field);
 

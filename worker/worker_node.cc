@@ -8,6 +8,7 @@
 #include "base/strcat.h"
 #include "base/trace.h"
 #include "ps/protocol.pb.h"
+#include "ps/storage_answer.h"
 #include "ps/wire.h"
 
 namespace shoal::worker {
@@ -90,7 +91,7 @@ void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
     return;
   }
   StartWork(
-      kComputeLane, "opening its data and model", kOpenWithin,
+      kComputeLane, "opening its data and model", nullptr,
       [this] { job_ = options_.open(joined_); },
       [this] {
         if (!job_.ok()) {
@@ -179,22 +180,10 @@ void WorkerNode::OnSave(comm::EndpointId from, comm::Message request) {
                          comm::MakeErrorReply(request, status));
     return;
   }
-  auto parts = std::make_shared<std::vector<std::string>>();
-  context_->StartStorage(
-      [this, save, parts](Storage& storage) -> StatusOr<Buffer> {
-        SHOAL_ASSIGN_OR_RETURN(
-            *parts, replica_->Save(storage, save.folder(), save.name()));
-        return Buffer();
-      },
-      [this, from, request, parts](const StatusOr<Buffer>& done) {
-        ps::wire::SaveReply reply;
-        reply.mutable_parts()->Assign(parts->begin(), parts->end());
-        (void)context_->Send(
-            from, comm::Lane::kUrgent,
-            done.ok()
-                ? comm::MakeReply(request, {ps::Encode(reply)})
-                : comm::MakeErrorReply(request, ps::Final(done.status())));
-      });
+  ps::AnswerSave(*context_, from, std::move(request),
+                 [this, save](Storage& storage) {
+                   return replica_->Save(storage, save.folder(), save.name());
+                 });
 }
 
 void WorkerNode::OnLoad(comm::EndpointId from, comm::Message request) {
@@ -204,19 +193,12 @@ void WorkerNode::OnLoad(comm::EndpointId from, comm::Message request) {
                          comm::MakeErrorReply(request, status));
     return;
   }
-  context_->StartStorage(
-      [this, load](Storage& storage) -> StatusOr<Buffer> {
-        SHOAL_RETURN_IF_ERROR(
-            replica_->Load(storage, load.folder(), load.step()));
-        return Buffer();
+  ps::AnswerLoad(
+      *context_, from, std::move(request),
+      [this, load](Storage& storage) {
+        return replica_->Load(storage, load.folder(), load.step());
       },
-      [this, from, request](const StatusOr<Buffer>& done) {
-        (void)context_->Send(
-            from, comm::Lane::kUrgent,
-            done.ok()
-                ? comm::MakeReply(request, {})
-                : comm::MakeErrorReply(request, ps::Final(done.status())));
-      });
+      [] {});
 }
 
 // --- Orders ----------------------------------------------------------------
@@ -401,14 +383,17 @@ bool WorkerNode::MayCompute(const Unit& unit) const {
 }
 
 // Work beside the node, which still answers when it hangs: so this watches it.
-void WorkerNode::StartWork(int lane, std::string what, Duration within,
+// `unit`, if any, stays until `done`.
+void WorkerNode::StartWork(int lane, const char* doing, const Unit* unit,
                            std::function<void()> work,
                            std::function<void()> done) {
   comm::TimerId& timer = lane_timers_[static_cast<size_t>(lane)];
-  timer = context_->SetTimer(
-      context_->Now() + within, [this, what = std::move(what), within] {
+  const Duration within = unit == nullptr ? kOpenWithin : joined_.plan.timeout;
+  timer =
+      context_->SetTimer(context_->Now() + within, [this, doing, unit, within] {
         Fail(DeadlineExceededError(
-            StrCat(what, " has taken more than ", ToString(within),
+            StrCat(doing, unit == nullptr ? "" : UnitText(*unit),
+                   " has taken more than ", ToString(within),
                    ": it hangs, or needs a larger cluster.timeout_seconds")));
       });
   context_->StartCompute(lane, std::move(work),
@@ -429,8 +414,7 @@ void WorkerNode::StartFill(Unit& unit) {
   filling_ = true;
   unit.state = Unit::State::kFilling;
   StartWork(
-      kReadLane, StrCat("reading the examples of ", UnitText(unit)),
-      joined_.plan.timeout,
+      kReadLane, "reading the examples of ", &unit,
       [this, &unit] {
         const TraceSpan span("read", unit.number);
         if (order_.kind == OrderKind::kTrain) {
@@ -507,7 +491,7 @@ void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
   unit.state = Unit::State::kComputing;
   computing_ = true;
   StartWork(
-      kComputeLane, StrCat("computing ", UnitText(unit)), joined_.plan.timeout,
+      kComputeLane, "computing ", &unit,
       [this, &unit] {
         const TraceSpan span("compute", unit.number);
         Compute(unit);

@@ -85,7 +85,7 @@ class WorkerNode : public comm::Node {
   ps::Client::Done SendDone(const std::shared_ptr<Unit>& owner,
                             const char* what);
   std::shared_ptr<Unit> NewUnit();
-  void StartWork(int lane, std::string what, Duration within,
+  void StartWork(int lane, const char* doing, const Unit* unit,
                  std::function<void()> work, std::function<void()> done);
   std::string UnitText(const Unit& unit) const;
   void StartFill(Unit& unit);

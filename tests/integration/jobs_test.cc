@@ -324,6 +324,14 @@ class KillTest : public JobsTest {
                          .count();
     return run;
   }
+  // The same, killing the child whose command line has `words`.
+  RunOutcome StrikeChild(const std::string& words) {
+    return Strike([&words](pid_t pid) {
+      for (const pid_t child : ChildrenWith(pid, words)) {
+        kill(child, SIGKILL);
+      }
+    });
+  }
   void ExpectNothingLeft() {
     const auto until =
         std::chrono::steady_clock::now() + std::chrono::seconds(5);
@@ -345,11 +353,7 @@ class KillTest : public JobsTest {
 };
 
 TEST_F(KillTest, KilledWorkerEndsTheJobNamingIt) {
-  const RunOutcome run = Strike([](pid_t pid) {
-    for (const pid_t child : ChildrenWith(pid, "worker --index 1")) {
-      kill(child, SIGKILL);
-    }
-  });
+  const RunOutcome run = StrikeChild("worker --index 1");
   EXPECT_EQ(run.exit_code, 1);
   EXPECT_LT(seconds_after_, 5);
   EXPECT_THAT(run.output,
@@ -359,11 +363,7 @@ TEST_F(KillTest, KilledWorkerEndsTheJobNamingIt) {
 
 TEST_F(KillTest, WorkerKilledInACollectiveEndsTheJobNamingIt) {
   more_ = {"--set", "consistency.dense=allreduce"};
-  const RunOutcome run = Strike([](pid_t pid) {
-    for (const pid_t child : ChildrenWith(pid, "worker --index 1")) {
-      kill(child, SIGKILL);
-    }
-  });
+  const RunOutcome run = StrikeChild("worker --index 1");
   EXPECT_EQ(run.exit_code, 1);
   EXPECT_LT(seconds_after_, 5);
   EXPECT_THAT(run.output,
@@ -372,11 +372,7 @@ TEST_F(KillTest, WorkerKilledInACollectiveEndsTheJobNamingIt) {
 }
 
 TEST_F(KillTest, KilledServerEndsTheJobNamingIt) {
-  const RunOutcome run = Strike([](pid_t pid) {
-    for (const pid_t child : ChildrenWith(pid, "server --index 0")) {
-      kill(child, SIGKILL);
-    }
-  });
+  const RunOutcome run = StrikeChild("server --index 0");
   EXPECT_EQ(run.exit_code, 1);
   EXPECT_LT(seconds_after_, 5);
   EXPECT_THAT(run.output,

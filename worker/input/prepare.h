@@ -35,7 +35,7 @@ struct PreparedData {
   double seconds = 0;  // wall time it took
 };
 
-// Reads the job's text files once (twice when something is to be fitted) and
+// Reads the job's text files once (and once more per round of fitting) and
 // writes `out_folder`/{train,test}.shoalrec, which workers then map; `format:
 // record` is used where it lies. The files' bytes are the same for any number
 // of `threads`. Each file appears whole or not at all.
