@@ -6,6 +6,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -22,12 +23,15 @@ struct Group {
     std::string address;
     std::string name;  // "worker 2", for errors
     // What it adds to sums: nodes of the step tree, rising. Together the
-    // members' nodes cover the tree once.
+    // members' nodes cover what is under `root` once.
     std::vector<int64_t> nodes;
+    // Members with the same one share memory; empty: with nobody. See HostOf().
+    std::string host;
   };
-  uint16_t id = 0;  // tells groups of one node apart
+  uint16_t id = 0;  // tells groups of one node apart; below 2^14
   int rank = 0;
   int num_leaves = 0;  // of the step tree
+  int64_t root = 1;    // the node of the tree that sums are of
   std::vector<Member> members;
 
   int size() const { return static_cast<int>(members.size()); }
@@ -36,13 +40,20 @@ struct Group {
 // Gives each member one leaf of the tree, in rank order.
 void DealOneLeafEach(Group& group);
 
+// The host that an address of an endpoint says, for Group::Member::host: shm
+// and the shm of auto; empty for all that crosses no shared memory.
+std::string HostOf(std::string_view address);
+
 // Elements [begin, end) of a vector that `rank` of `size` ranks owns.
 constexpr std::pair<int64_t, int64_t> SegmentOf(int64_t count, int rank,
                                                 int size) {
   return {count * rank / size, count * (rank + 1) / size};
 }
 
-// How an allreduce goes. All give the same bits.
+// How an allreduce goes. All give the same bits: what is added is always the
+// two children of a node of the step tree. (That is why there is no plain ring,
+// which adds in the order of the ring.) One that the group does not allow gives
+// way to another.
 enum class AllReduceAlgorithm : uint8_t {
   // By size.
   kAuto,
@@ -51,7 +62,22 @@ enum class AllReduceAlgorithm : uint8_t {
   // Everyone sums one segment and sends the sum to everyone: two rounds, and no
   // more bytes than a ring (2 (n - 1) / n of the vector each way).
   kSegments,
+  // Halves, quarters ... are swapped and summed with ever farther members, and
+  // back: 2 log2(n) rounds with one peer each, the same bytes. For 2^k members
+  // with one node of one depth each, in order; else kSegments.
+  kHalving,
+  // kSegments where members read each other's memory instead of sending. For
+  // members of one host that may; else kSegments.
+  kRead,
+  // Inside hosts, then between them, then inside: each byte crosses to another
+  // host once for all of a host. Where each host's members have all that is
+  // under one node; kRead with one host; else kSegments.
+  kHierarchical,
 };
+
+std::string_view Name(AllReduceAlgorithm algorithm);
+// Errors: kInvalidArgument (none of them, which it lists).
+StatusOr<AllReduceAlgorithm> ParseAllReduceAlgorithm(std::string_view name);
 
 // Operations that all members of a group call alike, in the same order; sums go
 // along the step tree, so that they have the same bits for every number of

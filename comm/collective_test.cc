@@ -309,8 +309,9 @@ void ExpectSumOf(DType dtype) {
           // In place.
           return std::make_unique<Member>(
               SimGroup(kSize, kSize, r),
-              TransportCollective::Options{.exchange_bytes_max = 0,
-                                           .chunk_bytes = 512},
+              TransportCollective::Options{
+                  .algorithm = AllReduceAlgorithm::kSegments,
+                  .chunk_bytes = 512},
               std::vector<Member::Step>{
                   [&, r](Collective& collective, Collective::Done done) {
                     auto& own = data[static_cast<size_t>(r)];

@@ -7,6 +7,8 @@
 
 #include "base/mutex.h"
 #include "base/strcat.h"
+#include "comm/hierarchy.h"
+#include "comm/transport_operation.h"
 
 namespace shoal::comm {
 namespace {
@@ -26,64 +28,18 @@ std::vector<int64_t> AllNodes(const Group& group) {
 
 }  // namespace
 
-void DealOneLeafEach(Group& group) {
-  group.num_leaves = group.size();
-  const StepTree tree(group.num_leaves);
-  for (int rank = 0; rank < group.size(); ++rank) {
-    group.members[static_cast<size_t>(rank)].nodes = {tree.Leaf(rank)};
-  }
+std::vector<AllReduceSwitch> DefaultSwitches() {
+  return {{0, AllReduceAlgorithm::kExchange},
+          {(int64_t{16} << 10) + 1, AllReduceAlgorithm::kSegments},
+          {int64_t{256} << 10, AllReduceAlgorithm::kHierarchical}};
 }
-
-// What frames that borrow memory share with the collective, which may end
-// before them.
-struct TransportCollective::Alive {
-  Mutex mutex;
-  NodeContext* context SHOAL_GUARDED_BY(mutex) = nullptr;  // null: it ended
-  TransportCollective* collective = nullptr;  // on the node's thread only
-};
-
-struct TransportCollective::Link {
-  std::deque<Message> waiting;  // for room
-  Status down;
-};
-
-struct TransportCollective::Operation {
-  // A chunk that this rank sums: the messages with the others' terms.
-  struct Chunk {
-    std::vector<Message> terms;  // by rank
-    int missing = 0;
-  };
-
-  uint64_t sequence = 0;
-  Kind kind = Kind::kBarrier;
-  DType dtype = DType::kF32;
-  int64_t count = 0;
-  Done done;
-  TimerId timer = TimerId::kNone;
-  bool exchange = false;                // everyone sums everything
-  int root = -1;                        // of a broadcast
-  std::vector<const std::byte*> terms;  // this rank's
-  std::vector<Buffer> copies;           // of terms, to send instead
-  const std::byte* from = nullptr;
-  std::byte* to = nullptr;
-  std::vector<Chunk> chunks;
-  std::vector<int64_t> missing;  // messages to come, by rank
-  bool sent = false;             // all that does not wait for others
-  std::shared_ptr<const void> borrowed;
-
-  int64_t size() const { return SizeOf(dtype); }
-  bool complete() const {
-    return sent && std::all_of(missing.begin(), missing.end(),
-                               [](int64_t n) { return n == 0; });
-  }
-};
 
 TransportCollective::TransportCollective(NodeContext& context, Group group,
                                          const Options& options)
     : context_(context),
       group_(std::move(group)),
       options_(options),
-      sum_(StepTree(group_.num_leaves), AllNodes(group_)),
+      sum_(StepTree(group_.num_leaves), AllNodes(group_), group_.root),
       links_(group_.members.size()),
       alive_(std::make_shared<Alive>()) {
   MutexLock lock(alive_->mutex);
@@ -104,7 +60,8 @@ TransportCollective::~TransportCollective() {
 
 StatusOr<std::unique_ptr<TransportCollective>> TransportCollective::Create(
     NodeContext& context, Group group, const Options& options) {
-  if (group.rank < 0 || group.rank >= group.size() || group.num_leaves < 1) {
+  if (group.rank < 0 || group.rank >= group.size() || group.num_leaves < 1 ||
+      !StepTree(group.num_leaves).IsNode(group.root)) {
     return InvalidArgumentError(StrCat("a group of ", group.size(),
                                        " members has no rank ", group.rank,
                                        " or no leaf"));
@@ -126,7 +83,9 @@ StatusOr<std::unique_ptr<TransportCollective>> TransportCollective::Create(
       }
     }
   }
-  if (static_cast<int>(leaves.size()) != group.num_leaves) {
+  const auto [first, last] = tree.Range(group.root);
+  if (static_cast<int>(leaves.size()) != last - first ||
+      *leaves.begin() != first) {
     return InvalidArgumentError("a leaf of the group belongs to no member");
   }
   std::unique_ptr<TransportCollective> collective(
@@ -139,6 +98,9 @@ StatusOr<std::unique_ptr<TransportCollective>> TransportCollective::Create(
                                 .WithPrefix(member.name));
     }
   }
+  SHOAL_ASSIGN_OR_RETURN(collective->hierarchy_,
+                         Hierarchy::Create(context, made, options));
+  collective->StartSettling();
   return collective;
 }
 
@@ -148,23 +110,9 @@ void TransportCollective::AllReduce(DType dtype,
                                     std::span<const void* const> terms,
                                     void* out, int64_t count, Done done) {
   auto op = NewOperation(Kind::kAllReduce, dtype, count, std::move(done));
-  op->exchange = options_.algorithm == AllReduceAlgorithm::kExchange ||
-                 (options_.algorithm == AllReduceAlgorithm::kAuto &&
-                  count * op->size() <= options_.exchange_bytes_max);
   op->to = static_cast<std::byte*>(out);
-  const int64_t bytes = count * op->size();
-  bool in_place = false;
   for (const void* term : terms) {
     op->terms.push_back(static_cast<const std::byte*>(term));
-    in_place |=
-        op->terms.back() < op->to + bytes && op->to < op->terms.back() + bytes;
-  }
-  if (op->exchange && in_place) {
-    // The sum is there as soon as the others' terms are, which may be before
-    // they have this one's.
-    for (const std::byte* term : op->terms) {
-      op->copies.push_back(Buffer::CopyOf(term, bytes));
-    }
   }
   Start(std::move(op));
 }
@@ -228,8 +176,8 @@ int64_t TransportCollective::NumChunks(const Operation& op,
 }
 
 int64_t TransportCollective::ChunkCount(const Operation& op) const {
-  return op.exchange ? std::max<int64_t>(op.count, 1)
-                     : std::max<int64_t>(options_.chunk_bytes / op.size(), 1);
+  return op.exchange() ? std::max<int64_t>(op.count, 1)
+                       : std::max<int64_t>(options_.chunk_bytes / op.size(), 1);
 }
 
 // Elements of the vector whose sum rank `owner` makes, or spreads.
@@ -238,7 +186,7 @@ std::pair<int64_t, int64_t> TransportCollective::Owned(const Operation& op,
   if (op.kind == Kind::kAllToAll) {
     return {owner * op.count, (owner + 1) * op.count};
   }
-  if (op.exchange) {
+  if (op.exchange()) {
     return {0, op.count};
   }
   return SegmentOf(op.count, owner, group_.size());
@@ -258,37 +206,37 @@ void TransportCollective::Start(std::unique_ptr<Operation> operation) {
     context_.Post([done = std::move(op.done), why = broken_] { done(why); });
     return;
   }
-  op.missing.assign(links_.size(), 0);
-  op.borrowed = MakeBorrowed(op.sequence);
+  op.missing.assign(links_.size(), 1);  // Waited for, until it is known how.
+  op.missing[static_cast<size_t>(group_.rank)] = 0;
   op.timer = context_.SetTimer(
       context_.Now() + options_.timeout,
       [this, sequence = op.sequence] { OnDeadline(sequence); });
-  const auto [begin, end] = Owned(op, group_.rank);
-  const bool sums =
-      op.kind == Kind::kAllReduce || op.kind == Kind::kReduceScatter;
-  if (sums) {
-    op.chunks.resize(static_cast<size_t>(NumChunks(op, end - begin)));
-    for (Operation::Chunk& chunk : op.chunks) {
-      chunk.terms.resize(links_.size());
-      chunk.missing = group_.size() - 1;
-    }
+  operations_.emplace(op.sequence, std::move(operation));
+  if (settled_) {
+    Begin(op);
+  }
+}
+
+void TransportCollective::Begin(Operation& op) {
+  op.begun = true;
+  op.borrowed = MakeBorrowed(op.sequence);
+  if (op.kind == Kind::kAllReduce) {
+    op.how = Choose(op.count * op.size());
   }
   for (int rank = 0; rank < group_.size(); ++rank) {
     if (rank != group_.rank) {
       op.missing[static_cast<size_t>(rank)] = MessagesFrom(op, rank);
     }
   }
-  operations_.emplace(op.sequence, std::move(operation));
-  SendFirst(op);
-  if (sums && group_.size() == 1) {
-    for (size_t chunk = 0; chunk < op.chunks.size(); ++chunk) {
-      SumChunk(op, static_cast<int64_t>(chunk));
-    }
-  }
-  if (op.kind == Kind::kAllToAll && op.count > 0) {
-    const int64_t bytes = op.count * op.size();
-    std::memcpy(op.to + group_.rank * bytes, op.from + group_.rank * bytes,
-                static_cast<size_t>(bytes));
+  if (op.kind == Kind::kAllReduce &&
+      op.how == AllReduceAlgorithm::kHierarchical) {
+    StartHierarchical(op);
+  } else if (Reading(op)) {
+    BeginReads(op);
+  } else if (op.how == AllReduceAlgorithm::kHalving) {
+    BeginHalving(op);
+  } else {
+    BeginChunks(op);
   }
   const auto early = early_.find(op.sequence);
   if (early != early_.end()) {
@@ -310,15 +258,58 @@ void TransportCollective::Start(std::unique_ptr<Operation> operation) {
   }
 }
 
+void TransportCollective::BeginChunks(Operation& op) {
+  const auto [begin, end] = Owned(op, group_.rank);
+  const int64_t bytes = op.count * op.size();
+  const auto overlaps = [&](const std::byte* term) {
+    return term < op.to + bytes && op.to < term + bytes;
+  };
+  if (op.exchange() &&
+      std::any_of(op.terms.begin(), op.terms.end(), overlaps)) {
+    // The sum is there as soon as the others' terms are, which may be before
+    // they have this one's.
+    for (const std::byte* term : op.terms) {
+      op.copies.push_back(Buffer::CopyOf(term, bytes));
+    }
+  }
+  if (op.sums()) {
+    op.chunks.resize(static_cast<size_t>(NumChunks(op, end - begin)));
+    for (Operation::Chunk& chunk : op.chunks) {
+      chunk.terms.resize(links_.size());
+      chunk.missing = group_.size() - 1;
+    }
+  }
+  SendFirst(op);
+  if (op.sums() && group_.size() == 1) {
+    for (size_t chunk = 0; chunk < op.chunks.size(); ++chunk) {
+      SumChunk(op, static_cast<int64_t>(chunk));
+    }
+  }
+  if (op.kind == Kind::kAllToAll && op.count > 0) {
+    const int64_t bytes = op.count * op.size();
+    std::memcpy(op.to + group_.rank * bytes, op.from + group_.rank * bytes,
+                static_cast<size_t>(bytes));
+  }
+}
+
 // How many messages `rank` sends to this one for an operation.
 int64_t TransportCollective::MessagesFrom(const Operation& op, int rank) const {
+  if (op.how == AllReduceAlgorithm::kHierarchical) {
+    return 0;  // Others' operations wait.
+  }
+  if (op.how == AllReduceAlgorithm::kHalving) {
+    return HalvingMessages(op, rank);
+  }
+  if (Reading(op)) {
+    return ReadMessages(op, rank);
+  }
   const auto chunks_of = [&](int owner) {
     const auto [begin, end] = Owned(op, owner);
     return NumChunks(op, end - begin);
   };
   switch (op.kind) {
     case Kind::kAllReduce:
-      return chunks_of(group_.rank) + (op.exchange ? 0 : chunks_of(rank));
+      return chunks_of(group_.rank) + (op.exchange() ? 0 : chunks_of(rank));
     case Kind::kReduceScatter:
       return chunks_of(group_.rank);
     case Kind::kAllGather:
@@ -425,12 +416,50 @@ void TransportCollective::SendChunk(const Operation& op, Phase phase,
   Send(to, std::move(message));
 }
 
+void TransportCollective::StartHierarchical(Operation& op) {
+  op.working = true;
+  hierarchy_->AllReduce(op.dtype, op.terms, op.to, op.count,
+                        [this, sequence = op.sequence](const Status& why) {
+                          const auto it = operations_.find(sequence);
+                          if (!broken_.ok() || it == operations_.end()) {
+                            return;
+                          }
+                          if (!why.ok()) {
+                            Fail(why, true);
+                            return;
+                          }
+                          it->second->working = false;
+                          CheckDone(*it->second);
+                        });
+}
+
+AllReduceAlgorithm TransportCollective::Choose(int64_t bytes) const {
+  AllReduceAlgorithm how = options_.algorithm;
+  for (const AllReduceSwitch& from : options_.switches) {
+    if (options_.algorithm == AllReduceAlgorithm::kAuto &&
+        bytes >= from.from_bytes) {
+      how = from.algorithm;
+    }
+  }
+  if (how == AllReduceAlgorithm::kHierarchical && hierarchy_ == nullptr) {
+    how = AllReduceAlgorithm::kRead;
+  }
+  if ((how == AllReduceAlgorithm::kRead && !can_read_) ||
+      (how == AllReduceAlgorithm::kHalving && !MayHalve()) ||
+      how == AllReduceAlgorithm::kAuto) {
+    how = AllReduceAlgorithm::kSegments;
+  }
+  return how;
+}
+
 // --- Messages --------------------------------------------------------------
 
 bool TransportCollective::OnMessage(EndpointId from, Message& message) {
-  if (message.header.method != kCollectiveMethod ||
-      message.header.request >> kSequenceBits != group_.id) {
+  if (message.header.method != kCollectiveMethod) {
     return false;
+  }
+  if (message.header.request >> kSequenceBits != group_.id) {
+    return hierarchy_ != nullptr && hierarchy_->OnMessage(from, message);
   }
   const auto member =
       std::find_if(group_.members.begin(), group_.members.end(),
@@ -439,7 +468,12 @@ bool TransportCollective::OnMessage(EndpointId from, Message& message) {
     return true;  // Nobody waits for it.
   }
   const int rank = static_cast<int>(member - group_.members.begin());
-  if (static_cast<Phase>(message.header.status & 0xf) == Phase::kAbort) {
+  const auto phase = static_cast<Phase>(message.header.status & 0xf);
+  if (phase == Phase::kPass || phase == Phase::kVerdict) {
+    OnSettling(rank, phase, message);
+    return true;
+  }
+  if (phase == Phase::kAbort) {
     Fail(AbortedError(
              StrCat(member->name, " gave up: ",
                     message.frames.empty() ? "" : message.frames[0].text())),
@@ -449,10 +483,11 @@ bool TransportCollective::OnMessage(EndpointId from, Message& message) {
   const uint64_t sequence =
       message.header.request & ((uint64_t{1} << kSequenceBits) - 1);
   const auto it = operations_.find(sequence);
-  if (it != operations_.end()) {
+  if (it != operations_.end() && it->second->begun) {
     Dispatch(*it->second, rank, message);
-  } else if (sequence >= next_sequence_ &&
-             sequence < next_sequence_ + kAheadMax) {
+  } else if (it != operations_.end() ||
+             (sequence >= next_sequence_ &&
+              sequence < next_sequence_ + kAheadMax)) {
     early_[sequence].emplace_back(rank, std::move(message));
   } else {
     Fail(InvalidArgumentError(StrCat(member->name,
@@ -484,8 +519,17 @@ void TransportCollective::Dispatch(Operation& op, int from, Message& message) {
 
 Status TransportCollective::Take(Operation& op, int from, Message& message) {
   const auto chunk = static_cast<int64_t>(message.header.reserved);
-  const bool terms =
-      static_cast<Phase>(message.header.status & 0xf) == Phase::kTerms;
+  const auto phase = static_cast<Phase>(message.header.status & 0xf);
+  if (Reading(op)) {
+    return TakeRead(op, from, phase, message);
+  }
+  if (op.halving != nullptr && phase == Phase::kHalf) {
+    return TakeHalf(op, from, message);
+  }
+  if (op.halving != nullptr || phase > Phase::kResult) {
+    return InvalidArgumentError("goes another way");
+  }
+  const bool terms = phase == Phase::kTerms;
   const bool sums = terms && !op.chunks.empty();
   // Whose the chunk is.
   const int owner = terms ? group_.rank : from;
@@ -552,7 +596,7 @@ void TransportCollective::SumChunk(Operation& op, int64_t chunk) {
     sum_.Run(op.dtype, terms, count, op.to + first * op.size());
   }
   from.terms.clear();  // A transport may wait for its memory.
-  if (op.kind != Kind::kAllReduce || op.exchange) {
+  if (op.kind != Kind::kAllReduce || op.exchange()) {
     return;
   }
   for (int k = 1; k < group_.size(); ++k) {
@@ -612,12 +656,7 @@ void TransportCollective::OnDeadline(uint64_t sequence) {
     return;
   }
   const Operation& op = *it->second;
-  std::string late;
-  for (size_t rank = 0; rank < op.missing.size(); ++rank) {
-    if (op.missing[rank] > 0) {
-      late += StrCat(late.empty() ? "" : ", ", group_.members[rank].name);
-    }
-  }
+  const std::string late = Awaited();
   Fail(
       DeadlineExceededError(StrCat(
           Describe(op), ": waited ", ToString(options_.timeout),
@@ -625,7 +664,31 @@ void TransportCollective::OnDeadline(uint64_t sequence) {
       true);
 }
 
+// Those that the oldest operation lacks something of: later ones may lack
+// others only because these hold them up.
+std::string TransportCollective::Awaited() const {
+  if (operations_.empty()) {
+    return "";
+  }
+  const Operation& op = *operations_.begin()->second;
+  if (op.how == AllReduceAlgorithm::kHierarchical) {
+    return hierarchy_->Awaited();
+  }
+  std::string names;
+  for (size_t rank = 0; rank < op.missing.size(); ++rank) {
+    const bool late =
+        settled_ ? op.missing[rank] > 0 : !passes_[rank] || !verdicts_[rank];
+    if (late) {
+      names += StrCat(names.empty() ? "" : ", ", group_.members[rank].name);
+    }
+  }
+  return names;
+}
+
 void TransportCollective::OnPeerDown(EndpointId peer, const Status& why) {
+  if (hierarchy_ != nullptr) {
+    hierarchy_->OnPeerDown(peer, why);
+  }
   for (size_t rank = 0; rank < links_.size(); ++rank) {
     if (group_.members[rank].endpoint != peer ||
         static_cast<int>(rank) == group_.rank) {
@@ -647,6 +710,9 @@ void TransportCollective::OnPeerDown(EndpointId peer, const Status& why) {
 }
 
 void TransportCollective::OnSendable(EndpointId peer) {
+  if (hierarchy_ != nullptr) {
+    hierarchy_->OnSendable(peer);
+  }
   for (size_t rank = 0; rank < links_.size(); ++rank) {
     if (group_.members[rank].endpoint != peer) {
       continue;
@@ -680,12 +746,12 @@ void TransportCollective::Fail(const Status& why, bool tell) {
     return;
   }
   broken_ = why;
+  if (hierarchy_ != nullptr) {
+    hierarchy_->Abandon(why);
+  }
   for (int rank = 0; tell && rank < group_.size(); ++rank) {
     if (rank != group_.rank) {
-      Message message;
-      message.header.method = kCollectiveMethod;
-      message.header.request = uint64_t{group_.id} << kSequenceBits;
-      message.header.status = static_cast<uint8_t>(Phase::kAbort);
+      Message message = MakeMessage(Phase::kAbort);
       message.frames.push_back(Buffer::CopyOf(why.message()));
       // One that does not get it has its own deadline.
       (void)context_.Send(group_.members[static_cast<size_t>(rank)].endpoint,
@@ -700,6 +766,15 @@ void TransportCollective::Fail(const Status& why, bool tell) {
     context_.CancelTimer(op->timer);
     context_.Post([done = std::move(op->done), why] { done(why); });
   }
+}
+
+// Of no operation.
+Message TransportCollective::MakeMessage(Phase phase) const {
+  Message message;
+  message.header.method = kCollectiveMethod;
+  message.header.request = uint64_t{group_.id} << kSequenceBits;
+  message.header.status = static_cast<uint8_t>(phase);
+  return message;
 }
 
 Message TransportCollective::MakeMessage(const Operation& op, Phase phase,

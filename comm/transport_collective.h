@@ -13,6 +13,7 @@
 #include "base/time.h"
 #include "comm/collective.h"
 #include "comm/node.h"
+#include "comm/peer_memory.h"
 #include "comm/tree_sum.h"
 
 namespace shoal::comm {
@@ -20,19 +21,36 @@ namespace shoal::comm {
 // The method of its messages, which are one-way; nodes keep it free.
 inline constexpr uint16_t kCollectiveMethod = 0xC011;
 
+class Hierarchy;
+
+// From vectors of so many bytes on, kAuto takes this algorithm.
+struct AllReduceSwitch {
+  int64_t from_bytes = 0;
+  AllReduceAlgorithm algorithm = AllReduceAlgorithm::kSegments;
+};
+// What was found good on small machines; `shoal bench allreduce --tune`
+// measures.
+std::vector<AllReduceSwitch> DefaultSwitches();
+
 // A collective over the endpoint of a node, as a part of that node: it hands
 // over its messages and what becomes of the members. Bulk lane, chunks of a
-// bounded size, frames that borrow the caller's memory.
+// bounded size, frames that borrow the caller's memory. Members of one host
+// read each other's memory where the system lets them: they try it once, when
+// the group is made, and all go by messages if one of them can't.
 //
-// Belongs to the node's thread.
+// Belongs to the node's thread. What moves memory takes at most about a
+// millisecond of it at a time.
 class TransportCollective : public Collective {
  public:
+  // The same on all members but for `read_peers`.
   struct Options {
     Duration timeout = std::chrono::seconds(20);  // of each operation
     AllReduceAlgorithm algorithm = AllReduceAlgorithm::kAuto;
-    // kAuto: vectors up to this go by kExchange.
-    int64_t exchange_bytes_max = int64_t{16} << 10;
+    std::vector<AllReduceSwitch> switches = DefaultSwitches();  // rising
     int64_t chunk_bytes = int64_t{256} << 10;
+    // Of kHierarchical: a block is inside its host while another is between.
+    int64_t block_bytes = int64_t{4} << 20;
+    bool read_peers = true;  // of one host
   };
 
   // Connects to the other members. `context` must outlive it.
@@ -45,6 +63,15 @@ class TransportCollective : public Collective {
   bool OnMessage(EndpointId from, Message& message);
   void OnPeerDown(EndpointId peer, const Status& why);
   void OnSendable(EndpointId peer);
+
+  // How an allreduce of so many bytes goes; members that may read each other
+  // know that only after their first operation.
+  AllReduceAlgorithm Choose(int64_t bytes) const;
+
+  // Ends all operations with `why`, here alone, and takes no more.
+  void Abandon(const Status& why) { Fail(why, /*tell=*/false); }
+  // Who is waited for, in words; empty: nobody.
+  std::string Awaited() const;
 
   const Group& group() const override { return group_; }
   void AllReduce(DType dtype, std::span<const void* const> terms, void* out,
@@ -68,11 +95,19 @@ class TransportCollective : public Collective {
     kBarrier,
   };
   enum class Phase : uint8_t {
-    kTerms = 0,   // of a chunk that the receiver sums
-    kResult = 1,  // a chunk as it shall be
-    kAbort = 2,   // the sender has given up; its text is frame 0
+    kTerms = 0,    // of a chunk that the receiver sums
+    kResult = 1,   // a chunk as it shall be
+    kAbort = 2,    // the sender has given up; its text is frame 0
+    kPass = 3,     // its MemoryPass is frame 0
+    kVerdict = 4,  // whether it can read all others
+    kOffer = 5,    // where the sender's vectors lie
+    kReady = 6,    // a portion of its segment is summed
+    kTaken = 7,    // all of the receiver's segment is read
+    kHalf = 8,     // of a vector, see Halving
   };
   struct Operation;
+  struct Reads;
+  struct Halving;
   struct Link;
   struct Alive;
 
@@ -82,6 +117,7 @@ class TransportCollective : public Collective {
   const Group::Member& self() const {
     return group_.members[static_cast<size_t>(group_.rank)];
   }
+  bool AllOf(const std::vector<bool>& came) const;
   std::unique_ptr<Operation> NewOperation(Kind kind, DType dtype, int64_t count,
                                           Done done);
   int64_t NumChunks(const Operation& op, int64_t count) const;
@@ -90,6 +126,8 @@ class TransportCollective : public Collective {
   int64_t MessagesFrom(const Operation& op, int rank) const;
 
   void Start(std::unique_ptr<Operation> operation);
+  void Begin(Operation& op);
+  void BeginChunks(Operation& op);
   void SendFirst(Operation& op);
   void SendTerms(const Operation& op, int to, int64_t chunk);
   void SendChunk(const Operation& op, Phase phase, const std::byte* data,
@@ -100,6 +138,36 @@ class TransportCollective : public Collective {
   Status Take(Operation& op, int from, Message& message);
   void SumChunk(Operation& op, int64_t chunk);
 
+  // Whether members may read each other, transport_collective_read.cc; and how
+  // they do.
+  void StartSettling();
+  void OnSettling(int rank, Phase phase, const Message& message);
+  void SendVerdict();
+  void Settle();
+  bool Reading(const Operation& op) const;
+  int64_t ReadMessages(const Operation& op, int rank) const;
+  int64_t NumPortions(const Operation& op, int owner) const;
+  void BeginReads(Operation& op);
+  Status TakeRead(Operation& op, int from, Phase phase, const Message& message);
+  Status TakeOffer(Operation& op, int from, const Message& message);
+  void ScheduleReads(Operation& op);
+  void RunReads(uint64_t sequence);
+  StatusOr<int64_t> SumPortion(Operation& op);
+  StatusOr<int64_t> TakeResults(Operation& op);
+  void SendToAll(const Message& message);
+
+  // kHalving, transport_collective_halving.cc.
+  bool MayHalve() const;
+  std::pair<int64_t, int64_t> HalvingRegion(const Operation& op, int rank,
+                                            int level) const;
+  int64_t HalvingMessages(const Operation& op, int rank) const;
+  void BeginHalving(Operation& op);
+  Status TakeHalf(Operation& op, int from, Message& message);
+  void StartHalvingStep(Operation& op);
+  void AdvanceHalving(Operation& op);
+
+  void StartHierarchical(Operation& op);
+
   std::shared_ptr<const void> MakeBorrowed(uint64_t sequence) const;
   void CheckDone(Operation& op);
   void OnReleased(uint64_t sequence);
@@ -107,6 +175,7 @@ class TransportCollective : public Collective {
   void OnDeadline(uint64_t sequence);
   void Fail(const Status& why, bool tell);
 
+  Message MakeMessage(Phase phase) const;
   Message MakeMessage(const Operation& op, Phase phase, int64_t chunk) const;
   std::string Describe(const Operation& op) const;
 
@@ -114,7 +183,16 @@ class TransportCollective : public Collective {
   const Group group_;
   const Options options_;
   const TreeSum sum_;
-  std::vector<Link> links_;  // by rank
+  std::vector<Link> links_;               // by rank
+  std::unique_ptr<Hierarchy> hierarchy_;  // null: the group has none
+  // Whether members read each other: asked at first, then known.
+  bool settled_ = true;
+  bool can_read_ = false;
+  std::vector<PeerMemory> peers_;  // by rank
+  std::vector<bool> passes_;       // came, by rank
+  std::vector<bool> verdicts_;     // the same
+  Status cannot_read_;             // why not
+  std::vector<std::byte> scratch_;
   Status broken_;
   uint64_t next_sequence_ = 1;
   std::map<uint64_t, std::unique_ptr<Operation>> operations_;

@@ -81,8 +81,9 @@ void Add(DType dtype, const std::byte* a, const std::byte* b, std::byte* out,
 
 }  // namespace
 
-TreeSum::TreeSum(const StepTree& tree, std::span<const int64_t> nodes) {
-  SHOAL_CHECK(Build(tree, nodes, 1));
+TreeSum::TreeSum(const StepTree& tree, std::span<const int64_t> nodes,
+                 int64_t root) {
+  SHOAL_CHECK(Build(tree, nodes, root));
 }
 
 bool TreeSum::Build(const StepTree& tree, std::span<const int64_t> nodes,

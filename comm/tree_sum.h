@@ -17,11 +17,12 @@ namespace shoal::comm {
 // Thread-safe.
 class TreeSum {
  public:
-  // `nodes` must cover all leaves of the tree once.
-  TreeSum(const StepTree& tree, std::span<const int64_t> nodes);
+  // `nodes` must cover all leaves under `root` once.
+  TreeSum(const StepTree& tree, std::span<const int64_t> nodes,
+          int64_t root = 1);
 
-  // out[count] = the sum of terms[i][count], where terms[i] is that of
-  // nodes[i]. `out` may be one of the terms.
+  // out[count] = the sum of `root`, where terms[i][count] is that of nodes[i].
+  // `out` may be one of the terms.
   void Run(DType dtype, std::span<const std::byte* const> terms, int64_t count,
            std::byte* out) const;
 

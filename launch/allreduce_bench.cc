@@ -186,13 +186,13 @@ class BenchNode : public comm::Node {
 
   void Begin() {
     comm::DealOneLeafEach(group_);
-    using Algorithm = comm::AllReduceAlgorithm;
+    for (comm::Group::Member& member : group_.members) {
+      member.host = comm::HostOf(member.address);
+    }
     auto made = comm::TransportCollective::Create(
         *context_, group_,
         {.timeout = kOperationWithin,
-         .algorithm = options_.algorithm == "exchange"   ? Algorithm::kExchange
-                      : options_.algorithm == "segments" ? Algorithm::kSegments
-                                                         : Algorithm::kAuto});
+         .algorithm = *comm::ParseAllReduceAlgorithm(options_.algorithm)});
     if (!made.ok()) {
       context_->Stop(made.status());
       return;

@@ -28,7 +28,8 @@ comm::Group GroupOf(const ps::JoinResult& joined) {
     group.members.push_back({.endpoint = peer.endpoint,
                              .address = peer.address,
                              .name = peer.name,
-                             .nodes = tree.Cover(begin, end)});
+                             .nodes = tree.Cover(begin, end),
+                             .host = comm::HostOf(peer.address)});
   }
   return group;
 }
