@@ -242,33 +242,44 @@ class BenchNode : public comm::Node {
     BeginTurn();
   }
 
+  // One whose sum is checked, then, of short vectors, many that are timed.
   void BeginTurn() {
     for (int64_t i = 0; i < count_; ++i) {
       data_[static_cast<size_t>(i)] = Term(rank_, i);
     }
-    repeat_ = 0;
-    collective_->Barrier([this](const Status& why) {
-      if (!why.ok()) {
-        context_->Stop(why);
+    TimeOf(1, [this] {
+      if (const Status sum = CheckSum(); !sum.ok()) {
+        context_->Stop(sum.WithPrefix(contenders_[contender_].name));
         return;
       }
-      turn_start_ = context_->Now();
-      Repeat();
+      repeats_ == 1 ? EndTurn() : TimeOf(repeats_, [this] { EndTurn(); });
     });
   }
 
-  void Repeat() {
-    contenders_[contender_].start(
-        data_.data(), count_, [this](const Status& why) {
-          Status status = why;
-          if (status.ok() && repeat_ == 0) {
-            status = CheckSum();
-          }
-          if (!status.ok()) {
-            context_->Stop(status.WithPrefix(contenders_[contender_].name));
+  // Leaves the time of all in turn_time_; all ranks begin together.
+  void TimeOf(int repeats, std::function<void()> done) {
+    collective_->Barrier(
+        [this, repeats, done = std::move(done)](const Status& why) {
+          if (!why.ok()) {
+            context_->Stop(why);
             return;
           }
-          ++repeat_ < repeats_ ? Repeat() : EndTurn();
+          turn_start_ = context_->Now();
+          Repeat(repeats, done);
+        });
+  }
+
+  void Repeat(int repeats, const std::function<void()>& done) {
+    contenders_[contender_].start(
+        data_.data(), count_, [this, repeats, done](const Status& why) {
+          if (!why.ok()) {
+            context_->Stop(why.WithPrefix(contenders_[contender_].name));
+          } else if (repeats > 1) {
+            Repeat(repeats - 1, done);
+          } else {
+            turn_time_ = context_->Now() - turn_start_;
+            done();
+          }
         });
   }
 
@@ -289,8 +300,7 @@ class BenchNode : public comm::Node {
 
   void EndTurn() {
     if (round_ >= 0) {
-      times_[contender_].push_back(ToSeconds(context_->Now() - turn_start_) /
-                                   repeats_);
+      times_[contender_].push_back(ToSeconds(turn_time_) / repeats_);
     }
     if (++contender_ == contenders_.size()) {
       contender_ = 0;
@@ -359,8 +369,8 @@ class BenchNode : public comm::Node {
   int repeats_ = 1;
   int round_ = 0;  // -1: the first, which does not count
   size_t contender_ = 0;
-  int repeat_ = 0;
   Time turn_start_;
+  Duration turn_time_{};
   std::vector<std::vector<double>> times_;  // seconds; contender, round
 };
 
