@@ -1,6 +1,7 @@
 #include "comm/collective.h"
 
 #include <array>
+#include <sstream>
 
 #include "base/step_tree.h"
 #include "base/strcat.h"
@@ -47,6 +48,61 @@ StatusOr<AllReduceAlgorithm> ParseAllReduceAlgorithm(std::string_view name) {
   }
   return InvalidArgumentError(StrCat("there is no allreduce algorithm '", name,
                                      "'; there are ", known));
+}
+
+std::vector<AllReduceSwitch> DefaultSwitches() {
+  return {{0, AllReduceAlgorithm::kExchange},
+          {(int64_t{16} << 10) + 1, AllReduceAlgorithm::kSegments},
+          {int64_t{256} << 10, AllReduceAlgorithm::kHierarchical}};
+}
+
+std::string FormatSwitches(std::span<const AllReduceSwitch> switches) {
+  std::string text;
+  for (const AllReduceSwitch& from : switches) {
+    text += StrCat(from.from_bytes, " ", Name(from.algorithm), "\n");
+  }
+  return text;
+}
+
+StatusOr<std::vector<AllReduceSwitch>> ParseSwitches(std::string_view text) {
+  std::vector<AllReduceSwitch> switches;
+  std::istringstream lines{std::string(text)};
+  std::string line;
+  for (int number = 1; std::getline(lines, line); ++number) {
+    if (line.empty() || line[0] == '#') {
+      continue;
+    }
+    std::istringstream words(line);
+    AllReduceSwitch from;
+    std::string name;
+    std::string more;
+    if (!(words >> from.from_bytes >> name) || words >> more) {
+      return InvalidArgumentError(
+          StrCat("line ", number, " is '", line,
+                 "'; expected bytes and an algorithm, as '65536 read'"));
+    }
+    const int64_t before = switches.empty() ? -1 : switches.back().from_bytes;
+    if (switches.empty() ? from.from_bytes != 0 : from.from_bytes <= before) {
+      return InvalidArgumentError(StrCat(
+          "line ", number, " begins at ", from.from_bytes, " bytes; expected ",
+          switches.empty() ? "0" : StrCat("more than ", before)));
+    }
+    const StatusOr<AllReduceAlgorithm> algorithm =
+        ParseAllReduceAlgorithm(name);
+    if (!algorithm.ok()) {
+      return algorithm.status().WithPrefix(StrCat("line ", number));
+    }
+    if (*algorithm == AllReduceAlgorithm::kAuto) {
+      return InvalidArgumentError(
+          StrCat("line ", number, " says 'auto', which is the whole list"));
+    }
+    from.algorithm = *algorithm;
+    switches.push_back(from);
+  }
+  if (switches.empty()) {
+    return InvalidArgumentError("there is no line with an algorithm");
+  }
+  return switches;
 }
 
 }  // namespace shoal::comm

@@ -79,6 +79,21 @@ std::string_view Name(AllReduceAlgorithm algorithm);
 // Errors: kInvalidArgument (none of them, which it lists).
 StatusOr<AllReduceAlgorithm> ParseAllReduceAlgorithm(std::string_view name);
 
+// From vectors of so many bytes on, kAuto takes this algorithm.
+struct AllReduceSwitch {
+  int64_t from_bytes = 0;
+  AllReduceAlgorithm algorithm = AllReduceAlgorithm::kSegments;
+};
+// What was found good on small machines; `shoal bench allreduce --tune`
+// measures others.
+std::vector<AllReduceSwitch> DefaultSwitches();
+
+// A line for each, "65536 read", rising from 0; in files lines that begin with
+// # are comments.
+std::string FormatSwitches(std::span<const AllReduceSwitch> switches);
+// Errors: kInvalidArgument (the line and what is wrong with it).
+StatusOr<std::vector<AllReduceSwitch>> ParseSwitches(std::string_view text);
+
 // Operations that all members of a group call alike, in the same order; sums go
 // along the step tree, so that they have the same bits for every number of
 // members. Counts are in elements.

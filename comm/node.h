@@ -33,6 +33,11 @@ class NodeContext {
   virtual void Disconnect(EndpointId peer) = 0;
   virtual Status Send(EndpointId peer, Lane lane, Message message) = 0;
 
+  // A hint that messages are expected before `until`: until then the pump looks
+  // for them instead of sleeping (and yields its core to whoever wants it),
+  // since a wake-up may take longer than what is waited for.
+  virtual void LookUntil(Time until) = 0;
+
   // Calls `fire` once at `at`, or soon if that has passed.
   virtual TimerId SetTimer(Time at, std::function<void()> fire) = 0;
   // No effect on a timer that has fired or is kNone.

@@ -186,6 +186,7 @@ class RealPump : public Pump, public NodeContext, private EndpointSink {
   Status Send(EndpointId peer, Lane lane, Message message) override {
     return endpoint_->Send(peer, lane, std::move(message));
   }
+  void LookUntil(Time until) override { look_until_ = until; }
   TimerId SetTimer(Time at, std::function<void()> fire) override {
     return over_ ? TimerId::kNone : timers_.Add(at, std::move(fire));
   }
@@ -271,6 +272,7 @@ class RealPump : public Pump, public NodeContext, private EndpointSink {
   Random random_;
   Node* node_ = nullptr;
   TimerQueue timers_;
+  Time look_until_;
   bool stopped_ = false;  // Stop() was called
   bool over_ = false;     // Run() is at its end: calls do nothing
   Status why_;
@@ -296,7 +298,12 @@ Status RealPump::Run(Node& node) {
     if (stopped_) {
       break;
     }
-    const Status polled = endpoint_->Poll(*this, TimeToNext());
+    const bool looking = Now() < look_until_;
+    const Status polled =
+        endpoint_->Poll(*this, looking ? Duration(0) : TimeToNext());
+    if (looking) {
+      std::this_thread::yield();
+    }
     if (!polled.ok()) {
       Stop(polled);
     }

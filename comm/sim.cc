@@ -257,6 +257,7 @@ class SimWorld::Impl::Context : public NodeContext {
     return world_.Send(*state, peer, lane, std::move(message));
   }
 
+  void LookUntil(Time /*until*/) override {}
   TimerId SetTimer(Time at, std::function<void()> fire) override {
     NodeState* const state = Usable();
     if (state == nullptr) {

@@ -28,17 +28,12 @@ std::vector<int64_t> AllNodes(const Group& group) {
 
 }  // namespace
 
-std::vector<AllReduceSwitch> DefaultSwitches() {
-  return {{0, AllReduceAlgorithm::kExchange},
-          {(int64_t{16} << 10) + 1, AllReduceAlgorithm::kSegments},
-          {int64_t{256} << 10, AllReduceAlgorithm::kHierarchical}};
-}
-
 TransportCollective::TransportCollective(NodeContext& context, Group group,
                                          const Options& options)
     : context_(context),
       group_(std::move(group)),
       options_(options),
+      algorithm_(options.algorithm),
       sum_(StepTree(group_.num_leaves), AllNodes(group_), group_.root),
       links_(group_.members.size()),
       alive_(std::make_shared<Alive>()) {
@@ -212,6 +207,7 @@ void TransportCollective::Start(std::unique_ptr<Operation> operation) {
       context_.Now() + options_.timeout,
       [this, sequence = op.sequence] { OnDeadline(sequence); });
   operations_.emplace(op.sequence, std::move(operation));
+  context_.LookUntil(context_.Now() + options_.look);
   if (settled_) {
     Begin(op);
   }
@@ -434,10 +430,9 @@ void TransportCollective::StartHierarchical(Operation& op) {
 }
 
 AllReduceAlgorithm TransportCollective::Choose(int64_t bytes) const {
-  AllReduceAlgorithm how = options_.algorithm;
+  AllReduceAlgorithm how = algorithm_;
   for (const AllReduceSwitch& from : options_.switches) {
-    if (options_.algorithm == AllReduceAlgorithm::kAuto &&
-        bytes >= from.from_bytes) {
+    if (algorithm_ == AllReduceAlgorithm::kAuto && bytes >= from.from_bytes) {
       how = from.algorithm;
     }
   }
@@ -514,6 +509,7 @@ void TransportCollective::Dispatch(Operation& op, int from, Message& message) {
     return;
   }
   --missing;
+  context_.LookUntil(context_.Now() + options_.look);
   CheckDone(op);
 }
 

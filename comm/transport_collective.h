@@ -23,15 +23,6 @@ inline constexpr uint16_t kCollectiveMethod = 0xC011;
 
 class Hierarchy;
 
-// From vectors of so many bytes on, kAuto takes this algorithm.
-struct AllReduceSwitch {
-  int64_t from_bytes = 0;
-  AllReduceAlgorithm algorithm = AllReduceAlgorithm::kSegments;
-};
-// What was found good on small machines; `shoal bench allreduce --tune`
-// measures.
-std::vector<AllReduceSwitch> DefaultSwitches();
-
 // A collective over the endpoint of a node, as a part of that node: it hands
 // over its messages and what becomes of the members. Bulk lane, chunks of a
 // bounded size, frames that borrow the caller's memory. Members of one host
@@ -42,7 +33,7 @@ std::vector<AllReduceSwitch> DefaultSwitches();
 // millisecond of it at a time.
 class TransportCollective : public Collective {
  public:
-  // The same on all members but for `read_peers`.
+  // The same on all members but for `read_peers` and `look`.
   struct Options {
     Duration timeout = std::chrono::seconds(20);  // of each operation
     AllReduceAlgorithm algorithm = AllReduceAlgorithm::kAuto;
@@ -51,6 +42,9 @@ class TransportCollective : public Collective {
     // Of kHierarchical: a block is inside its host while another is between.
     int64_t block_bytes = int64_t{4} << 20;
     bool read_peers = true;  // of one host
+    // How long the node's thread looks for the next message of an operation
+    // before it sleeps, see NodeContext::LookUntil().
+    Duration look = std::chrono::microseconds(50);
   };
 
   // Connects to the other members. `context` must outlive it.
@@ -67,6 +61,8 @@ class TransportCollective : public Collective {
   // How an allreduce of so many bytes goes; members that may read each other
   // know that only after their first operation.
   AllReduceAlgorithm Choose(int64_t bytes) const;
+  // For what starts from now on; all members must do so at the same place.
+  void SetAlgorithm(AllReduceAlgorithm algorithm) { algorithm_ = algorithm; }
 
   // Ends all operations with `why`, here alone, and takes no more.
   void Abandon(const Status& why) { Fail(why, /*tell=*/false); }
@@ -182,6 +178,7 @@ class TransportCollective : public Collective {
   NodeContext& context_;
   const Group group_;
   const Options options_;
+  AllReduceAlgorithm algorithm_;
   const TreeSum sum_;
   std::vector<Link> links_;               // by rank
   std::unique_ptr<Hierarchy> hierarchy_;  // null: the group has none

@@ -271,6 +271,7 @@ void TransportCollective::RunReads(uint64_t sequence) {
   if (moved >= kTurnBytes) {
     ScheduleReads(op);
   }
+  context_.LookUntil(context_.Now() + options_.look);
   CheckDone(op);
 }
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdio>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "base/storage.h"
 #include "base/strcat.h"
 #include "comm/listen.h"
 #include "comm/pump.h"
@@ -26,10 +28,15 @@ constexpr uint16_t kHello = 0xBE01;
 constexpr uint16_t kPeers = 0xBE02;
 constexpr Duration kMeetWithin = std::chrono::seconds(30);
 constexpr Duration kOperationWithin = std::chrono::seconds(60);
+// Everything to everyone is hopeless beyond.
+constexpr int64_t kExchangeBytesMax = int64_t{4} << 20;
 
 // One measured system: starts one operation on `data`; `done` when it is over.
 struct Contender {
   std::string name;
+  // Of Shoal's, when all are tuned.
+  comm::AllReduceAlgorithm algorithm = comm::AllReduceAlgorithm::kAuto;
+  int64_t bytes_max = std::numeric_limits<int64_t>::max();
   std::function<void(float* data, int64_t count,
                      std::function<void(const Status&)> done)>
       start;
@@ -192,7 +199,8 @@ class BenchNode : public comm::Node {
     auto made = comm::TransportCollective::Create(
         *context_, group_,
         {.timeout = kOperationWithin,
-         .algorithm = *comm::ParseAllReduceAlgorithm(options_.algorithm)});
+         .algorithm = *comm::ParseAllReduceAlgorithm(options_.algorithm),
+         .look = options_.look});
     if (!made.ok()) {
       context_->Stop(made.status());
       return;
@@ -202,33 +210,66 @@ class BenchNode : public comm::Node {
       collective_->OnMessage(from, message);
     }
     early_.clear();
-    contenders_.push_back(
-        {"shoal", [this](float* data, int64_t count, auto done) {
-           const void* terms[] = {data};
-           collective_->AllReduce(DType::kF32, terms, data, count,
-                                  std::move(done));
-         }});
-    if (mpi_ != nullptr) {
+    // After this all know whether they may read each other's memory.
+    collective_->Barrier([this](const Status& why) {
+      if (!why.ok()) {
+        context_->Stop(why);
+        return;
+      }
+      AddContenders();
+      if (rank_ == 0) {
+        PrintHead();
+      }
+      bytes_ = options_.min_bytes;
+      BeginSize();
+    });
+  }
+
+  void AddContenders() {
+    using Algorithm = comm::AllReduceAlgorithm;
+    const auto own = [this](float* data, int64_t count, auto done) {
+      const void* terms[] = {data};
+      collective_->AllReduce(DType::kF32, terms, data, count, std::move(done));
+    };
+    if (!options_.tune) {
+      contenders_.push_back({.name = "shoal", .start = own});
+    }
+    for (const Algorithm algorithm :
+         {Algorithm::kExchange, Algorithm::kSegments, Algorithm::kHalving,
+          Algorithm::kRead, Algorithm::kHierarchical}) {
+      collective_->SetAlgorithm(algorithm);
+      // One that the ranks do not allow gives way to another.
+      if (options_.tune && collective_->Choose(0) == algorithm) {
+        contenders_.push_back({.name = std::string(comm::Name(algorithm)),
+                               .algorithm = algorithm,
+                               .bytes_max = algorithm == Algorithm::kExchange
+                                                ? kExchangeBytesMax
+                                                : options_.max_bytes,
+                               .start = own});
+      }
+    }
+    collective_->SetAlgorithm(
+        *comm::ParseAllReduceAlgorithm(options_.algorithm));
+    if (mpi_ != nullptr && !options_.tune) {
       contenders_.push_back(
-          {"mpi", [this](float* data, int64_t count, auto done) {
+          {.name = "MPI_Allreduce",
+           .start = [this](float* data, int64_t count, auto done) {
              // Blocks this rank: that is how MPI_Allreduce is used.
              context_->Post(
                  [done = std::move(done),
                   status = mpi_->AllReduceF32(data, count)] { done(status); });
            }});
     }
-    if (rank_ == 0) {
-      PrintHead();
-    }
-    bytes_ = options_.min_bytes;
-    BeginSize();
   }
 
   // --- The measurement: sizes, rounds, contenders in turn, repeats ----------
 
   void BeginSize() {
     if (bytes_ > options_.max_bytes) {
-      collective_->Barrier([this](const Status& why) { context_->Stop(why); });
+      collective_->Barrier([this](const Status& why) {
+        context_->Stop(why.ok() && rank_ == 0 && options_.tune ? KeepSwitches()
+                                                               : why);
+      });
       return;
     }
     count_ = bytes_ / 4;
@@ -239,11 +280,17 @@ class BenchNode : public comm::Node {
     times_.assign(contenders_.size(), {});
     round_ = -1;  // Warms up.
     contender_ = 0;
+    while (bytes_ > contenders_[contender_].bytes_max) {
+      ++contender_;
+    }
     BeginTurn();
   }
 
   // One whose sum is checked, then, of short vectors, many that are timed.
   void BeginTurn() {
+    if (options_.tune) {
+      collective_->SetAlgorithm(contenders_[contender_].algorithm);
+    }
     for (int64_t i = 0; i < count_; ++i) {
       data_[static_cast<size_t>(i)] = Term(rank_, i);
     }
@@ -302,10 +349,12 @@ class BenchNode : public comm::Node {
     if (round_ >= 0) {
       times_[contender_].push_back(ToSeconds(turn_time_) / repeats_);
     }
-    if (++contender_ == contenders_.size()) {
-      contender_ = 0;
-      ++round_;
-    }
+    do {
+      if (++contender_ == contenders_.size()) {
+        contender_ = 0;
+        ++round_;
+      }
+    } while (bytes_ > contenders_[contender_].bytes_max);
     if (round_ < options_.rounds) {
       BeginTurn();
       return;
@@ -320,37 +369,87 @@ class BenchNode : public comm::Node {
   void PrintHead() const {
     std::printf(
         "allreduce of f32, %d ranks, transport %s, algorithm %s, %d rounds; "
-        "microseconds: median (min to max)\n",
-        size_, options_.transport.c_str(), options_.algorithm.c_str(),
-        options_.rounds);
-    std::printf("%12s  %28s  %8s", "bytes", "shoal", "GB/s");
-    if (mpi_ != nullptr) {
-      std::printf("  %28s  %s", "MPI_Allreduce", "mpi / shoal");
+        "shoal looks for messages for %lld us, then sleeps; microseconds: "
+        "median (min to max)\n%12s",
+        size_, options_.transport.c_str(),
+        options_.tune ? "each" : options_.algorithm.c_str(), options_.rounds,
+        static_cast<long long>(options_.look.count() / 1000), "bytes");
+    for (const Contender& contender : contenders_) {
+      std::printf("  %28s", contender.name.c_str());
     }
-    std::printf("\n");
+    std::printf("  %s\n", options_.tune     ? "fastest"
+                          : mpi_ == nullptr ? "algorithm"
+                                            : "algorithm  mpi / shoal");
   }
 
-  void PrintSize() const {
-    const auto cell = [](const Spread& s) {
-      char text[64];
-      std::snprintf(text, sizeof(text), "%.0f (%.0f to %.0f)", s.median * 1e6,
-                    s.min * 1e6, s.max * 1e6);
-      return std::string(text);
-    };
-    const Spread own = SpreadOf(times_[0]);
-    std::printf("%12lld  %28s  %8.2f", static_cast<long long>(bytes_),
-                cell(own).c_str(),
-                static_cast<double>(bytes_) / own.median / 1e9);
-    if (mpi_ != nullptr) {
+  void PrintSize() {
+    std::printf("%12lld", static_cast<long long>(bytes_));
+    for (const std::vector<double>& times : times_) {
+      char text[64] = "-";
+      if (!times.empty()) {
+        const Spread s = SpreadOf(times);
+        std::snprintf(text, sizeof(text), "%.0f (%.0f to %.0f)", s.median * 1e6,
+                      s.min * 1e6, s.max * 1e6);
+      }
+      std::printf("  %28s", text);
+    }
+    if (options_.tune) {
+      std::printf("  %s\n", std::string(Name(FastestOfSize())).c_str());
+    } else {
+      std::printf("  %-9s",
+                  std::string(Name(collective_->Choose(bytes_))).c_str());
       std::vector<double> ratios;
-      for (size_t r = 0; r < times_[0].size(); ++r) {
+      for (size_t r = 0; mpi_ != nullptr && r < times_[0].size(); ++r) {
         ratios.push_back(times_[1][r] / times_[0][r]);
       }
-      std::printf("  %28s  %.2f", cell(SpreadOf(times_[1])).c_str(),
-                  SpreadOf(ratios).median);
+      std::printf(ratios.empty() ? "\n" : "  %.2f\n",
+                  ratios.empty() ? 0 : SpreadOf(ratios).median);
     }
-    std::printf("\n");
     std::fflush(stdout);
+  }
+
+  // The one to take at this size; one that is hardly better than that of the
+  // sizes below is noise.
+  comm::AllReduceAlgorithm FastestOfSize() {
+    constexpr double kBetter = 0.95;
+    size_t best = times_.size();
+    for (size_t c = 0; c < times_.size(); ++c) {
+      if (!times_[c].empty() &&
+          (best == times_.size() ||
+           SpreadOf(times_[c]).median < SpreadOf(times_[best]).median)) {
+        best = c;
+      }
+    }
+    for (size_t c = 0; c < times_.size() && !switches_.empty(); ++c) {
+      if (contenders_[c].algorithm == switches_.back().algorithm &&
+          !times_[c].empty() &&
+          SpreadOf(times_[best]).median >
+              kBetter * SpreadOf(times_[c]).median) {
+        return switches_.back().algorithm;
+      }
+    }
+    // Half way (of the factor 4) from the size below.
+    switches_.push_back(
+        {switches_.empty() ? 0 : bytes_ / 2, contenders_[best].algorithm});
+    return contenders_[best].algorithm;
+  }
+
+  Status KeepSwitches() const {
+    std::string text = StrCat(
+        "# allreduce by size, measured by `shoal bench allreduce --tune`: ",
+        size_, " ranks, transport ", options_.transport,
+        "\n# from so many bytes on, this algorithm\n",
+        comm::FormatSwitches(switches_));
+    std::printf("\n%s", text.c_str());
+    if (options_.tune_file.empty()) {
+      return OkStatus();
+    }
+    std::printf(
+        "\nwritten to %s; in a job file:\nconsistency: {dense: "
+        "allreduce, allreduce_switches: %s}\n",
+        options_.tune_file.c_str(), options_.tune_file.c_str());
+    const Buffer pieces[] = {Buffer::CopyOf(text)};
+    return CreateLocalStorage()->PublishFile(options_.tune_file, pieces);
   }
 
   const AllReduceBenchOptions options_;
@@ -371,7 +470,8 @@ class BenchNode : public comm::Node {
   size_t contender_ = 0;
   Time turn_start_;
   Duration turn_time_{};
-  std::vector<std::vector<double>> times_;  // seconds; contender, round
+  std::vector<std::vector<double>> times_;       // seconds; contender, round
+  std::vector<comm::AllReduceSwitch> switches_;  // of the sizes so far
 };
 
 StatusOr<std::unique_ptr<comm::Pump>> MakePump(
@@ -428,25 +528,30 @@ Status RunProcesses(const AllReduceBenchOptions& options) {
                          }}));
   SHOAL_ASSIGN_OR_RETURN(const std::string program, OwnProgramPath());
   for (int rank = 1; rank < options.ranks; ++rank) {
-    const std::vector<std::string> argv = {program,
-                                           "bench",
-                                           "allreduce",
-                                           "--rank",
-                                           StrCat(rank),
-                                           "--ranks",
-                                           StrCat(options.ranks),
-                                           "--coordinator",
-                                           pump->address(),
-                                           "--transport",
-                                           options.transport,
-                                           "--algorithm",
-                                           options.algorithm,
-                                           "--min-bytes",
-                                           StrCat(options.min_bytes),
-                                           "--max-bytes",
-                                           StrCat(options.max_bytes),
-                                           "--rounds",
-                                           StrCat(options.rounds)};
+    std::vector<std::string> argv = {program,
+                                     "bench",
+                                     "allreduce",
+                                     "--rank",
+                                     StrCat(rank),
+                                     "--ranks",
+                                     StrCat(options.ranks),
+                                     "--coordinator",
+                                     pump->address(),
+                                     "--transport",
+                                     options.transport,
+                                     "--algorithm",
+                                     options.algorithm,
+                                     "--min-bytes",
+                                     StrCat(options.min_bytes),
+                                     "--max-bytes",
+                                     StrCat(options.max_bytes),
+                                     "--look-us",
+                                     StrCat(options.look.count() / 1000),
+                                     "--rounds",
+                                     StrCat(options.rounds)};
+    if (options.tune) {
+      argv.emplace_back("--tune");
+    }
     SHOAL_RETURN_IF_ERROR(
         supervisor->Spawn(StrCat("rank ", rank), argv).status());
   }
@@ -475,6 +580,10 @@ Status RunAllReduceBench(const AllReduceBenchOptions& options) {
     return InvalidArgumentError(
         StrCat("bench allreduce: sizes from ", options.min_bytes, " to ",
                options.max_bytes, " bytes; expected 4 or more, rising"));
+  }
+  if (!options.tune && !options.tune_file.empty()) {
+    return InvalidArgumentError(
+        "bench allreduce: --tune-file is written by --tune alone");
   }
   if (options.rank >= 0) {
     return RunOneRank(options);

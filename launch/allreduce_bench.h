@@ -5,16 +5,23 @@
 #include <string>
 
 #include "base/status.h"
+#include "base/time.h"
 
 namespace shoal::launch {
 
 struct AllReduceBenchOptions {
   int ranks = 2;  // processes; under mpirun there are as many as it started
   std::string transport = "auto";
-  std::string algorithm = "auto";  // or "exchange", "segments"
+  std::string algorithm = "auto";  // a name of comm::AllReduceAlgorithm
   int64_t min_bytes = 4 << 10;     // of the f32 vector; sizes go up by 4
   int64_t max_bytes = 64 << 20;
   int rounds = 5;
+  Duration look = std::chrono::microseconds(50);  // before it sleeps
+  // Measures all algorithms and prints from which size on which is to be taken,
+  // for `consistency.allreduce_switches` of a job file; to `tune_file` too, if
+  // it is not empty.
+  bool tune = false;
+  std::string tune_file;
   // Of a process that the first one started.
   int rank = -1;
   std::string coordinator_address;

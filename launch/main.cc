@@ -198,9 +198,24 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   command
       ->add_option("--algorithm", allreduce.algorithm,
-                   "auto, exchange (one round) or segments (two)")
-      ->check(CLI::IsMember({"auto", "exchange", "segments"}))
+                   "auto (by size), exchange, segments, halving, read or "
+                   "hierarchical; what the ranks do not allow is replaced")
+      ->check(CLI::IsMember(
+          {"auto", "exchange", "segments", "halving", "read", "hierarchical"}))
       ->capture_default_str();
+  command->add_flag("--tune", allreduce.tune,
+                    "Times all algorithms and prints which to take from which "
+                    "size on");
+  command->add_option("--tune-file", allreduce.tune_file,
+                      "Where --tune stores that, for the key "
+                      "consistency.allreduce_switches of job files");
+  command
+      ->add_option_function<int>(
+          "--look-us",
+          [&](int us) { allreduce.look = std::chrono::microseconds(us); },
+          "Microseconds for which a rank looks for messages before it sleeps; "
+          "0: it sleeps at once (default: 50)")
+      ->check(CLI::Range(0, 1000000));
   command->add_option("--min-bytes", allreduce.min_bytes, "The shortest vector")
       ->capture_default_str();
   command->add_option("--max-bytes", allreduce.max_bytes, "The longest vector")
