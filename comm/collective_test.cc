@@ -1,5 +1,5 @@
-// Collectives in simulation and over the real transports: what they compute,
-// to the bit, and how they end when a member does not do its part.
+// What collectives compute, to the bit, and how they end when a member does not
+// do its part.
 
 #include <algorithm>
 #include <bit>
@@ -111,8 +111,7 @@ class Member : public Node {
   std::vector<std::pair<EndpointId, Message>> early_;
 };
 
-// Which nodes of a tree of `leaves` each of `size` members holds, when leaves
-// are dealt in runs.
+// The nodes of each of `size` members when `leaves` are dealt in runs.
 std::vector<std::vector<int64_t>> DealLeaves(int leaves, int size) {
   const StepTree tree(leaves);
   std::vector<std::vector<int64_t>> nodes;
@@ -126,17 +125,20 @@ std::vector<std::vector<int64_t>> DealLeaves(int leaves, int size) {
 // Of rank `r` in simulation, where the coordinator is 1.
 EndpointId IdOf(int r) { return EndpointId{2 + static_cast<uint64_t>(r)}; }
 
-Group SimGroup(int leaves, int size, int rank) {
+// On `hosts` hosts, each with as many ranks as the next; 0: each alone.
+Group SimGroup(int leaves, int size, int rank, int hosts = 0) {
   Group group;
   group.id = 7;
   group.rank = rank;
   group.num_leaves = leaves;
   const auto nodes = DealLeaves(leaves, size);
   for (int r = 0; r < size; ++r) {
-    group.members.push_back({.endpoint = IdOf(r),
-                             .address = StrCat("sim:", "23456789"[r]),
-                             .name = StrCat("worker ", r),
-                             .nodes = nodes[static_cast<size_t>(r)]});
+    group.members.push_back(
+        {.endpoint = IdOf(r),
+         .address = StrCat("sim:", "23456789"[r]),
+         .name = StrCat("worker ", r),
+         .nodes = nodes[static_cast<size_t>(r)],
+         .host = hosts == 0 ? "" : StrCat("host ", r * hosts / size)});
   }
   return group;
 }
@@ -216,12 +218,18 @@ void ExpectTreeSum(const std::vector<float>& out, int leaves, int64_t begin,
 TEST(CollectiveSimTest, AllReduceHasTheTreesBitsForEveryNumberOfMembers) {
   TransportCollective::Options options;
   options.chunk_bytes = 256;  // many chunks
+  options.block_bytes = 1024;
   for (const int leaves : {1, 3, 4, 7, 8}) {
     for (int size = 1; size <= leaves; ++size) {
       for (const int64_t count : {0, 1, 5, 1000}) {
-        for (const auto algorithm :
-             {AllReduceAlgorithm::kExchange, AllReduceAlgorithm::kSegments}) {
-          SCOPED_TRACE(StrCat(leaves, " leaves, ", size, " members, ", count));
+        for (const auto& [algorithm, hosts] :
+             {std::pair(AllReduceAlgorithm::kExchange, 0),
+              std::pair(AllReduceAlgorithm::kSegments, 0),
+              std::pair(AllReduceAlgorithm::kHalving, 0),
+              std::pair(AllReduceAlgorithm::kRead, 1),
+              std::pair(AllReduceAlgorithm::kHierarchical, 2)}) {
+          SCOPED_TRACE(StrCat(leaves, " leaves, ", size, " members, ", count,
+                              ", ", Name(algorithm)));
           options.algorithm = algorithm;
           SimOptions network;
           network.send_queue_bytes_max = 600;  // two chunks
@@ -242,9 +250,9 @@ TEST(CollectiveSimTest, AllReduceHasTheTreesBitsForEveryNumberOfMembers) {
             };
             world.AddNode(
                 StrCat("worker ", r),
-                [&, r] {
+                [&, r, hosts = hosts] {
                   return std::make_unique<Member>(
-                      SimGroup(leaves, size, r), options,
+                      SimGroup(leaves, size, r, hosts), options,
                       std::vector<Member::Step>{step, step});
                 },
                 IdOf(r));
@@ -268,6 +276,65 @@ TEST(CollectiveSimTest, AllReduceHasTheTreesBitsForEveryNumberOfMembers) {
           }
         }
       }
+    }
+  }
+}
+
+// What is asked for is what runs, where the group allows it; else another way.
+TEST(CollectiveSimTest, AnAlgorithmRunsWhereTheGroupAllowsIt) {
+  struct Case {
+    AllReduceAlgorithm asked;
+    int leaves, size, hosts;
+    bool all_read;
+    AllReduceAlgorithm want;
+  };
+  using enum AllReduceAlgorithm;
+  for (const Case& c :
+       {Case{kHalving, 8, 4, 0, true, kHalving},
+        Case{kHalving, 7, 4, 0, true, kSegments},  // one has a single leaf
+        Case{kHalving, 6, 3, 0, true, kSegments},
+        Case{kRead, 4, 3, 1, true, kRead},
+        Case{kRead, 4, 3, 1, false, kSegments},
+        Case{kRead, 4, 4, 2, true, kSegments},
+        Case{kHierarchical, 8, 4, 2, true, kHierarchical},
+        Case{kHierarchical, 8, 4, 1, true, kRead},
+        Case{kHierarchical, 8, 3, 2, true, kSegments},
+        Case{kHierarchical, 6, 4, 2, true, kSegments}}) {
+    SCOPED_TRACE(StrCat(Name(c.asked), ", ", c.leaves, " leaves, ", c.size,
+                        " members on ", c.hosts, " hosts"));
+    SimWorld world(9);
+    std::deque<Rank> ranks;
+    for (int r = 0; r < c.size; ++r) {
+      ranks.push_back(MakeRank(SimGroup(c.leaves, c.size, r), 1000));
+      const Member::Step sum = [&own = ranks.back()](Collective& collective,
+                                                     Collective::Done done) {
+        collective.AllReduce(DType::kF32, own.pointers, own.out.data(), 1000,
+                             std::move(done));
+      };
+      const Member::Step look = [&c](Collective& collective,
+                                     Collective::Done done) {
+        EXPECT_EQ(
+            Name(dynamic_cast<TransportCollective&>(collective).Choose(4000)),
+            Name(c.want));
+        collective.Barrier(std::move(done));
+      };
+      world.AddNode(
+          StrCat("worker ", r),
+          [&c, r, sum, look] {
+            TransportCollective::Options options;
+            options.algorithm = c.asked;
+            options.read_peers = c.all_read || r != 1;
+            return std::make_unique<Member>(
+                SimGroup(c.leaves, c.size, r, c.hosts), options,
+                std::vector<Member::Step>{sum, look});
+          },
+          IdOf(r));
+    }
+    world.RunFor(std::chrono::seconds(10));
+    for (int r = 0; r < c.size; ++r) {
+      const auto stopped = world.stopped(StrCat("worker ", r));
+      ASSERT_TRUE(stopped.has_value() && stopped->ok());
+      ExpectTreeSum(ranks[static_cast<size_t>(r)].out, c.leaves, 0, 1000);
     }
   }
 }
@@ -372,7 +439,6 @@ TEST(TreeSumTest, HalvesRoundToNearestEvenAndKeepNaN) {
   EXPECT_EQ(add(DType::kF16, 0x7bff, 0x7bff), 0x7c00);
 }
 
-// The others, on one script, in simulation.
 TEST(CollectiveSimTest, TheOtherOperations) {
   constexpr int64_t kCount = 101;
   for (int size = 1; size <= 5; ++size) {
@@ -470,8 +536,9 @@ class BrokenCollectiveTest : public ::testing::Test {
         StrCat("worker ", r),
         [this, r, script, stays] {
           auto member = std::make_unique<Member>(
-              SimGroup(kSize, kSize, r),
-              TransportCollective::Options{.timeout = std::chrono::seconds(20)},
+              SimGroup(kSize, kSize, r, hosts_),
+              TransportCollective::Options{.timeout = std::chrono::seconds(20),
+                                           .algorithm = algorithm_},
               script);
           member->stays = stays;
           return member;
@@ -489,6 +556,8 @@ class BrokenCollectiveTest : public ::testing::Test {
         .value_or(InternalError("still runs"));
   }
 
+  int hosts_ = 0;
+  AllReduceAlgorithm algorithm_ = AllReduceAlgorithm::kAuto;
   SimWorld world_{3};
   std::vector<float> data_ = std::vector<float>(100000, 1);
   std::vector<float> out_ = std::vector<float>(100000);
@@ -505,6 +574,42 @@ TEST_F(BrokenCollectiveTest, LostMemberIsNamedByAll) {
     EXPECT_FALSE(Stopped(r).ok());
     EXPECT_THAT(Stopped(r).message(),
                 AllOf(HasSubstr("worker 2"), HasSubstr("allreduce 2")));
+  }
+}
+
+TEST_F(BrokenCollectiveTest, LostMemberWhoseMemoryIsReadIsNamedByAll) {
+  hosts_ = 1;
+  algorithm_ = AllReduceAlgorithm::kRead;
+  Add(0, {Sum(100000), Sum(100000)});
+  Add(1, {Sum(100000), Sum(100000)});
+  Add(2, {Sum(100000)}, /*stays=*/true);
+  world_.RunFor(std::chrono::seconds(1));
+  world_.CrashNode("worker 2");
+  world_.RunFor(std::chrono::seconds(1));
+  for (int r = 0; r < 2; ++r) {
+    EXPECT_THAT(Stopped(r).message(),
+                AllOf(HasSubstr("worker 2"), HasSubstr("allreduce 2")));
+  }
+}
+
+TEST_F(BrokenCollectiveTest, MemberThatNeverSaysWhetherItMayReadIsNamed) {
+  hosts_ = 1;
+  Add(0, {Sum(100000)});
+  Add(1, {Sum(100000)});
+  world_.AddNode(
+      "worker 2",
+      [] {
+        struct Silent : Node {
+          void OnStart(NodeContext&) override {}
+          void OnMessage(EndpointId, Message) override {}
+          void OnPeerDown(EndpointId, const Status&) override {}
+        };
+        return std::make_unique<Silent>();
+      },
+      IdOf(2));
+  world_.RunFor(std::chrono::seconds(22));
+  for (int r = 0; r < 2; ++r) {
+    EXPECT_THAT(Stopped(r).message(), HasSubstr("worker 2"));
   }
 }
 
@@ -597,7 +702,8 @@ class CollectiveTransportTest : public ::testing::TestWithParam<const char*> {
       group.members.push_back({.endpoint = pumps.back()->self(),
                                .address = pumps.back()->address(),
                                .name = StrCat("worker ", r),
-                               .nodes = nodes[static_cast<size_t>(r)]});
+                               .nodes = nodes[static_cast<size_t>(r)],
+                               .host = HostOf(pumps.back()->address())});
     }
     options.timeout = std::chrono::seconds(60);
     std::vector<std::thread> threads;
@@ -626,8 +732,7 @@ class CollectiveTransportTest : public ::testing::TestWithParam<const char*> {
 TEST_P(CollectiveTransportTest, ThreadsSumToTheTreesBits) {
   constexpr int kSize = 3;
   constexpr int kLeaves = 4;
-  // Over more than one ring of shared memory, and repeatedly into the same
-  // memory, so that some that is still being read would show.
+  // More than a ring, repeatedly into memory that must have been read.
   static constexpr int64_t kCount = 1'500'000;
   constexpr int kRounds = 3;
   std::deque<Rank> ranks;
@@ -646,29 +751,34 @@ TEST_P(CollectiveTransportTest, ThreadsSumToTheTreesBits) {
   }
 }
 
-// The sum takes the place of a term that may still be on its way to another.
 TEST_P(CollectiveTransportTest, InPlaceEveryMemberSumsTheTermsThatWereGiven) {
   constexpr int kSize = 3;
-  static constexpr int64_t kCount = 2000;
-  constexpr int kRounds = 150;
-  for (const AllReduceAlgorithm algorithm :
-       {AllReduceAlgorithm::kExchange, AllReduceAlgorithm::kSegments}) {
+  struct Case {
+    AllReduceAlgorithm algorithm;
+    int64_t count;
+    int rounds;
+  };
+  for (const auto& [algorithm, count, rounds_wanted] :
+       {Case{AllReduceAlgorithm::kExchange, 2000, 150},
+        Case{AllReduceAlgorithm::kSegments, 2000, 150},
+        // Many portions, taken while others are summed.
+        Case{AllReduceAlgorithm::kRead, 2'000'000, 15}}) {
     std::deque<std::vector<int64_t>> data;
     std::deque<int> rounds;
     RunRanks(kSize, kSize, {.algorithm = algorithm}, [&](const Group& group) {
-      data.emplace_back(kCount);
+      data.emplace_back(count);
       rounds.push_back(0);
       return std::vector<Member::Step>(
-          kRounds,
-          [rank = group.rank, &own = data.back(), &round = rounds.back()](
-              Collective& c, Collective::Done done) {
-            for (int64_t i = 0; i < kCount; ++i) {
+          static_cast<size_t>(rounds_wanted),
+          [count = count, rank = group.rank, &own = data.back(),
+           &round = rounds.back()](Collective& c, Collective::Done done) {
+            for (int64_t i = 0; i < count; ++i) {
               own[static_cast<size_t>(i)] = i + 1000 * rank + 10000 * round;
             }
             const void* terms[] = {own.data()};
-            c.AllReduce(DType::kI64, terms, own.data(), kCount,
-                        [&own, &round, done](const Status& status) {
-                          for (int64_t i = 0; status.ok() && i < kCount; ++i) {
+            c.AllReduce(DType::kI64, terms, own.data(), count,
+                        [&own, &round, count, done](const Status& status) {
+                          for (int64_t i = 0; status.ok() && i < count; ++i) {
                             ASSERT_EQ(own[static_cast<size_t>(i)],
                                       3 * i + 3000 + 30000 * round)
                                 << "element " << i << " in round " << round;
@@ -678,7 +788,7 @@ TEST_P(CollectiveTransportTest, InPlaceEveryMemberSumsTheTermsThatWereGiven) {
                         });
           });
     });
-    EXPECT_EQ(rounds, std::deque<int>(kSize, kRounds));
+    EXPECT_EQ(rounds, std::deque<int>(kSize, rounds_wanted));
   }
 }
 

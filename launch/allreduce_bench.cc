@@ -444,10 +444,6 @@ class BenchNode : public comm::Node {
     if (options_.tune_file.empty()) {
       return OkStatus();
     }
-    std::printf(
-        "\nwritten to %s; in a job file:\nconsistency: {dense: "
-        "allreduce, allreduce_switches: %s}\n",
-        options_.tune_file.c_str(), options_.tune_file.c_str());
     const Buffer pieces[] = {Buffer::CopyOf(text)};
     return CreateLocalStorage()->PublishFile(options_.tune_file, pieces);
   }

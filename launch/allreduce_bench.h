@@ -17,9 +17,8 @@ struct AllReduceBenchOptions {
   int64_t max_bytes = 64 << 20;
   int rounds = 5;
   Duration look = std::chrono::microseconds(50);  // before it sleeps
-  // Measures all algorithms and prints from which size on which is to be taken,
-  // for `consistency.allreduce_switches` of a job file; to `tune_file` too, if
-  // it is not empty.
+  // Measures all algorithms and prints from which size on which is the fastest;
+  // to `tune_file` too, if it is not empty.
   bool tune = false;
   std::string tune_file;
   // Of a process that the first one started.

@@ -207,8 +207,7 @@ int main(int argc, char** argv) {
                     "Times all algorithms and prints which to take from which "
                     "size on");
   command->add_option("--tune-file", allreduce.tune_file,
-                      "Where --tune stores that, for the key "
-                      "consistency.allreduce_switches of job files");
+                      "Where --tune stores that");
   command
       ->add_option_function<int>(
           "--look-us",
