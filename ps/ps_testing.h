@@ -82,6 +82,7 @@ class FakeContext : public comm::NodeContext {
     return OkStatus();
   }
 
+  void LookUntil(Time /*until*/) override {}
   comm::TimerId SetTimer(Time at, std::function<void()> fire) override {
     const uint64_t timer = next_timer_++;
     timers_.emplace(std::pair(at, timer), std::move(fire));

@@ -68,6 +68,7 @@ class ForwardingContext : public comm::NodeContext {
     return to_.Connect(peer, address);
   }
   void Disconnect(comm::EndpointId peer) override { to_.Disconnect(peer); }
+  void LookUntil(Time until) override { to_.LookUntil(until); }
   Status Send(comm::EndpointId peer, comm::Lane lane,
               comm::Message message) override {
     return to_.Send(peer, lane, std::move(message));
