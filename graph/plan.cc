@@ -155,10 +155,9 @@ class Planner {
     return OkStatus();
   }
 
-  StatusOr<const Kernel*> FindKernel(std::string_view op,
-                                     std::string_view node) const {
-    StatusOr<const Kernel*> kernel =
-        KernelRegistry().Find(StrCat(options_.device, "/", op));
+  StatusOr<const Kernel*> KernelOf(std::string_view op,
+                                   std::string_view node) const {
+    StatusOr<const Kernel*> kernel = FindKernel(options_.device, op);
     if (!kernel.ok()) {
       return kernel.status().WithPrefix(StrCat("plan: node '", node, "'"));
     }
@@ -195,7 +194,7 @@ class Planner {
     step.name = node.name;
     step.op = node.op->name;
     step.attributes = node.attributes;
-    SHOAL_ASSIGN_OR_RETURN(step.kernel, FindKernel(step.op, step.name));
+    SHOAL_ASSIGN_OR_RETURN(step.kernel, KernelOf(step.op, step.name));
     for (size_t k = 0; k < node.inputs.size(); ++k) {
       SHOAL_ASSIGN_OR_RETURN(const int input, ValueOf(node.inputs[k]));
       step.inputs.push_back(input);
@@ -208,6 +207,7 @@ class Planner {
       value(output).storage = AddStorage(Plan::Storage::Kind::kArena);
       step.outputs.push_back(output);
     }
+    step.label = StrCat("node '", step.name, "'");
     plan_.steps_.push_back(std::move(step));
     step_ops_.push_back(node.op);
     return OkStatus();
@@ -244,11 +244,12 @@ class Planner {
     Plan::Step step;
     step.name = StrCat("fetch:", fetch);
     step.op = "Reshape";
-    SHOAL_ASSIGN_OR_RETURN(step.kernel, FindKernel(step.op, step.name));
+    SHOAL_ASSIGN_OR_RETURN(step.kernel, KernelOf(step.op, step.name));
     step.inputs = {from};
     step.shape_only = {false};
     step.outputs = {to};
     step.attributes.shape = value(to).type.shape;
+    step.label = StrCat("node '", step.name, "'");
     plan_.steps_.push_back(std::move(step));
     step_ops_.push_back(nullptr);
     return to;
