@@ -57,7 +57,17 @@ class CpuDevice : public Device {
   ThreadPool& pool_;
 };
 
+Status CanNotRecord() {
+  return UnimplementedError("this device's streams can't record work");
+}
+
 }  // namespace
+
+Status Stream::BeginRecording() { return CanNotRecord(); }
+StatusOr<std::unique_ptr<RecordedWork>> Stream::EndRecording() {
+  return CanNotRecord();
+}
+Status Stream::Launch(const RecordedWork& /*work*/) { return CanNotRecord(); }
 
 std::unique_ptr<Device> CreateCpuDevice(ThreadPool& pool) {
   return std::make_unique<CpuDevice>(pool);

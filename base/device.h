@@ -17,6 +17,12 @@ class Event {
   virtual bool Done() const = 0;
 };
 
+// Work that was recorded by a stream, to be begun at once.
+class RecordedWork {
+ public:
+  virtual ~RecordedWork() = default;
+};
+
 // An ordered queue of work on a device. A kernel is handed its stream, enqueues
 // and returns; on `cpu` it has finished when it returns.
 // Thread-compatible: one thread enqueues.
@@ -36,6 +42,13 @@ class Stream {
 
   // Blocks until all that was enqueued is done. Errors: those of the kernels.
   virtual Status Synchronize() = 0;
+
+  // Where it can record: what is enqueued between the two calls becomes one
+  // piece of work, and does not run. Launch() enqueues it.
+  virtual bool can_record() const { return false; }
+  virtual Status BeginRecording();
+  virtual StatusOr<std::unique_ptr<RecordedWork>> EndRecording();
+  virtual Status Launch(const RecordedWork& work);
 };
 
 // Where buffers live and kernels run. Its kernels are found by its name

@@ -274,7 +274,7 @@ Status Executor::ResolveStorages() {
   }
   for (size_t i = 0; i < fetches_.size(); ++i) {
     const Plan::FetchPlace& place = plan_->fetches()[i];
-    if (!place.external) {
+    if (!place.external || staged_) {
       continue;
     }
     const auto v = static_cast<size_t>(place.value);
@@ -376,6 +376,10 @@ Status Executor::Start() {
     return FailedPreconditionError(
         "executor: the last run is not finished; call Finish() first");
   }
+  if (shapes_changed_) {
+    same_shape_runs_ = 0;
+    recorded_ = nullptr;
+  }
   if (shapes_changed_ || bindings_changed_) {
     UpdateShapes();
     SHOAL_RETURN_IF_ERROR(ResolveStorages());
@@ -406,6 +410,28 @@ Status Executor::Enqueue() {
   if (staged_) {
     SHOAL_RETURN_IF_ERROR(CopyFeeds());
   }
+  // Without a stage, memory is wherever callers bind it.
+  constexpr int kRunsBefore = 2;
+  if (staged_ && stream_->can_record() && !trace_ &&
+      ++same_shape_runs_ > kRunsBefore) {
+    if (recorded_ == nullptr) {
+      SHOAL_RETURN_IF_ERROR(RecordSteps());
+    }
+    return stream_->Launch(*recorded_);
+  }
+  return EnqueueSteps();
+}
+
+Status Executor::RecordSteps() {
+  SHOAL_RETURN_IF_ERROR(stream_->BeginRecording());
+  const Status status = EnqueueSteps();
+  StatusOr<std::unique_ptr<RecordedWork>> recorded = stream_->EndRecording();
+  SHOAL_RETURN_IF_ERROR(status);
+  SHOAL_ASSIGN_OR_RETURN(recorded_, std::move(recorded));
+  return OkStatus();
+}
+
+Status Executor::EnqueueSteps() {
   for (size_t s = 0; s < step_views_.size(); ++s) {
     if (Status status = RunStep(s); !status.ok()) [[unlikely]] {
       return status.WithPrefix(plan_->steps()[s].label);
@@ -423,6 +449,11 @@ Status Executor::Finish() {
   for (size_t i = 0; staged_ && i < fetches_.size(); ++i) {
     const Plan::FetchPlace& place = plan_->fetches()[i];
     const int64_t bytes = BytesOf(place.value);
+    if (place.external && fetches_[i].size_bytes < bytes) [[unlikely]] {
+      const auto v = static_cast<size_t>(place.value);
+      return CheckBound("fetch", StrCat(i), fetches_[i], shapes_[v],
+                        plan_->values()[v].type.dtype);
+    }
     if (place.external && bytes > 0) {
       std::memcpy(fetches_[i].data, fetches_host_.data() + fetch_offsets_[i],
                   static_cast<size_t>(bytes));
@@ -443,7 +474,7 @@ Status Executor::RunStep(size_t s) {
       .floats = step.attributes.floats,
       .workspace = {arena_.data() + plan_->workspace_offset(),
                     static_cast<size_t>(plan_->workspace_bytes())},
-      .label = step.label};
+      .label = step.label.c_str()};
   if (!trace_) {
     return step.kernel->run(args, *stream_);
   }

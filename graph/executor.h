@@ -71,7 +71,8 @@ class Executor {
   // kernel says, naming the node. Nothing is running then.
   Status Start();
 
-  // Blocks until the run is over and the fetches are there.
+  // Blocks until the run is over and the fetches are there. Where the host
+  // can't read the device's memory, they may be bound until then.
   // Errors: what a kernel says; the fetches are then unspecified.
   Status Finish();
 
@@ -126,6 +127,8 @@ class Executor {
   Status CheckBound(std::string_view kind, std::string_view name,
                     const Bound& bound, const Shape& shape, DType dtype) const;
   Status Enqueue();
+  Status EnqueueSteps();
+  Status RecordSteps();
   Status RunStep(size_t step);
 
   std::shared_ptr<const Plan> plan_;
@@ -135,6 +138,10 @@ class Executor {
   Buffer arena_;
   Buffer constants_;
   bool running_ = false;
+  // Runs since shapes changed. What is the same again is recorded and then
+  // begun at once, where the device can do that.
+  int same_shape_runs_ = 0;
+  std::unique_ptr<RecordedWork> recorded_;
   // If staged_: feeds and fetches on the device, and the host's ends of copies.
   // Feeds lie in staging_order_ as close together as their sizes allow, those
   // that callers know a version of before the others, so that what is copied is

@@ -40,8 +40,9 @@ struct KernelArgs {
   std::span<const int64_t> ints;
   std::span<const double> floats;
   std::span<std::byte> workspace;  // as many bytes as WorkspaceBytes() asked
-  // Before the text of an error that the data shows only later.
-  std::string_view label = {};
+  // Before the text of an error that the data shows only later; lives as long
+  // as the kernel may run. May be null.
+  const char* label = nullptr;
 };
 
 // Enqueues the work on `stream` and may return before it is done. Never

@@ -372,7 +372,7 @@ Status RunShadowed(const std::string& op, const Kernel& kernel,
                    const KernelArgs& args, Stream& stream) {
   auto& shadow = static_cast<ShadowStream&>(stream);
   std::vector<Use> uses;
-  const std::string label(args.label);
+  const std::string label = args.label == nullptr ? "" : args.label;
   const auto use = [&](const TensorView& view, bool write) {
     uses.push_back(
         {view.data,

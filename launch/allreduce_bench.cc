@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "base/plugin.h"
 #include "base/strcat.h"
 #include "comm/listen.h"
 #include "comm/pump.h"

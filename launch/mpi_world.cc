@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/plugin.h"
 #include "base/strcat.h"
 #include "launch/mpi_table.h"
 #include "launch/supervisor.h"
@@ -103,21 +104,19 @@ bool MpiWorld::ManyRanks() {
 }
 
 StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Create() {
-  SHOAL_ASSIGN_OR_RETURN(const std::string program, OwnProgramPath());
-  const std::string path =
-      program.substr(0, program.rfind('/') + 1) + "libshoal_mpi.so";
+  SHOAL_ASSIGN_OR_RETURN(const std::string path, PluginPath("shoal_mpi"));
   // MPI's own components look for its symbols, so they must be global.
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
-  if (library == nullptr) {
-    return NotFoundError(
-        StrCat("mpirun started this process, but the MPI plug-in does not "
-               "load (",
-               dlerror(), "); build it with Open MPI installed"));
+  const StatusOr<void*> symbol =
+      LoadPlugin(path, "ShoalMpiTableV3", /*global=*/true);
+  if (!symbol.ok()) {
+    return NotFoundError(StrCat(
+        "mpirun started this process, but the MPI plug-in does not "
+        "load (",
+        symbol.status().message(), "); build it with Open MPI installed"));
   }
   using TableFn = const ShoalMpiTable* (*)();
-  const auto table =
-      reinterpret_cast<TableFn>(dlsym(library, "ShoalMpiTableV3"));
-  if (table == nullptr || table()->version != SHOAL_MPI_TABLE_VERSION) {
+  const auto table = reinterpret_cast<TableFn>(*symbol);
+  if (table()->version != SHOAL_MPI_TABLE_VERSION) {
     return NotFoundError(
         StrCat(path, " is the plug-in of another version of the program"));
   }

@@ -11,6 +11,7 @@
 #include <google/protobuf/message.h>
 
 #include "base/strcat.h"
+#include "kernels/devices.h"
 #include "worker/job.pb.h"
 #include "worker/job_schema.h"
 
@@ -195,6 +196,27 @@ Problem CheckCluster(const JobSpec& job) {
                    " uses no network; leave it out, or choose zmq or auto")};
       }
     }
+  }
+  return std::nullopt;
+}
+
+Problem CheckDevices(const JobSpec& job) {
+  const Status status = CheckDeviceName(job.device());
+  if (!status.ok()) {
+    return JobProblem{"device", status.message()};
+  }
+  const DevicesSpec& devices = job.devices();
+  for (int i = 0; i < devices.workers_size(); ++i) {
+    const Status named = CheckDeviceName(devices.workers(i));
+    if (!named.ok()) {
+      return JobProblem{StrCat("devices.workers.", i), named.message()};
+    }
+  }
+  if (devices.workers_size() > job.cluster().workers()) {
+    return JobProblem{
+        "devices.workers",
+        StrCat("it names ", devices.workers_size(),
+               " devices, but cluster.workers is ", job.cluster().workers())};
   }
   return std::nullopt;
 }
@@ -550,6 +572,9 @@ std::optional<JobProblem> FindJobProblem(const JobSpec& job) {
     return problem;
   }
   if (Problem problem = CheckCluster(job); problem.has_value()) {
+    return problem;
+  }
+  if (Problem problem = CheckDevices(job); problem.has_value()) {
     return problem;
   }
   if (Problem problem = CheckConsistency(job.consistency());

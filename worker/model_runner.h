@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "kernels/devices.h"
 #include "ps/client.h"
 #include "worker/step_input.h"
 
@@ -22,6 +23,9 @@ struct Gradients {
 
 // What was pulled for a step.
 struct PulledValues {
+  // Another one whenever the values are others; 0: not known. What is on a
+  // device already is not copied there again.
+  uint64_t version = 0;
   const float* dense = nullptr;  // as DenseLayout lays it out
   std::span<float* const> rows;  // per table [rows of its group, dim]
   std::span<const ps::GroupIds> groups;
@@ -33,6 +37,7 @@ class ModelRunner {
   struct Options {
     int64_t share_size_max = 1;
     int threads = 1;
+    DeviceOptions device = {};
   };
 
   // `model` is shared with whoever builds other runners of it.
@@ -41,10 +46,12 @@ class ModelRunner {
   virtual ~ModelRunner() = default;
 
   // Fills `out` (sized as needed) with the gradients of the share and gives the
-  // sum of its examples' losses, penalties not counted.
+  // sum of its examples' losses, penalties not counted. `next`, unless null, is
+  // the share of the next call, with the same values: a device that works
+  // beside the host begins with it before this share is waited for.
   virtual StatusOr<double> Train(const ShareInput& share,
-                                 const PulledValues& values,
-                                 Gradients& out) = 0;
+                                 const PulledValues& values, Gradients& out,
+                                 const ShareInput* next) = 0;
 
   // Appends a score per example ([classes] of them for multiclass):
   // probabilities, or predictions of a regression.

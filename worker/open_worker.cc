@@ -106,10 +106,18 @@ StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined) {
       .groups = model->groups,
       .slot_bits = joined.route.slot_bits,
       .num_shards = static_cast<int>(joined.route.shards.size())});
+  const DevicesSpec& devices = job->devices();
   SHOAL_ASSIGN_OR_RETURN(
-      out.runner, ModelRunner::Create(
-                      model, {.share_size_max = out.source->share_size_max(),
-                              .threads = job->cluster().threads()}));
+      out.runner,
+      ModelRunner::Create(
+          model, {.share_size_max = out.source->share_size_max(),
+                  .threads = job->cluster().threads(),
+                  .device = {.name = joined.index < devices.workers_size()
+                                         ? devices.workers(joined.index)
+                                         : job->device(),
+                             .rank = joined.index,
+                             .fast_math = devices.math() == "fast",
+                             .seed = job->seed()}}));
   out.log_every_steps = job->train().log_every_steps();
   out.learning_rate_factor =
       [plan = MakeTrainPlan(*job, train.num_rows(), test.num_rows() > 0)](

@@ -42,6 +42,7 @@ struct WorkerNode::Unit {
   StepInput input;
   std::vector<float> dense;
   std::vector<std::vector<float>> rows;
+  uint64_t values_version = 0;  // of what was pulled
   std::vector<float*> row_pointers;
   std::vector<Gradients> pieces;  // one per node of the cover
   std::vector<int64_t> nodes;
@@ -482,6 +483,7 @@ void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
           return;
         }
         unit.state = Unit::State::kPulled;
+        unit.values_version = ++values_versions_;
         Advance();
       });
 }
@@ -518,7 +520,8 @@ void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
 }
 
 PulledValues WorkerNode::ValuesOf(const Unit& unit) const {
-  return {.dense = replica_ == nullptr ? unit.dense.data() : replica_->values(),
+  return {.version = unit.values_version,
+          .dense = replica_ == nullptr ? unit.dense.data() : replica_->values(),
           .rows = unit.row_pointers,
           .groups = unit.input.groups};
 }
@@ -546,12 +549,14 @@ Status WorkerNode::SumNode(Unit& unit, int64_t node, Gradients& out,
   const auto [begin, end] = tree_->Range(node);
   if (node == tree_->Leaf(begin)) {
     const PulledValues values = ValuesOf(unit);
+    // Leaves come in their order.
+    const std::vector<ShareInput>& shares = unit.input.shares;
+    const auto share = static_cast<size_t>(begin - joined_.virtual_begin);
     SHOAL_ASSIGN_OR_RETURN(
         const double loss,
         job_->runner->Train(
-            unit.input
-                .shares[static_cast<size_t>(begin - joined_.virtual_begin)],
-            values, out));
+            shares[share], values, out,
+            share + 1 < shares.size() ? &shares[share + 1] : nullptr));
     if (!std::isfinite(loss)) {
       return InvalidArgumentError(
           StrCat("the loss of step ", unit.number, " is ", loss,

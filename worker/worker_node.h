@@ -132,6 +132,7 @@ class WorkerNode : public comm::Node {
   std::shared_ptr<UnitPool> pool_;
   std::deque<std::shared_ptr<Unit>> units_;               // rising
   std::vector<std::unique_ptr<Gradients>> partial_sums_;  // by depth
+  uint64_t values_versions_ = 0;
 
   // Mode bounded.
   int64_t minimum_clock_ = 0;

@@ -41,6 +41,8 @@ struct ShoalCudaArgs {
   int32_t num_floats;
   void* workspace;
   int64_t workspace_bytes;
+  // Comes back with a fault; lives as long as the kernel may run. May be null.
+  const char* label;
 };
 
 struct ShoalCudaKernel {
@@ -56,8 +58,9 @@ struct ShoalCudaKernel {
 // synchronize(), one of the places. `op` and `what` live as long as the
 // plug-in; both are null when nothing was wrong.
 struct ShoalCudaFault {
-  const char* op;    // "Gather"
-  const char* what;  // "index"
+  const char* label;  // of its arguments
+  const char* op;     // "Gather"
+  const char* what;   // "index"
   int64_t position;
   double value;
   double bound;  // the value is not in [low, bound)
