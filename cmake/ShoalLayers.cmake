@@ -94,6 +94,16 @@ function(shoal_test_program target)
                          WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
 endfunction()
 
+# The same program under another name, with a variable of the environment set.
+function(shoal_test_again program name variable)
+  add_test(NAME ${name} COMMAND ${program})
+  set_tests_properties(
+    ${name} PROPERTIES
+    ENVIRONMENT
+    "${SHOAL_TEST_ENV};${variable};GTEST_OUTPUT=xml:${CMAKE_BINARY_DIR}/results/${name}.xml"
+    TIMEOUT 900 WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+endfunction()
+
 function(shoal_link_of out)
   set(link)
   foreach(layer IN LISTS ARGN)

@@ -10,6 +10,7 @@
 
 #include "launch/allreduce_bench.h"
 #include "launch/commands.h"
+#include "launch/doctor.h"
 #include "launch/services.h"
 #include "worker/job.h"
 
@@ -224,6 +225,12 @@ int main(int argc, char** argv) {
     const std::string text = shoal::worker::ExplainJob();
     std::fputs(text.c_str(), stdout);
   });
+
+  bool need_gpu = false;
+  command = app.add_subcommand(
+      "doctor", "Says what of this machine jobs can use, and why not the rest");
+  command->add_flag("--need-gpu", need_gpu, "Fails if no GPU can be used");
+  command->callback([&] { status = shoal::launch::RunDoctor(need_gpu); });
 
   RoleOptions role;
   ServiceOptions service_options;
