@@ -97,6 +97,7 @@ endfunction()
 # The same program under another name, with a variable of the environment set.
 function(shoal_test_again program name variable)
   add_test(NAME ${name} COMMAND ${program})
+  add_custom_target(${name} DEPENDS ${program})
   set_tests_properties(
     ${name} PROPERTIES
     ENVIRONMENT
