@@ -57,11 +57,17 @@ function(shoal_cuda_plugin folder)
   target_link_libraries(shoal_cuda PRIVATE CUDA::cublasLt)
 endfunction()
 
-# What the tests of the plug-in load: the stand-in that g++ makes of its
-# sources (tests/cuda/shim), unless SHOAL_CUDA_PLUGIN names a real one.
-function(shoal_cuda_tests program)
-  add_dependencies(${program} shoal_cuda_shim)
-  target_link_libraries(${program} PRIVATE shoal_cuda_fibers ${CMAKE_DL_LIBS})
+# The tests of the plug-in: tests/cuda, with few libraries, so that the program
+# is easily carried to a machine with a GPU. They load the stand-in that g++
+# makes of the plug-in's sources unless SHOAL_CUDA_PLUGIN names a real one.
+function(shoal_cuda_tests)
+  cmake_parse_arguments(arg "" "" "USES" ${ARGN})
+  add_subdirectory(tests/cuda/shim)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/cuda/*.cc)
+  shoal_link_of(link ${arg_USES})
+  shoal_test_program(cuda_tests SOURCES ${sources}
+                     LINK ${link} shoal_cuda_fibers ${CMAKE_DL_LIBS})
+  add_dependencies(cuda_tests shoal_cuda_shim)
   target_compile_definitions(
-    ${program} PRIVATE SHOAL_CUDA_SHIM="$<TARGET_FILE:shoal_cuda_shim>")
+    cuda_tests PRIVATE SHOAL_CUDA_SHIM="$<TARGET_FILE:shoal_cuda_shim>")
 endfunction()

@@ -134,15 +134,16 @@ function(shoal_mpi_plugin source)
   endif()
 endfunction()
 
-# shoal_tests(folder USES layers...): every tests/<group>/ is one program.
+# shoal_tests(folder USES layers...): every tests/<group>/ is one program, but
+# for those that have been made in another way.
 function(shoal_tests folder)
   cmake_parse_arguments(arg "" "" "USES" ${ARGN})
   shoal_link_of(link ${arg_USES})
   file(GLOB groups CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/*)
   foreach(group IN LISTS groups)
     file(GLOB sources CONFIGURE_DEPENDS ${group}/*.cc)
-    if(sources)
-      get_filename_component(name ${group} NAME)
+    get_filename_component(name ${group} NAME)
+    if(sources AND NOT TARGET ${name}_tests)
       shoal_test_program(${name}_tests SOURCES ${sources} LINK ${link})
       if(TARGET shoal)
         target_compile_definitions(
