@@ -362,7 +362,8 @@ int TakeFault(ShoalCudaStream* stream, const FaultSlot& slot,
     return 0;
   }
   if (fault->op == nullptr) {
-    *fault = {.op = record.op,
+    *fault = {.label = record.label,
+              .op = record.op,
               .what = record.what,
               .position = record.position,
               .value = record.value,
@@ -514,6 +515,7 @@ template <typename Name, Launcher kLauncher>
 int Run(const ShoalCudaArgs* args, ShoalCudaStream* stream) {
   SHOAL_CUDA_TRY(cudaSetDevice(stream->context->device));
   stream->op = Name::kName;
+  stream->label = args->label;
   const int error = kLauncher(*args, *stream);
   // kArgumentsError comes with the op in its text.
   return error == 0 || error == kArgumentsError

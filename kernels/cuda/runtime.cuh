@@ -32,6 +32,7 @@ int Fail(int error, std::string detail);
 
 // A fault in host memory that the GPU writes.
 struct FaultRecord {
+  const char* label;
   const char* op;
   const char* what;
   int64_t position;
@@ -46,6 +47,7 @@ struct FaultRecord {
 struct FaultSink {
   FaultRecord* record;
   int* claimed;  // in the memory of the GPU
+  const char* label;
   const char* op;
   const char* what;
 };
@@ -56,7 +58,8 @@ __device__ __forceinline__ void Report(const FaultSink& sink, int64_t position,
   if (atomicCAS(sink.claimed, 0, 1) != 0) {
     return;
   }
-  *sink.record = {sink.op, sink.what, position, value, low, bound, 1};
+  *sink.record = {sink.label, sink.op, sink.what, position,
+                  value,      low,     bound,     1};
 }
 
 // A record and its flag. A graph has its own, since it runs on other streams
@@ -103,6 +106,7 @@ struct ShoalCudaStream {
   std::vector<std::shared_ptr<shoal::cuda::FaultSlot>> faults_of_graphs;
   std::shared_ptr<shoal::cuda::Capture> capture;
   const char* op = "";  // enqueued last
+  const char* label = nullptr;
 };
 
 struct ShoalCudaEvent {
@@ -122,7 +126,7 @@ namespace shoal::cuda {
 inline FaultSink Sink(const ShoalCudaStream& stream, const char* what) {
   const FaultSlot& slot =
       stream.capture != nullptr ? *stream.capture->faults : *stream.faults;
-  return {slot.record, slot.claimed, stream.op, what};
+  return {slot.record, slot.claimed, stream.label, stream.op, what};
 }
 
 template <typename T>
