@@ -6,6 +6,11 @@
 #include <cstdlib>
 #include <utility>
 
+// The build says where it is; tools that read this file alone do not know.
+#ifndef SHOAL_CUDA_SHIM
+#define SHOAL_CUDA_SHIM "libshoal_cuda_shim.so"
+#endif
+
 namespace shoal {
 namespace {
 

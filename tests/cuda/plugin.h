@@ -57,7 +57,13 @@ class GpuBuffer {
 
  private:
   static constexpr int64_t kGuard = 256;
-  int64_t total() const { return 2 * kGuard + offset_ + size_; }
+#if defined(__SANITIZE_ADDRESS__)
+  // AddressSanitizer watches what is beyond the end, for reads too.
+  static constexpr int64_t kEndGuard = 0;
+#else
+  static constexpr int64_t kEndGuard = kGuard;
+#endif
+  int64_t total() const { return kGuard + offset_ + size_ + kEndGuard; }
 
   void* base_ = nullptr;
   int64_t size_;
