@@ -13,6 +13,7 @@
 #include "base/trace.h"
 #include "comm/listen.h"
 #include "ps/checkpoint_format.h"
+#include "worker/consistency.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
 #include "worker/metrics/metrics.h"
@@ -43,6 +44,19 @@ std::string Seconds(Duration duration) {
   char text[32];
   std::snprintf(text, sizeof(text), "%.2f s", ToSeconds(duration));
   return text;
+}
+
+std::string DensePlaceText(const worker::Consistency& consistency) {
+  switch (consistency.dense) {
+    case ps::DensePlace::kShards:
+      return "on the servers";
+    case ps::DensePlace::kWorkers:
+      return "on the workers, summed by allreduce";
+    case ps::DensePlace::kWorkerParts:
+      return "on the workers, summed by allreduce, each with its part of the "
+             "optimizer's state";
+  }
+  return "";
 }
 
 std::string MetricsText(const worker::EvalResult& result) {
@@ -179,7 +193,15 @@ Status JobRun::BuildSpec() {
   summary_.job = job_->name();
   summary_.model = job_->model().kind();
   summary_.task = job_->model().task();
-  summary_.mode = job_->consistency().mode();
+  const worker::Consistency consistency =
+      worker::ChooseConsistency(*job_, spec_);
+  summary_.mode = consistency.tables_text;
+  summary_.dense = consistency.dense_text;
+  if (request_.kind == RunRequest::Kind::kTrain) {
+    for (const std::string& choice : consistency.choices) {
+      std::fprintf(stderr, "%s\n", choice.c_str());
+    }
+  }
   summary_.started = WallTimeText();
   summary_.steps_per_epoch = plan_.steps_per_epoch;
   summary_.bad_rows = data_.bad_rows;
@@ -192,9 +214,13 @@ Status JobRun::BuildSpec() {
       {"virtual workers", std::to_string(cluster.virtual_workers())},
       {"threads per worker", std::to_string(cluster.threads())},
       {"transport", job_->transport()},
-      {"dense variables", job_->consistency().dense() == "allreduce"
-                              ? "on the workers, summed by allreduce"
-                              : "on the servers"}};
+      {"tables", consistency.tables_text},
+      {"dense variables", DensePlaceText(consistency)}};
+  for (const std::string& choice : consistency.choices) {
+    const size_t colon = choice.find(": ");
+    summary_.cluster.emplace_back(choice.substr(0, colon),
+                                  choice.substr(colon + 2));
+  }
   summary_.timings.emplace_back("read and prepare the data",
                                 Seconds(clock_.Now() - begin_));
   return OkStatus();
@@ -233,12 +259,11 @@ StatusOr<ClusterShape> JobRun::Shape(bool one_host) const {
 ps::Coordinator::Options JobRun::CoordinatorOptions() {
   ps::Coordinator::Options options;
   options.model = spec_;
-  options.plan = worker::MakeClusterPlan(*job_);
+  options.plan = worker::MakeClusterPlan(*job_, spec_);
   options.train = plan_;
   options.num_servers = job_->cluster().servers();
   options.shards_per_server = job_->cluster().shards();
   options.num_workers = job_->cluster().workers();
-  options.dense_on_workers = job_->consistency().dense() == "allreduce";
   options.job_text = worker::SerializeJob(*job_);
   options.setup = worker::EncodeSetup(data_);
   if (request_.kind == RunRequest::Kind::kTrain) {

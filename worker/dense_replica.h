@@ -24,6 +24,12 @@ namespace shoal::worker {
 // copy, so that all stay the same to the bit, and the same that shards would
 // hold.
 //
+// With `consistency.sharded_optimizer` each has the state of its own part of
+// the chunks only: it gets the sum of those (reduce-scatter), applies it, and
+// hands the new values to the others (all-gather). What is sent is laid out so
+// that the parts are the collective's segments: part after part, each as long
+// as the longest.
+//
 // Belongs to the worker's node, which hands over what concerns the collective.
 class DenseReplica {
  public:
@@ -47,6 +53,8 @@ class DenseReplica {
   int64_t step() const { return step_; }
   // As DenseLayout lays them out; they change at the end of Apply() alone.
   const float* values() const { return values_.data(); }
+  // Of values, the optimizer's state, and what is summed.
+  int64_t memory_bytes() const;
 
   // Sums what all workers give and applies it as step(). terms[i] [values] is
   // the gradient of node i of the worker's cover of the step tree; they must
@@ -56,9 +64,10 @@ class DenseReplica {
   void Apply(std::span<const float* const> terms, double learning_rate_factor,
              Done done);
 
-  // A file of a checkpoint with all variables, as ps::SaveParts(); and back, as
-  // ps::LoadParts(), with the step that it is of. On the storage thread, while
-  // nothing else goes on here.
+  // A file of a checkpoint with all variables, or this worker's part of them,
+  // as ps::SaveParts(); and back, as ps::LoadParts(), with the step that it is
+  // of: all values, and for as long as that takes all state. On the storage
+  // thread, while nothing else goes on here.
   StatusOr<std::vector<std::string>> Save(Storage& storage,
                                           const std::string& folder,
                                           const std::string& name);
@@ -67,7 +76,11 @@ class DenseReplica {
  private:
   explicit DenseReplica(const ps::ModelSpec& model)
       : model_(model), layout_(model_) {}
-  Status CheckSum() const;
+  Status MakeStore(const ps::JoinResult& joined);
+  void ApplyPart(std::span<const float* const> terms,
+                 double learning_rate_factor, Done done);
+  // Applies what is the store's of sum_, and puts its values there.
+  Status ApplySum(double learning_rate_factor);
 
   const ps::ModelSpec model_;
   const ps::DenseLayout layout_;
@@ -75,6 +88,10 @@ class DenseReplica {
   std::unique_ptr<comm::TransportCollective> collective_;
   std::vector<float> values_;
   std::vector<float> sum_;
+  // Where each chunk is in sum_ and in sent_; none: as in values_.
+  std::vector<int64_t> places_;
+  // Of terms but the first, which is sent from sum_.
+  std::vector<std::vector<float>> sent_;
   int64_t step_ = 0;
 };
 

@@ -12,6 +12,7 @@
 
 #include "base/strcat.h"
 #include "kernels/devices.h"
+#include "worker/consistency.h"
 #include "worker/job.pb.h"
 #include "worker/job_schema.h"
 
@@ -222,21 +223,43 @@ Problem CheckDevices(const JobSpec& job) {
 }
 
 Problem CheckConsistency(const ConsistencySpec& consistency) {
-  const std::string& mode = consistency.mode();
-  const std::string& dense = consistency.dense();
-  if (dense == "allreduce" && mode != "sync") {
-    return JobProblem{"consistency.dense",
-                      StrCat("allreduce sums the gradients of one step of all "
-                             "workers, which mode ",
-                             mode, " does not have; set the mode to sync")};
+  const std::string tables = TablesText(consistency);
+  const std::string dense = DenseText(consistency);
+  if (consistency.sharded_optimizer() && dense != "allreduce") {
+    return JobProblem{"consistency.sharded_optimizer",
+                      StrCat("it divides what workers hold, which they do with "
+                             "consistency.dense: allreduce; that is ",
+                             dense)};
   }
-  if (!dense.empty() && dense != "allreduce" && dense != mode) {
-    return JobProblem{"consistency.dense",
-                      StrCat(dense, " with consistency.mode ", mode,
-                             " is not there yet; give both the same, or "
-                             "leave it out")};
+  if (dense == "allreduce" || dense == tables) {
+    return std::nullopt;
   }
-  return std::nullopt;
+  const auto problem = [&](std::string_view text) {
+    return JobProblem{
+        "consistency.dense",
+        StrCat(dense, " does not go with tables in ", tables, ": ", text)};
+  };
+  if (dense == "auto") {
+    return tables == "sync"
+               ? Problem()
+               : problem(StrCat("auto chooses between sync and allreduce, "
+                                "which train the same model only beside "
+                                "tables in sync; say allreduce or ",
+                                tables));
+  }
+  if (tables == "sync") {
+    return problem(
+        "a step in sync ends with one commit of all that the servers hold; "
+        "give both the same, or use allreduce");
+  }
+  if (dense == "sync") {
+    return problem(
+        "a worker would wait for the commit of every step, and its rows with "
+        "it; use allreduce, or give both the same");
+  }
+  return problem(
+      "a step needs its rows and its dense variables, so the stricter would "
+      "count for both; give both the same, or use allreduce");
 }
 
 bool HasColumns(const DataSpec& data) {

@@ -109,9 +109,9 @@ TEST(JobTest, KeyOfAnotherSectionIsFoundThere) {
 }
 
 TEST(JobTest, KeyLikeNoOtherListsWhatThereIs) {
-  EXPECT_THAT(
-      ErrorOf("consistency: {xyzzyplugh: 5}\n"),
-      HasSubstr("under consistency; there are: mode, dense, staleness"));
+  EXPECT_THAT(ErrorOf("consistency: {xyzzyplugh: 5}\n"),
+              HasSubstr("under consistency; there are: mode, tables, dense, "
+                        "sharded_optimizer, staleness"));
 }
 
 TEST(JobTest, UnknownKeyInsideListNamesElement) {
@@ -310,10 +310,24 @@ TEST(JobRulesTest, BrokenRulesNameKeyAndWhatToDo) {
   const std::vector<RuleCase> cases = {
       {{"cluster.workers=5"}, "cluster.virtual_workers: 4 is less than"},
       {{"train.batch_size=3"}, "train.batch_size: 3 is less than"},
-      {{"consistency={mode: async, dense: allreduce}"},
-       "consistency.dense: allreduce sums the gradients of one step"},
       {{"consistency={mode: async, dense: sync}"},
-       "consistency.dense: sync with consistency.mode async is not there"},
+       "consistency.dense: sync does not go with tables in async: a worker "
+       "would wait"},
+      {{"consistency.tables=bounded"},
+       "consistency.dense: sync does not go with tables in bounded"},
+      {{"consistency.dense=async"},
+       "consistency.dense: async does not go with tables in sync: a step in "
+       "sync ends with one commit"},
+      {{"consistency={tables: bounded, dense: async}"},
+       "consistency.dense: async does not go with tables in bounded: a step "
+       "needs its rows and its dense variables"},
+      {{"consistency={mode: async, dense: auto}"},
+       "consistency.dense: auto does not go with tables in async"},
+      {{"consistency.sharded_optimizer=true"},
+       "consistency.sharded_optimizer: it divides what workers hold"},
+      {{"consistency={dense: auto, sharded_optimizer: true}"},
+       "consistency.sharded_optimizer: it divides what workers hold, which "
+       "they do with consistency.dense: allreduce; that is auto"},
       {{"data.files=[]"}, "data.files: it must name"},
       {{"data.label=''"}, "data.label: format csv needs it"},
       {{"data.features=[]"}, "data.features: format csv needs it"},
@@ -405,6 +419,12 @@ TEST(JobRulesTest, AllowedNeighboursOfBrokenRulesPass) {
       {"train.batch_size=4"},
       {"consistency.dense=allreduce"},
       {"consistency={mode: async, dense: async}"},
+      {"consistency={mode: async, dense: allreduce}"},
+      {"consistency={tables: bounded, dense: allreduce}"},
+      {"consistency={mode: async, tables: sync, dense: sync}"},
+      {"consistency={dense: allreduce, sharded_optimizer: true}"},
+      {"consistency={tables: auto, dense: auto}"},
+      {"consistency={mode: bounded, tables: auto}"},
       {"data.csv.delimiter=\"\\t\""},
       {"data.csv.delimiter=;"},
       {"data.csv.header=false", "data.csv.columns=[origin, late]"},
@@ -475,6 +495,7 @@ TEST(JobTest, CheckpointFitsJobsOfItsModelOnly) {
       {"tables.linear.optimizer.kind=adagrad"},  // that of dense
       {"seed=7", "cluster={workers: 3, servers: 4}", "train.epochs=9",
        "data.files=[later.csv]", "consistency.mode=async"},
+      {"consistency={dense: allreduce, sharded_optimizer: true}"},
   };
   for (const auto& now : same) {
     EXPECT_EQ(check({}, now), "") << testing::PrintToString(now);

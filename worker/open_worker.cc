@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/strcat.h"
+#include "worker/consistency.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
 #include "worker/model.h"
@@ -151,11 +152,11 @@ ps::TrainPlan MakeTrainPlan(const JobSpec& job, int64_t train_rows,
   return plan;
 }
 
-ps::ClusterPlan MakeClusterPlan(const JobSpec& job) {
-  const std::string& mode = job.consistency().mode();
-  return {.mode = mode == "sync"      ? ps::Mode::kSync
-                  : mode == "bounded" ? ps::Mode::kBounded
-                                      : ps::Mode::kAsync,
+ps::ClusterPlan MakeClusterPlan(const JobSpec& job,
+                                const ps::ModelSpec& model) {
+  const Consistency consistency = ChooseConsistency(job, model);
+  return {.mode = consistency.tables,
+          .dense = consistency.dense,
           .staleness = job.consistency().staleness(),
           .virtual_workers = job.cluster().virtual_workers(),
           .timeout = FromSeconds(job.cluster().timeout_seconds())};

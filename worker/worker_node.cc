@@ -272,8 +272,7 @@ void WorkerNode::BeginOrder() {
     return;
   }
   stride_ = 1;
-  if (order_.kind == OrderKind::kTrain &&
-      joined_.plan.mode != ps::Mode::kSync) {
+  if (order_.kind == OrderKind::kTrain && !joined_.plan.shares_steps()) {
     // Whole steps are dealt to the workers in turn: however many there are, a
     // push is the mean over a batch, and an epoch has as many pushes.
     stride_ = joined_.num_workers;
@@ -298,8 +297,7 @@ void WorkerNode::BeginOrder() {
   pulls_started_until_ = next_fill_;
   computed_until_ = next_fill_;
   done_until_ = next_fill_;
-  if (order_.kind == OrderKind::kTrain &&
-      joined_.plan.mode == ps::Mode::kBounded) {
+  if (WaitsForClocks()) {
     ReportClock();
   }
   Advance();
@@ -368,12 +366,16 @@ bool WorkerNode::MayPull(const Unit& unit) const {
   // At most one pull ahead of the compute: further ones would only read older
   // values.
   const bool near = unit.number <= computed_until_ + (computing_ ? stride_ : 0);
-  if (order_.kind == OrderKind::kTrain &&
-      joined_.plan.mode == ps::Mode::kBounded) {
-    return near &&
-           minimum_clock_ >= unit.number / stride_ - joined_.plan.staleness;
-  }
-  return near;
+  return near &&
+         (!WaitsForClocks() ||
+          minimum_clock_ >= unit.number / stride_ - joined_.plan.staleness);
+}
+
+// In `bounded`, where steps are dealt; where they are shared the shards wait.
+bool WorkerNode::WaitsForClocks() const {
+  return order_.kind == OrderKind::kTrain &&
+         joined_.plan.mode == ps::Mode::kBounded &&
+         !joined_.plan.shares_steps();
 }
 
 bool WorkerNode::MayCompute(const Unit& unit) const {
@@ -643,8 +645,7 @@ void WorkerNode::OnUnitDone(Unit& unit) {
     units_.pop_front();
     clock_rose = true;
   }
-  if (clock_rose && order_.kind == OrderKind::kTrain &&
-      joined_.plan.mode == ps::Mode::kBounded) {
+  if (clock_rose && WaitsForClocks()) {
     ReportClock();
   }
 }
@@ -705,9 +706,11 @@ void WorkerNode::Report() {
   if (options_.report == nullptr) {
     return;
   }
-  options_.report({.ready = true,
-                   .step = std::max<int64_t>(done_until_, 0),
-                   .examples = examples_});
+  options_.report(
+      {.ready = true,
+       .step = std::max<int64_t>(done_until_, 0),
+       .examples = examples_,
+       .dense_bytes = replica_ == nullptr ? 0 : replica_->memory_bytes()});
   context_->SetTimer(context_->Now() + ps::kReportEvery, [this] { Report(); });
 }
 

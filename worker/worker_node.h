@@ -81,6 +81,7 @@ class WorkerNode : public comm::Node {
   // Starts whatever may start; called after every event.
   void Advance();
   bool MayPull(const Unit& unit) const;
+  bool WaitsForClocks() const;
   bool MayCompute(const Unit& unit) const;
   ps::Client::Done SendDone(const std::shared_ptr<Unit>& owner,
                             const char* what);
@@ -134,7 +135,7 @@ class WorkerNode : public comm::Node {
   std::vector<std::unique_ptr<Gradients>> partial_sums_;  // by depth
   uint64_t values_versions_ = 0;
 
-  // Mode bounded.
+  // Where WaitsForClocks().
   int64_t minimum_clock_ = 0;
 
   // Progress since it was last reported.
