@@ -717,7 +717,7 @@ TEST_P(PumpTransportTest, StoppedNodeHearsNothingMore) {
 }
 
 std::vector<std::string> PumpedTransports() {
-  return TransportRegistry().Names();
+  return TransportsHere();
 }
 
 INSTANTIATE_TEST_SUITE_P(All, PumpTransportTest,

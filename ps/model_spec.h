@@ -62,6 +62,8 @@ struct ClusterPlan {
   int virtual_workers = 1;
   // The longest that any wait for another member may take.
   Duration timeout = std::chrono::seconds(20);
+  // The backend that sums what the workers hold, see comm::CollectiveRegistry.
+  std::string collective = "transport";
 };
 
 // The virtual workers [begin, end) of worker `index` of `num_workers` in

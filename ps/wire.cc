@@ -120,6 +120,7 @@ void ToWire(const ClusterPlan& plan, wire::Plan& out) {
   out.set_staleness(plan.staleness);
   out.set_virtual_workers(plan.virtual_workers);
   out.set_timeout_ns(plan.timeout.count());
+  out.set_collective(plan.collective);
 }
 
 void ToWire(const RouteTable& route, wire::Route& out) {
@@ -192,7 +193,8 @@ StatusOr<ClusterPlan> FromWire(const wire::Plan& in) {
   return ClusterPlan{.mode = static_cast<Mode>(in.mode()),
                      .staleness = in.staleness(),
                      .virtual_workers = in.virtual_workers(),
-                     .timeout = Duration(in.timeout_ns())};
+                     .timeout = Duration(in.timeout_ns()),
+                     .collective = in.collective()};
 }
 
 StatusOr<RouteTable> FromWire(const wire::Route& in) {

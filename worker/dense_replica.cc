@@ -42,9 +42,11 @@ StatusOr<std::unique_ptr<DenseReplica>> DenseReplica::Create(
       replica->store_,
       ps::DenseStore::Create(replica->model_, replica->layout_.chunks()));
   SHOAL_ASSIGN_OR_RETURN(
+      const comm::CollectiveFactory* const factory,
+      comm::CollectiveRegistry().Find(joined.plan.collective));
+  SHOAL_ASSIGN_OR_RETURN(
       replica->collective_,
-      comm::TransportCollective::Create(context, GroupOf(joined),
-                                        {.timeout = joined.plan.timeout}));
+      (*factory)(context, GroupOf(joined), joined.plan.timeout));
   const auto size = static_cast<size_t>(replica->layout_.size());
   replica->values_.resize(size);
   replica->sum_.resize(size);

@@ -150,7 +150,10 @@ ps::ClusterPlan MakeClusterPlan(const JobSpec& job) {
                                       : ps::Mode::kAsync,
           .staleness = job.consistency().staleness(),
           .virtual_workers = job.cluster().virtual_workers(),
-          .timeout = FromSeconds(job.cluster().timeout_seconds())};
+          .timeout = FromSeconds(job.cluster().timeout_seconds()),
+          .collective = job.cluster().collective() == "auto"
+                            ? "transport"
+                            : job.cluster().collective()};
 }
 
 }  // namespace shoal::worker
