@@ -129,11 +129,10 @@ TEST_F(MpiRanksTest, BothCallAndExchangeInOrder) {
         i % 400 == 1 ? 5'000'000 : static_cast<int64_t>(i * 37);
     ASSERT_TRUE(message.frames[0].text() == TestBytes(size, i).text()) << i;
   }
-  // An orderly end on both sides is no loss before it.
-  EXPECT_TRUE(mine_.sink.downs.empty());
-  Meet();
+  // Its own last messages may still be here.
   EXPECT_TRUE(
       mine_.endpoint->Close(std::chrono::steady_clock::now() + 10s).ok());
+  Meet();
 }
 
 TEST_F(MpiRanksTest, PeerThatReadsNothingFillsTheQueueAndUrgentOnesPass) {
