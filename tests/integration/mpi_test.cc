@@ -237,6 +237,25 @@ TEST_F(MpiTest, KilledRankIsNamedAndRestartsGoOnFromTheLastCheckpoint) {
                     HasSubstr("checkpoints/step-")));
   EXPECT_EQ(Digest("out"), Digest("threads"));
 
+  // One that is lost before it has saved anything begins anew: what lies there
+  // is still the earlier training's.
+  fs::remove_all(folder_ / "out");
+  ASSERT_EQ(Train("out", {"--in-process", "--set", "train.max_steps=60",
+                          "--set", "seed=9"})
+                .exit_code,
+            0);
+  kills = 0;
+  run = RunProgram(LaunchCommand("out", restarts), [&](pid_t launch) {
+    const std::vector<pid_t> ranks = Ranks(launch);
+    if (kills == 0 && ranks.size() == 3) {
+      kills += kill(ranks[2], SIGKILL) == 0 ? 1 : 0;
+    }
+  });
+  ASSERT_EQ(kills, 1) << run.output;
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("restart 1 of 2, as it began"));
+  EXPECT_EQ(Digest("out"), Digest("threads"));
+
   // The limit, and the exit code.
   fs::remove_all(folder_ / "out");
   kills = 0;
