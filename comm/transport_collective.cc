@@ -24,7 +24,24 @@ std::vector<int64_t> AllNodes(const Group& group) {
   return nodes;
 }
 
+StatusOr<std::unique_ptr<NodeCollective>> CreateTransport(NodeContext& context,
+                                                          Group group,
+                                                          Duration timeout) {
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<NodeCollective> made,
+                         TransportCollective::Create(context, std::move(group),
+                                                     {.timeout = timeout}));
+  return made;
+}
+
+SHOAL_REGISTER_COLLECTIVE("transport", &CreateTransport);
+
 }  // namespace
+
+Registry<CollectiveFactory>& CollectiveRegistry() {
+  static auto* const registry =
+      new Registry<CollectiveFactory>("collective backend");
+  return *registry;
+}
 
 void DealOneLeafEach(Group& group) {
   group.num_leaves = group.size();

@@ -11,21 +11,17 @@
 #include <vector>
 
 #include "base/time.h"
-#include "comm/collective.h"
 #include "comm/node.h"
+#include "comm/node_collective.h"
 #include "comm/tree_sum.h"
 
 namespace shoal::comm {
 
-// The method of its messages, which are one-way; nodes keep it free.
-inline constexpr uint16_t kCollectiveMethod = 0xC011;
-
-// A collective over the endpoint of a node, as a part of that node: it hands
-// over its messages and what becomes of the members. Bulk lane, chunks of a
-// bounded size, frames that borrow the caller's memory.
+// A collective over the endpoint of a node. Bulk lane, chunks of a bounded
+// size, frames that borrow the caller's memory.
 //
 // Belongs to the node's thread.
-class TransportCollective : public Collective {
+class TransportCollective : public NodeCollective {
  public:
   struct Options {
     Duration timeout = std::chrono::seconds(20);  // of each operation
@@ -41,10 +37,9 @@ class TransportCollective : public Collective {
       NodeContext& context, Group group, const Options& options);
   ~TransportCollective() override;
 
-  // Takes messages of this group; false for others.
-  bool OnMessage(EndpointId from, Message& message);
-  void OnPeerDown(EndpointId peer, const Status& why);
-  void OnSendable(EndpointId peer);
+  bool OnMessage(EndpointId from, Message& message) override;
+  void OnPeerDown(EndpointId peer, const Status& why) override;
+  void OnSendable(EndpointId peer) override;
 
   const Group& group() const override { return group_; }
   void AllReduce(DType dtype, std::span<const void* const> terms, void* out,

@@ -19,6 +19,7 @@
 #include "base/random.h"
 #include "base/strcat.h"
 #include "base/thread_pool.h"
+#include "comm/mpi_table.h"
 #include "kernels/cuda_device.h"
 #include "kernels/devices.h"
 #include "kernels/kernel.h"
@@ -80,7 +81,7 @@ void PrintHost() {
 void PrintMpi() {
   const StatusOr<std::string> path = PluginPath("shoal_mpi");
   const StatusOr<void*> symbol =
-      path.ok() ? LoadPlugin(*path, "ShoalMpiTableV3", /*global=*/true)
+      path.ok() ? LoadPlugin(*path, SHOAL_MPI_TABLE_SYMBOL, /*global=*/true)
                 : path.status();
   Line("mpi", symbol.ok() ? StrCat("the plug-in loads: ", *path)
                           : StrCat("no: ", symbol.status().message(),

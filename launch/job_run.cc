@@ -12,6 +12,7 @@
 #include "base/strcat.h"
 #include "base/trace.h"
 #include "comm/listen.h"
+#include "comm/mpi_world.h"
 #include "ps/checkpoint_format.h"
 #include "worker/consistency.h"
 #include "worker/job.h"
@@ -108,6 +109,18 @@ Status JobRun::Load() {
       out_, OutFolder::Open(request_.out.empty() ? StrCat("out/", job_->name())
                                                  : request_.out,
                             request_.kind == RunRequest::Kind::kTrain));
+  for (const auto& [key, value] :
+       {std::pair("transport", job_->transport()),
+        std::pair("cluster.collective", job_->cluster().collective())}) {
+    if (value == "mpi" && comm::MpiWorld::Current() == nullptr) {
+      return FailedPreconditionError(
+          StrCat(key,
+                 ": mpi joins ranks of mpirun, and this is none; train "
+                 "with `shoal launch mpi` or `mpirun -np RANKS shoal train`, "
+                 "or add --set ",
+                 key, "=auto"));
+    }
+  }
   const std::string& checkpoint = request_.checkpoint.empty()
                                       ? job_->checkpoint().restore()
                                       : request_.checkpoint;

@@ -8,9 +8,11 @@
 #include <CLI/CLI.hpp>
 #include <sys/resource.h>
 
+#include "comm/mpi_world.h"
 #include "launch/allreduce_bench.h"
 #include "launch/commands.h"
 #include "launch/doctor.h"
+#include "launch/mpi_launch.h"
 #include "launch/services.h"
 #include "worker/job.h"
 
@@ -106,6 +108,8 @@ int main(int argc, char** argv) {
   RunRequest train;
   CLI::App* command = app.add_subcommand("train", "Trains a job's model");
   AddJobOptions(*command, train);
+  // Who started mpirun wants to know whether another try may help.
+  bool service = shoal::comm::MpiWorld::Present();
   command->callback([&] { status = shoal::launch::RunJob(train); });
 
   RunRequest eval;
@@ -216,6 +220,33 @@ int main(int argc, char** argv) {
   command->callback(
       [&] { status = shoal::launch::RunAllReduceBench(allreduce); });
 
+  CLI::App* launch = app.add_subcommand("launch", "Starts jobs elsewhere");
+  launch->require_subcommand(1);
+  shoal::launch::MpiLaunchOptions mpi;
+  int launch_exit = -1;
+  command = launch->add_subcommand(
+      "mpi", "Trains a job under mpirun, on the hosts of its `placement`");
+  AddJobOptions(*command, mpi.run);
+  command->remove_option(command->get_option("--in-process"));
+  command->add_flag("--dry-run", mpi.dry_run,
+                    "Prints the ranks and the mpirun line, and runs nothing");
+  command
+      ->add_option("--restarts", mpi.restarts,
+                   "Times to start a job again that lost a member, from its "
+                   "last checkpoint")
+      ->check(CLI::Range(0, 1000000))
+      ->capture_default_str();
+  command->add_option("--mpirun", mpi.mpirun, "The mpirun to run")
+      ->capture_default_str();
+  command
+      ->add_option("--mpirun-arg", mpi.mpirun_args,
+                   "An argument for mpirun: --mpirun-arg=--report-bindings")
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->take_all();
+  command->callback(
+      [&] { status = shoal::launch::RunMpiLaunch(mpi, &launch_exit); });
+
   CLI::App* job = app.add_subcommand("job", "About job files");
   bool explain = false;
   job->add_flag("--explain", explain,
@@ -234,7 +265,6 @@ int main(int argc, char** argv) {
 
   RoleOptions role;
   ServiceOptions service_options;
-  bool service = false;
   command = app.add_subcommand("server", "Runs one server of a job");
   AddRoleOptions(*command, role, service_options);
   command->callback([&] {
@@ -269,6 +299,9 @@ int main(int argc, char** argv) {
   }
   if (!status.ok()) {
     std::fprintf(stderr, "shoal: %s\n", status.message().c_str());
+    if (launch_exit > 0) {
+      return launch_exit;
+    }
     return service ? shoal::launch::ServiceExitCode(status) : 1;
   }
   return 0;

@@ -74,6 +74,8 @@ struct ClusterPlan {
   int virtual_workers = 1;
   // The longest that any wait for another member may take.
   Duration timeout = std::chrono::seconds(20);
+  // The backend that sums what the workers hold, see comm::CollectiveRegistry.
+  std::string collective = "transport";
 
   bool dense_on_workers() const { return dense != DensePlace::kShards; }
   // Each worker runs its part of every step, and a step changes a row once, by

@@ -121,6 +121,7 @@ void ToWire(const ClusterPlan& plan, wire::Plan& out) {
   out.set_virtual_workers(plan.virtual_workers);
   out.set_timeout_ns(plan.timeout.count());
   out.set_dense(static_cast<int>(plan.dense));
+  out.set_collective(plan.collective);
 }
 
 void ToWire(const RouteTable& route, wire::Route& out) {
@@ -196,7 +197,8 @@ StatusOr<ClusterPlan> FromWire(const wire::Plan& in) {
                      .dense = static_cast<DensePlace>(in.dense()),
                      .staleness = in.staleness(),
                      .virtual_workers = in.virtual_workers(),
-                     .timeout = Duration(in.timeout_ns())};
+                     .timeout = Duration(in.timeout_ns()),
+                     .collective = in.collective()};
 }
 
 StatusOr<RouteTable> FromWire(const wire::Route& in) {

@@ -40,9 +40,11 @@ StatusOr<std::unique_ptr<DenseReplica>> DenseReplica::Create(
   auto replica = std::unique_ptr<DenseReplica>(new DenseReplica(joined.model));
   SHOAL_RETURN_IF_ERROR(replica->MakeStore(joined));
   SHOAL_ASSIGN_OR_RETURN(
+      const comm::CollectiveFactory* const factory,
+      comm::CollectiveRegistry().Find(joined.plan.collective));
+  SHOAL_ASSIGN_OR_RETURN(
       replica->collective_,
-      comm::TransportCollective::Create(context, GroupOf(joined),
-                                        {.timeout = joined.plan.timeout}));
+      (*factory)(context, GroupOf(joined), joined.plan.timeout));
   return replica;
 }
 

@@ -11,7 +11,7 @@
 #include "base/status.h"
 #include "base/storage.h"
 #include "comm/node.h"
-#include "comm/transport_collective.h"
+#include "comm/node_collective.h"
 #include "ps/dense_layout.h"
 #include "ps/dense_store.h"
 #include "ps/member.h"
@@ -20,9 +20,9 @@ namespace shoal::worker {
 
 // All dense variables and their optimizer state, where every worker holds them
 // (`consistency.dense: allreduce`): the workers' gradients are summed by a
-// collective along the step tree, and each worker applies the sum to its own
-// copy, so that all stay the same to the bit, and the same that shards would
-// hold.
+// collective, and each worker applies the sum to its own copy, so that all stay
+// the same to the bit; along the step tree, with backend `transport`, the same
+// that shards would hold.
 //
 // With `consistency.sharded_optimizer` each has the state of its own part of
 // the chunks only: it gets the sum of those (reduce-scatter), applies it, and
@@ -35,8 +35,8 @@ class DenseReplica {
  public:
   using Done = std::function<void(const Status&)>;
 
-  // `context` must outlive it. Errors: those of DenseStore::Create() and
-  // TransportCollective::Create().
+  // `context` must outlive it. Errors: those of DenseStore::Create() and of the
+  // collective's backend.
   static StatusOr<std::unique_ptr<DenseReplica>> Create(
       comm::NodeContext& context, const ps::JoinResult& joined);
 
@@ -85,7 +85,7 @@ class DenseReplica {
   const ps::ModelSpec model_;
   const ps::DenseLayout layout_;
   std::unique_ptr<ps::DenseStore> store_;
-  std::unique_ptr<comm::TransportCollective> collective_;
+  std::unique_ptr<comm::NodeCollective> collective_;
   std::vector<float> values_;
   std::vector<float> sum_;
   // Where each chunk is in sum_ and in sent_; none: as in values_.

@@ -1,6 +1,7 @@
 #include "worker/job_rules.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -187,14 +188,19 @@ Problem CheckCluster(const JobSpec& job) {
                "), so some shares would be empty; raise it, or lower "
                "cluster.virtual_workers")};
   }
-  if (job.transport() == "inproc" || job.transport() == "shm") {
+  if (job.transport() == "inproc" || job.transport() == "shm" ||
+      job.transport() == "mpi") {
     for (const char* key : {"listen", "port"}) {
-      if (cluster.GetReflection()->HasField(
-              cluster, cluster.GetDescriptor()->FindFieldByName(key))) {
+      const FieldDescriptor& field =
+          *cluster.GetDescriptor()->FindFieldByName(key);
+      // A checkpoint's job has all defaults filled in.
+      if (cluster.GetReflection()->HasField(cluster, &field) &&
+          !SaysTheDefault(cluster, field)) {
         return JobProblem{
             StrCat("cluster.", key),
             StrCat("transport ", job.transport(),
-                   " uses no network; leave it out, or choose zmq or auto")};
+                   " does not listen to TCP; leave it out, or choose zmq or "
+                   "auto")};
       }
     }
   }
@@ -222,9 +228,57 @@ Problem CheckDevices(const JobSpec& job) {
   return std::nullopt;
 }
 
-Problem CheckConsistency(const ConsistencySpec& consistency) {
+// Names go to mpirun's command line.
+Problem CheckPlacement(const PlacementSpec& placement) {
+  std::vector<std::string> names;
+  for (int i = 0; i < placement.hosts_size(); ++i) {
+    const std::string& name = placement.hosts(i).name();
+    const std::string key = StrCat("placement.hosts.", i, ".name");
+    const bool plain =
+        !name.empty() && name.front() != '-' &&
+        std::all_of(name.begin(), name.end(), [](char c) {
+          return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' ||
+                 c == '.' || c == '_';
+        });
+    if (!plain) {
+      return JobProblem{key, StrCat("'", name,
+                                    "' can't be a host's name; expected "
+                                    "letters, digits, '-', '.' and '_'")};
+    }
+    if (std::find(names.begin(), names.end(), name) != names.end()) {
+      return JobProblem{key, StrCat("'", name,
+                                    "' is there twice; give it once, with all "
+                                    "its slots")};
+    }
+    names.push_back(name);
+  }
+  for (const auto& [role, hosts] :
+       {std::pair("servers", &placement.servers()),
+        std::pair("workers", &placement.workers())}) {
+    for (int i = 0; i < hosts->size(); ++i) {
+      if (std::find(names.begin(), names.end(), hosts->Get(i)) == names.end()) {
+        return JobProblem{
+            StrCat("placement.", role, ".", i),
+            StrCat("placement.hosts has no '", hosts->Get(i), "'",
+                   names.empty() ? std::string("; name the hosts there")
+                                 : SuggestName(hosts->Get(i), names))};
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+Problem CheckConsistency(const JobSpec& job) {
+  const ConsistencySpec& consistency = job.consistency();
   const std::string tables = TablesText(consistency);
   const std::string dense = DenseText(consistency);
+  const std::string& collective = job.cluster().collective();
+  if (collective != "auto" && dense != "allreduce") {
+    return JobProblem{"cluster.collective",
+                      StrCat(collective,
+                             " sums gradients where consistency.dense is "
+                             "allreduce; set that, or leave it out")};
+  }
   if (consistency.sharded_optimizer() && dense != "allreduce") {
     return JobProblem{"consistency.sharded_optimizer",
                       StrCat("it divides what workers hold, which they do with "
@@ -600,8 +654,10 @@ std::optional<JobProblem> FindJobProblem(const JobSpec& job) {
   if (Problem problem = CheckDevices(job); problem.has_value()) {
     return problem;
   }
-  if (Problem problem = CheckConsistency(job.consistency());
-      problem.has_value()) {
+  if (Problem problem = CheckConsistency(job); problem.has_value()) {
+    return problem;
+  }
+  if (Problem problem = CheckPlacement(job.placement()); problem.has_value()) {
     return problem;
   }
   if (Problem problem = CheckData(job.data()); problem.has_value()) {

@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "base/strcat.h"
 #include "worker/job.pb.h"
 #include "worker/yaml_document.h"
 
@@ -588,6 +589,53 @@ TEST(JobTest, YamlOfJobReadsBackToTheSameYaml) {
   EXPECT_FALSE((*again)->tables().at("embedding").has_optimizer());
   EXPECT_EQ((*again)->model().l2_dense(), 1e-7);
   EXPECT_THAT(yaml, HasSubstr("\n  virtual_workers: 4\n"));  // a default
+}
+
+// Checkpoints hold jobs so.
+TEST(JobTest, DefaultsFilledInAreNoChoiceOfTheUser) {
+  for (const char* transport : {"shm", "mpi", "inproc"}) {
+    const auto job = ParseText(kLeastJob, {StrCat("transport=", transport)});
+    ASSERT_TRUE(job.ok()) << job.status();
+    const auto again = ParseText(JobToYaml(**job), {});
+    EXPECT_TRUE(again.ok()) << again.status();
+  }
+  EXPECT_THAT(ErrorOfSet({"transport=shm", "cluster.port=7"}),
+              HasSubstr("cluster.port: transport shm does not listen to TCP"));
+  EXPECT_THAT(ErrorOfSet({"transport=mpi", "cluster.listen=eth0"}),
+              HasSubstr("cluster.listen: transport mpi does not listen"));
+}
+
+TEST(JobTest, PlacementNamesItsHosts) {
+  const auto error = [](const std::string& placement) {
+    return ErrorOfSet({"placement=" + placement});
+  };
+  EXPECT_EQ(error("{hosts: [{name: a, slots: 2}, {name: b}], servers: [a], "
+                  "workers: [a, b]}"),
+            "OK");
+  EXPECT_THAT(error("{hosts: [{name: node1}], servers: [node2]}"),
+              HasSubstr("placement.servers.0: placement.hosts has no 'node2'; "
+                        "did you mean 'node1'?"));
+  EXPECT_THAT(error("{workers: [a]}"), HasSubstr("name the hosts there"));
+  EXPECT_THAT(error("{hosts: [{name: a}, {name: a}]}"),
+              HasSubstr("placement.hosts.1.name: 'a' is there twice"));
+  EXPECT_THAT(error("{hosts: [{name: '-x'}]}"),
+              HasSubstr("'-x' can't be a host's name"));
+  EXPECT_THAT(error("{hosts: [{name: 'a,b'}]}"),
+              HasSubstr("'a,b' can't be a host's name"));
+  EXPECT_THAT(error("{hosts: [{slots: 2}]}"),
+              HasSubstr("'' can't be a host's name"));
+  EXPECT_THAT(error("{hosts: [{name: a, slots: 0}]}"),
+              HasSubstr("0 is too small"));
+}
+
+TEST(JobTest, CollectiveBackendNeedsAllReduce) {
+  EXPECT_EQ(ErrorOfSet({"cluster.collective=auto"}), "OK");
+  EXPECT_EQ(
+      ErrorOfSet({"cluster.collective=mpi", "consistency.dense=allreduce"}),
+      "OK");
+  EXPECT_THAT(ErrorOfSet({"cluster.collective=mpi"}),
+              HasSubstr("cluster.collective: mpi sums gradients where "
+                        "consistency.dense is allreduce"));
 }
 
 TEST(JobTest, ExplainNamesEveryKeyWithinEightyColumns) {

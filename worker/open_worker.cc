@@ -159,7 +159,10 @@ ps::ClusterPlan MakeClusterPlan(const JobSpec& job,
           .dense = consistency.dense,
           .staleness = job.consistency().staleness(),
           .virtual_workers = job.cluster().virtual_workers(),
-          .timeout = FromSeconds(job.cluster().timeout_seconds())};
+          .timeout = FromSeconds(job.cluster().timeout_seconds()),
+          .collective = job.cluster().collective() == "auto"
+                            ? "transport"
+                            : job.cluster().collective()};
 }
 
 }  // namespace shoal::worker
