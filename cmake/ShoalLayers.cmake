@@ -40,6 +40,18 @@ function(shoal_proto target)
   endforeach()
 endfunction()
 
+# shoal_embed(layer FILES...): BaseFiles() of that layer has their texts.
+function(shoal_embed layer)
+  set(out ${CMAKE_BINARY_DIR}/generated/${layer}/embedded_files.cc)
+  add_custom_command(
+    OUTPUT ${out}
+    COMMAND ${CMAKE_COMMAND} -DOUT=${out} "-DFILES=${ARGN}" -P
+            ${CMAKE_SOURCE_DIR}/cmake/EmbedFiles.cmake
+    DEPENDS ${ARGN} ${CMAKE_SOURCE_DIR}/cmake/EmbedFiles.cmake
+    VERBATIM)
+  target_sources(shoal_${layer} PRIVATE ${out})
+endfunction()
+
 # shoal_layer(name USES layers... LIBS libraries...)
 function(shoal_layer name)
   cmake_parse_arguments(arg "" "" "USES;LIBS" ${ARGN})

@@ -109,6 +109,14 @@ Status RefuseMpirun(const char* command) {
 Status RunAsRanks(const RunRequest& request) {
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<MpiWorld> world,
                          MpiWorld::Create());
+  if (request.expect_ranks > 0 && world->size() != request.expect_ranks) {
+    return FailedPreconditionError(
+        StrCat("mpirun started ", world->size(),
+               " ranks, but --expect-ranks says ", request.expect_ranks,
+               ": it may not have read its host file (Open MPI 5 reads "
+               "PRTE_MCA_prte_default_hostfile, Open MPI 4 "
+               "OMPI_MCA_orte_default_hostfile)"));
+  }
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<worker::JobSpec> job,
                          worker::LoadJob(request.job_path, request.overrides));
   const int servers = job->cluster().servers();
@@ -191,6 +199,11 @@ Status RunAsRanks(const RunRequest& request) {
 Status RunJob(const RunRequest& request) {
   if (MpiWorld::Present() && !request.in_process) {
     return RunAsRanks(request);
+  }
+  if (request.expect_ranks > 0) {
+    return FailedPreconditionError(
+        StrCat("--expect-ranks ", request.expect_ranks,
+               ", but mpirun did not start this process"));
   }
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
                          JobRun::Prepare(request));

@@ -10,6 +10,8 @@
 
 #include "launch/allreduce_bench.h"
 #include "launch/commands.h"
+#include "launch/kubernetes/command.h"
+#include "launch/kubernetes/launch_job.h"
 #include "launch/services.h"
 #include "worker/job.h"
 
@@ -72,10 +74,17 @@ void AddRoleOptions(CLI::App& command, RoleOptions& role,
                   "Which server or worker, from 0 (default: a server takes the "
                   "number that its host's name ends with, a worker any)")
       ->check(CLI::NonNegativeNumber);
+  CLI::Option* const job =
+      command
+          .add_option("--job", role.job_path,
+                      "Takes transport and shards from this job file")
+          ->type_name("JOB.yaml");
   command.add_option("--transport", role.transport, "auto, shm or zmq")
-      ->check(CLI::IsMember({"auto", "shm", "zmq"}));
+      ->check(CLI::IsMember({"auto", "shm", "zmq"}))
+      ->excludes(job);
   command.add_option("--shards", role.shards, "Shards of a server")
-      ->check(CLI::Range(1, 256));
+      ->check(CLI::Range(1, 256))
+      ->excludes(job);
   AddJoinOption(command, role.join_within);
   AddHttpOption(command, options);
   command.add_option("--trace", options.trace_folder,
@@ -105,6 +114,10 @@ int main(int argc, char** argv) {
   RunRequest train;
   CLI::App* command = app.add_subcommand("train", "Trains a job's model");
   AddJobOptions(*command, train);
+  command
+      ->add_option("--expect-ranks", train.expect_ranks,
+                   "Refuses to train unless mpirun started so many ranks")
+      ->check(CLI::Range(1, 1 << 20));
   command->callback([&] { status = shoal::launch::RunJob(train); });
 
   RunRequest eval;
@@ -215,6 +228,19 @@ int main(int argc, char** argv) {
   command->callback(
       [&] { status = shoal::launch::RunAllReduceBench(allreduce); });
 
+  int exit_code = 0;  // of a job that ran elsewhere
+  bool service = false;
+  CLI::App* launch =
+      app.add_subcommand("launch", "Runs a job on other machines");
+  launch->require_subcommand(1);
+  shoal::launch::AddKubernetesCommand(
+      *launch, [&](const shoal::launch::KubernetesRequest& request) {
+        service = true;
+        const auto ended = shoal::launch::LaunchOnKubernetes(request);
+        status = ended.status();
+        exit_code = ended.ok() ? *ended : 0;
+      });
+
   CLI::App* job = app.add_subcommand("job", "About job files");
   bool explain = false;
   job->add_flag("--explain", explain,
@@ -227,7 +253,6 @@ int main(int argc, char** argv) {
 
   RoleOptions role;
   ServiceOptions service_options;
-  bool service = false;
   command = app.add_subcommand("server", "Runs one server of a job");
   AddRoleOptions(*command, role, service_options);
   command->callback([&] {
@@ -248,6 +273,11 @@ int main(int argc, char** argv) {
   AddJobOptions(*command, coordinate);
   AddJoinOption(*command, join_within);
   AddHttpOption(*command, service_options);
+  command
+      ->add_option("--run", coordinate.run,
+                   "Goes on from the newest checkpoint in --out if a "
+                   "coordinator with the same ID wrote it")
+      ->type_name("ID");
   command->callback([&] {
     service = true;
     status = shoal::launch::RunCoordinatorService(coordinate, join_within,
@@ -264,5 +294,5 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "shoal: %s\n", status.message().c_str());
     return service ? shoal::launch::ServiceExitCode(status) : 1;
   }
-  return 0;
+  return exit_code;
 }
