@@ -44,6 +44,15 @@ void AddJobOptions(CLI::App& command, RunRequest& request) {
                    "Writes a timeline that ui.perfetto.dev opens");
 }
 
+void AddRunOption(CLI::App& command, RunRequest& request) {
+  command
+      .add_option("--run", request.run,
+                  "Goes on from the newest checkpoint in --out if a training "
+                  "with the same ID wrote it: for those that start a failed "
+                  "one again")
+      ->type_name("ID");
+}
+
 // Seconds that members and coordinator wait for each other.
 void AddJoinOption(CLI::App& command, shoal::Duration& join_within) {
   command
@@ -114,6 +123,7 @@ int main(int argc, char** argv) {
   RunRequest train;
   CLI::App* command = app.add_subcommand("train", "Trains a job's model");
   AddJobOptions(*command, train);
+  AddRunOption(*command, train);
   command
       ->add_option("--expect-ranks", train.expect_ranks,
                    "Refuses to train unless mpirun started so many ranks")
@@ -273,11 +283,7 @@ int main(int argc, char** argv) {
   AddJobOptions(*command, coordinate);
   AddJoinOption(*command, join_within);
   AddHttpOption(*command, service_options);
-  command
-      ->add_option("--run", coordinate.run,
-                   "Goes on from the newest checkpoint in --out if a "
-                   "coordinator with the same ID wrote it")
-      ->type_name("ID");
+  AddRunOption(*command, coordinate);
   command->callback([&] {
     service = true;
     status = shoal::launch::RunCoordinatorService(coordinate, join_within,

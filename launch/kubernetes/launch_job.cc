@@ -2,7 +2,9 @@
 
 #include <sysexits.h>
 
+#include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <cstdio>
 #include <deque>
 #include <fstream>
@@ -402,6 +404,8 @@ StatusOr<int> LaunchOnKubernetes(const KubernetesRequest& request) {
                          Supervisor::Create({.on_signal = [&](int signal) {
                            launch.Interrupt(StoppedBy(signal));
                          }}));
+  // A server that hangs up while TLS writes must not end this process.
+  std::signal(SIGPIPE, SIG_IGN);
   StatusOr<int> result = 0;
   std::atomic<bool> done = false;
   std::thread thread([&] {

@@ -72,7 +72,6 @@ class Pod:
         always = obj["spec"].get("restartPolicy", "Always") == "Always"
         while not self.stop:
             code = self.run_once(obj)
-            self.ends = getattr(self, "ends", []) + [code]
             self.last = {"exitCode": code, "finishedAt": now(),
                          "reason": "Completed" if code == 0 else "Error"}
             if not always or self.stop:
@@ -203,8 +202,10 @@ class FakeCluster:
                 os.makedirs(folder, exist_ok=True)
                 data = self.api.get(("", "configmaps", namespace, name))["data"]
                 for file, text in data.items():
-                    with open(os.path.join(folder, file), "w") as f:
+                    path = os.path.join(folder, file)
+                    with open(f"{path}.{meta['uid']}", "w") as f:
                         f.write(text)
+                    os.rename(f.name, path)  # others may be reading it
             else:
                 continue
             for mount in container["volumeMounts"]:

@@ -7,8 +7,10 @@ import threading
 import time
 
 import pytest
+import yaml
 
-from conftest import JOB, digest, kubeconfig, write_rows
+import lints
+from conftest import JOB, SOURCE, digest, kubeconfig, write_rows
 from fake_api import Fault, FakeApi, error
 from fake_cluster import FakeCluster
 
@@ -103,7 +105,6 @@ def test_trains_the_model_of_a_local_run_and_cleans_up(site, trained):
                 "small-job-worker-1"):
         assert pod in run.err, run
     assert s.api.names() == ONLY_THE_VOLUME
-    # Every object of the base was made, and nothing else touched.
     assert ("monitoring.coreos.com", "podmonitors", "create") in s.api.verbs
 
 
@@ -377,3 +378,19 @@ def test_objects_of_others_are_left_alone(site):
     run = s.launch()
     assert run.code == 1 and "belongs to no Shoal job" in run.err, run
     assert s.api.names() == [("statefulsets", "small-job-server")]
+
+
+def test_the_role_of_a_launcher_is_what_it_asks_for(site):
+    role = next(o for o in yaml.safe_load_all(
+        (SOURCE / "k8s/launcher/rbac.yaml").read_text())
+        if o["kind"] == "Role")
+    s = site(crds=[("monitoring.coreos.com", "podmonitors")],
+             stuck=lambda name: IMAGE if "server-1" in name else None)
+    run = s.launch("--start-within", "2")
+    assert run.code == 75, run
+    assert lints.unused_or_missing_verbs(role, s.api.verbs) == ([], [])
+    # The comparison finds what is missing and what is too much.
+    role["rules"][0]["verbs"] = ["get", "update"]
+    unused, missing = lints.unused_or_missing_verbs(role, s.api.verbs)
+    assert unused == [("batch", "jobs", "update")]
+    assert ("batch", "jobs", "delete") in missing
