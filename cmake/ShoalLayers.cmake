@@ -153,8 +153,23 @@ function(shoal_tests folder)
       endif()
     endif()
   endforeach()
+  shoal_python_tests(k8s)
   get_property(programs GLOBAL PROPERTY SHOAL_TEST_PROGRAMS)
   add_custom_target(all_tests DEPENDS ${programs})
+endfunction()
+
+# tests/<name>/run.py TOOLS PROGRAM runs tests of the program in Python.
+function(shoal_python_tests name)
+  if(TARGET shoal)
+    add_custom_target(${name}_tests DEPENDS shoal)
+    set_property(GLOBAL APPEND PROPERTY SHOAL_TEST_PROGRAMS ${name}_tests)
+    add_test(NAME ${name}_tests
+             COMMAND /usr/bin/python3 ${CMAKE_SOURCE_DIR}/tests/${name}/run.py
+                     ${CMAKE_BINARY_DIR}/${name}_tools $<TARGET_FILE:shoal>)
+    set_tests_properties(
+      ${name}_tests PROPERTIES TIMEOUT 900 WORKING_DIRECTORY
+                               ${CMAKE_SOURCE_DIR})
+  endif()
 endfunction()
 
 function(shoal_benchmarks)
