@@ -160,6 +160,10 @@ StatusOr<std::string> ResolveAddress(const std::string& address,
     return address;
   }
   const std::string host(found);
+  in_addr literal = {};
+  if (::inet_pton(AF_INET, host.c_str(), &literal) == 1) {
+    return address;
+  }
   const std::string service = std::to_string(port);
   addrinfo hints = {};
   hints.ai_flags = AI_ADDRCONFIG | AI_NUMERICSERV;
