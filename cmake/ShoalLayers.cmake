@@ -40,6 +40,18 @@ function(shoal_proto target)
   endforeach()
 endfunction()
 
+# shoal_embed(layer FILES...): BaseFiles() of that layer has their texts.
+function(shoal_embed layer)
+  set(out ${CMAKE_BINARY_DIR}/generated/${layer}/embedded_files.cc)
+  add_custom_command(
+    OUTPUT ${out}
+    COMMAND ${CMAKE_COMMAND} -DOUT=${out} "-DFILES=${ARGN}" -P
+            ${CMAKE_SOURCE_DIR}/cmake/EmbedFiles.cmake
+    DEPENDS ${ARGN} ${CMAKE_SOURCE_DIR}/cmake/EmbedFiles.cmake
+    VERBATIM)
+  target_sources(shoal_${layer} PRIVATE ${out})
+endfunction()
+
 # shoal_layer(name USES layers... LIBS libraries...)
 function(shoal_layer name)
   cmake_parse_arguments(arg "" "" "USES;LIBS" ${ARGN})
@@ -153,8 +165,23 @@ function(shoal_tests folder)
       endif()
     endif()
   endforeach()
+  shoal_python_tests(k8s)
   get_property(programs GLOBAL PROPERTY SHOAL_TEST_PROGRAMS)
   add_custom_target(all_tests DEPENDS ${programs})
+endfunction()
+
+# tests/<name>/run.py TOOLS PROGRAM runs tests of the program in Python.
+function(shoal_python_tests name)
+  if(TARGET shoal)
+    add_custom_target(${name}_tests DEPENDS shoal)
+    set_property(GLOBAL APPEND PROPERTY SHOAL_TEST_PROGRAMS ${name}_tests)
+    add_test(NAME ${name}_tests
+             COMMAND /usr/bin/python3 ${CMAKE_SOURCE_DIR}/tests/${name}/run.py
+                     ${CMAKE_BINARY_DIR}/${name}_tools $<TARGET_FILE:shoal>)
+    set_tests_properties(
+      ${name}_tests PROPERTIES TIMEOUT 900 WORKING_DIRECTORY
+                               ${CMAKE_SOURCE_DIR})
+  endif()
 endfunction()
 
 function(shoal_benchmarks)

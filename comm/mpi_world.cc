@@ -61,11 +61,10 @@ StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Create(Threads threads) {
   const StatusOr<void*> symbol =
       LoadPlugin(path, SHOAL_MPI_TABLE_SYMBOL, /*global=*/true);
   if (!symbol.ok()) {
-    return NotFoundError(
-        StrCat("mpirun started this process, but the MPI plug-in does not "
-               "load (",
-               symbol.status().message(),
-               "); build it with Open MPI installed"));
+    return NotFoundError(StrCat(
+        "mpirun started this process, but the MPI plug-in does not "
+        "load (",
+        symbol.status().message(), "); build it with Open MPI installed"));
   }
   using TableFn = const ShoalMpiTable* (*)();
   const auto table = reinterpret_cast<TableFn>(*symbol);

@@ -24,6 +24,7 @@
 #include "worker/metrics/metrics.h"
 
 namespace shoal::launch {
+
 void PrintSummary(const JobRun& run, RunRequest::Kind kind) {
   const worker::TrainingSummary& summary = run.summary();
   if (summary.test.has_value()) {
@@ -79,6 +80,11 @@ Status RefuseMpirun(const char* command) {
 Status RunJob(const RunRequest& request) {
   if (comm::MpiWorld::Present() && !request.in_process) {
     return RunAsRanks(request);
+  }
+  if (request.expect_ranks > 0) {
+    return FailedPreconditionError(
+        StrCat("--expect-ranks ", request.expect_ranks,
+               ", but mpirun did not start this process"));
   }
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
                          JobRun::Prepare(request));

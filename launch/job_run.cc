@@ -26,6 +26,9 @@
 namespace shoal::launch {
 namespace {
 
+// Whose checkpoints those of the folder are: RunRequest::run.
+constexpr char kRunFile[] = "/run";
+
 double WallTime() {
   return std::chrono::duration<double>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -121,14 +124,38 @@ Status JobRun::Load() {
                  key, "=auto"));
     }
   }
-  const std::string& checkpoint = request_.checkpoint.empty()
-                                      ? job_->checkpoint().restore()
-                                      : request_.checkpoint;
+  SHOAL_ASSIGN_OR_RETURN(std::string checkpoint, OwnCheckpoint());
+  if (!checkpoint.empty()) {
+    std::fprintf(stderr, "note: going on from %s\n", checkpoint.c_str());
+  } else {
+    checkpoint = request_.checkpoint.empty() ? job_->checkpoint().restore()
+                                             : request_.checkpoint;
+  }
   if (!checkpoint.empty()) {
     SHOAL_ASSIGN_OR_RETURN(restored_,
                            OpenCheckpoint(*storage_, checkpoint, *job_));
   }
   return OkStatus();
+}
+
+// The newest checkpoint that an earlier try of this run left, or none.
+StatusOr<std::string> JobRun::OwnCheckpoint() {
+  if (request_.run.empty()) {
+    return std::string();
+  }
+  const StatusOr<Buffer> of = storage_->ReadFile(out() + kRunFile);
+  if (of.status().code() == StatusCode::kNotFound) {
+    return std::string();
+  }
+  SHOAL_RETURN_IF_ERROR(of.status());
+  if (of->text() != request_.run) {
+    return std::string();
+  }
+  StatusOr<std::string> newest = ps::FindCheckpoint(*storage_, out());
+  if (newest.status().code() == StatusCode::kNotFound) {
+    return std::string();
+  }
+  return newest;
 }
 
 Status JobRun::PrepareData() {
@@ -303,6 +330,11 @@ Status JobRun::OnStarted(int64_t step) {
   for (const char* report : {"/metrics.json", "/report.html"}) {
     SHOAL_RETURN_IF_ERROR(storage_->Remove(out() + report));
   }
+  const Buffer run = Buffer::CopyOf(request_.run);
+  SHOAL_RETURN_IF_ERROR(
+      request_.run.empty()
+          ? storage_->Remove(out() + kRunFile)
+          : storage_->PublishFile(out() + kRunFile, {&run, 1}));
   progress_ = std::make_unique<worker::Progress>(
       worker::Progress::Detect(stderr), clock_);
   progress_->Start(step, plan_.total_steps, plan_.steps_per_epoch);

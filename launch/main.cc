@@ -12,6 +12,8 @@
 #include "launch/allreduce_bench.h"
 #include "launch/commands.h"
 #include "launch/doctor.h"
+#include "launch/kubernetes/command.h"
+#include "launch/kubernetes/launch_job.h"
 #include "launch/mpi_launch.h"
 #include "launch/services.h"
 #include "worker/job.h"
@@ -45,6 +47,15 @@ void AddJobOptions(CLI::App& command, RunRequest& request) {
                    "Writes a timeline that ui.perfetto.dev opens");
 }
 
+void AddRunOption(CLI::App& command, RunRequest& request) {
+  command
+      .add_option("--run", request.run,
+                  "Goes on from the newest checkpoint in --out if a training "
+                  "with the same ID wrote it: for those that start a failed "
+                  "one again")
+      ->type_name("ID");
+}
+
 // Seconds that members and coordinator wait for each other.
 void AddJoinOption(CLI::App& command, shoal::Duration& join_within) {
   command
@@ -75,10 +86,17 @@ void AddRoleOptions(CLI::App& command, RoleOptions& role,
                   "Which server or worker, from 0 (default: a server takes the "
                   "number that its host's name ends with, a worker any)")
       ->check(CLI::NonNegativeNumber);
+  CLI::Option* const job =
+      command
+          .add_option("--job", role.job_path,
+                      "Takes transport and shards from this job file")
+          ->type_name("JOB.yaml");
   command.add_option("--transport", role.transport, "auto, shm or zmq")
-      ->check(CLI::IsMember({"auto", "shm", "zmq"}));
+      ->check(CLI::IsMember({"auto", "shm", "zmq"}))
+      ->excludes(job);
   command.add_option("--shards", role.shards, "Shards of a server")
-      ->check(CLI::Range(1, 256));
+      ->check(CLI::Range(1, 256))
+      ->excludes(job);
   AddJoinOption(command, role.join_within);
   AddHttpOption(command, options);
   command.add_option("--trace", options.trace_folder,
@@ -108,6 +126,11 @@ int main(int argc, char** argv) {
   RunRequest train;
   CLI::App* command = app.add_subcommand("train", "Trains a job's model");
   AddJobOptions(*command, train);
+  AddRunOption(*command, train);
+  command
+      ->add_option("--expect-ranks", train.expect_ranks,
+                   "Refuses to train unless mpirun started so many ranks")
+      ->check(CLI::Range(1, 1 << 20));
   // Who started mpirun wants to know whether another try may help.
   bool service = shoal::comm::MpiWorld::Present();
   command->callback([&] { status = shoal::launch::RunJob(train); });
@@ -220,10 +243,11 @@ int main(int argc, char** argv) {
   command->callback(
       [&] { status = shoal::launch::RunAllReduceBench(allreduce); });
 
-  CLI::App* launch = app.add_subcommand("launch", "Starts jobs elsewhere");
+  int exit_code = 0;  // of a job that ran elsewhere
+  CLI::App* launch =
+      app.add_subcommand("launch", "Runs a job on other machines");
   launch->require_subcommand(1);
   shoal::launch::MpiLaunchOptions mpi;
-  int launch_exit = -1;
   command = launch->add_subcommand(
       "mpi", "Trains a job under mpirun, on the hosts of its `placement`");
   AddJobOptions(*command, mpi.run);
@@ -245,7 +269,14 @@ int main(int argc, char** argv) {
       ->allow_extra_args(false)
       ->take_all();
   command->callback(
-      [&] { status = shoal::launch::RunMpiLaunch(mpi, &launch_exit); });
+      [&] { status = shoal::launch::RunMpiLaunch(mpi, &exit_code); });
+  shoal::launch::AddKubernetesCommand(
+      *launch, [&](const shoal::launch::KubernetesRequest& request) {
+        service = true;
+        const auto ended = shoal::launch::LaunchOnKubernetes(request);
+        status = ended.status();
+        exit_code = ended.ok() ? *ended : 0;
+      });
 
   CLI::App* job = app.add_subcommand("job", "About job files");
   bool explain = false;
@@ -285,6 +316,7 @@ int main(int argc, char** argv) {
   AddJobOptions(*command, coordinate);
   AddJoinOption(*command, join_within);
   AddHttpOption(*command, service_options);
+  AddRunOption(*command, coordinate);
   command->callback([&] {
     service = true;
     status = shoal::launch::RunCoordinatorService(coordinate, join_within,
@@ -299,10 +331,10 @@ int main(int argc, char** argv) {
   }
   if (!status.ok()) {
     std::fprintf(stderr, "shoal: %s\n", status.message().c_str());
-    if (launch_exit > 0) {
-      return launch_exit;
+    if (exit_code > 0) {
+      return exit_code;
     }
     return service ? shoal::launch::ServiceExitCode(status) : 1;
   }
-  return 0;
+  return exit_code;
 }

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "base/storage.h"
+#include "base/plugin.h"
 #include "base/strcat.h"
 #include "launch/placement.h"
 #include "launch/supervisor.h"

@@ -131,6 +131,14 @@ Status RunAsRanks(const RunRequest& request) {
       comm::MpiWorld::Create(collective || job->transport() == "mpi"
                                  ? comm::MpiWorld::Threads::kMultiple
                                  : comm::MpiWorld::Threads::kOne));
+  if (request.expect_ranks > 0 && world->size() != request.expect_ranks) {
+    return FailedPreconditionError(
+        StrCat("mpirun started ", world->size(),
+               " ranks, but --expect-ranks says ", request.expect_ranks,
+               ": it may not have read its host file (Open MPI 5 reads "
+               "PRTE_MCA_prte_default_hostfile, Open MPI 4 "
+               "OMPI_MCA_orte_default_hostfile)"));
+  }
   SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> hosts,
                          world->HostNames());
   SHOAL_ASSIGN_OR_RETURN(const std::vector<RankRole> roles,
