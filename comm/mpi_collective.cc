@@ -43,6 +43,13 @@ constexpr size_t kSpareMax = 4;
 // MPI counts in an int.
 constexpr int64_t kBytesMax = std::numeric_limits<int>::max();
 
+// No bytes may lie at null.
+void Copy(void* to, const void* from, int64_t bytes) {
+  if (bytes > 0) {
+    std::memcpy(to, from, static_cast<size_t>(bytes));
+  }
+}
+
 }  // namespace
 
 // One operation. `start` runs on the thread that asks MPI; what it uses is here
@@ -292,11 +299,14 @@ Buffer MpiCollective::SumOfTerms(DType dtype,
               group_.members[static_cast<size_t>(group_.rank)].nodes.size());
   Buffer sum = Take(count * SizeOf(dtype));
   std::byte* const to = sum.data();
+  if (count == 0) {
+    return sum;
+  }
   if (terms.empty()) {
     std::memset(to, 0, static_cast<size_t>(sum.size()));
     return sum;
   }
-  std::memcpy(to, terms[0], static_cast<size_t>(sum.size()));
+  Copy(to, terms[0], sum.size());
   for (size_t i = 1; i < terms.size(); ++i) {
     AddElements(dtype, to, static_cast<const std::byte*>(terms[i]), to, count);
   }
@@ -315,9 +325,7 @@ void MpiCollective::AllReduce(DType dtype, std::span<const void* const> terms,
     return world_.table().allreduce(world_.group(), static_cast<int>(dtype),
                                     data, static_cast<int>(count), request);
   };
-  op->finish = [data, out, bytes = op->bytes()] {
-    std::memcpy(out, data, static_cast<size_t>(bytes));
-  };
+  op->finish = [data, out, bytes = op->bytes()] { Copy(out, data, bytes); };
   Start(std::move(op));
 }
 
@@ -362,10 +370,7 @@ void MpiCollective::ReduceScatter(DType dtype,
                                              segments.counts.data(), request);
       };
   op->finish = [to, out, first, bytes] {
-    if (bytes > 0) {
-      std::memcpy(static_cast<std::byte*>(out) + first, to,
-                  static_cast<size_t>(bytes));
-    }
+    Copy(static_cast<std::byte*>(out) + first, to, bytes);
   };
   Start(std::move(op));
 }
@@ -379,16 +384,14 @@ void MpiCollective::AllGather(DType dtype, void* data, int64_t count,
   const int64_t bytes = op->bytes();
   op->memory = {Take(bytes)};
   void* const all = op->memory[0].data();
-  std::memcpy(all, data, static_cast<size_t>(bytes));
+  Copy(all, data, bytes);
   op->start = [this, dtype, all, segments = SegmentsOf(count, group_.size())](
                   ShoalMpiRequest** request) {
     return world_.table().all_gather(world_.group(), static_cast<int>(dtype),
                                      all, segments.counts.data(),
                                      segments.firsts.data(), request);
   };
-  op->finish = [all, data, bytes] {
-    std::memcpy(data, all, static_cast<size_t>(bytes));
-  };
+  op->finish = [all, data, bytes] { Copy(data, all, bytes); };
   Start(std::move(op));
 }
 
@@ -403,15 +406,13 @@ void MpiCollective::AllToAll(DType dtype, const void* from, void* to,
   op->memory = {Take(bytes), Take(bytes)};
   void* const sent = op->memory[0].data();
   void* const got = op->memory[1].data();
-  std::memcpy(sent, from, static_cast<size_t>(bytes));
+  Copy(sent, from, bytes);
   op->start = [this, dtype, sent, got, count](ShoalMpiRequest** request) {
     return world_.table().all_to_all(world_.group(), static_cast<int>(dtype),
                                      sent, got, static_cast<int>(count),
                                      request);
   };
-  op->finish = [got, to, bytes] {
-    std::memcpy(to, got, static_cast<size_t>(bytes));
-  };
+  op->finish = [got, to, bytes] { Copy(to, got, bytes); };
   Start(std::move(op));
 }
 
@@ -426,7 +427,7 @@ void MpiCollective::Broadcast(DType dtype, void* data, int64_t count, int root,
   op->memory = {Take(bytes)};
   void* const copy = op->memory[0].data();
   if (root == group_.rank) {
-    std::memcpy(copy, data, static_cast<size_t>(bytes));
+    Copy(copy, data, bytes);
   }
   op->start = [this, copy, bytes, root](ShoalMpiRequest** request) {
     return world_.table().broadcast(world_.group(), copy,
@@ -434,7 +435,7 @@ void MpiCollective::Broadcast(DType dtype, void* data, int64_t count, int root,
   };
   op->finish = [this, copy, data, bytes, root] {
     if (root != group_.rank) {
-      std::memcpy(data, copy, static_cast<size_t>(bytes));
+      Copy(data, copy, bytes);
     }
   };
   Start(std::move(op));
