@@ -91,6 +91,62 @@ TEST_F(JobsTest, ADeviceThatIsNotThereSaysWhyAndWhatToDo) {
                                          "cluster.workers is 1"));
 }
 
+// On the stand-in GPU that g++ makes of the CUDA kernels' sources.
+class GpuTest : public JobsTest {
+ protected:
+  RunOutcome TrainOnGpu(const std::string& variable,
+                        const std::vector<std::string>& more) const {
+    std::vector<std::string> argv = {
+        "/usr/bin/env", std::string("SHOAL_CUDA_PLUGIN=") + SHOAL_CUDA_SHIM,
+        variable};
+    const std::vector<std::string> train = TrainCommand("out", more);
+    argv.insert(argv.end(), train.begin(), train.end());
+    argv.insert(argv.end(), {"--set", "device=cuda", "--set",
+                             "train.max_steps=8", "--set", "data.limit=400"});
+    return RunProgram(argv);
+  }
+};
+
+TEST_F(GpuTest, HasTheCpusBits) {
+  ASSERT_EQ(Train("cpu", {"--in-process", "--set", "train.max_steps=8", "--set",
+                          "data.limit=400"})
+                .exit_code,
+            0);
+  const std::string digest = Digest("cpu");
+  const std::vector<std::vector<std::string>> clusters = {
+      {"--in-process"},
+      {"--set", "cluster.workers=2", "--set", "cluster.servers=2"},
+      {"--set", "cluster.workers=2", "--set", "consistency.dense=allreduce"},
+      {"--set", "cluster.workers=2", "--set", "devices.workers=[cuda:1, cpu]"}};
+  for (const std::vector<std::string>& cluster : clusters) {
+    const RunOutcome run = TrainOnGpu("SHOAL_SHIM_DEVICES=2", cluster);
+    ASSERT_EQ(run.exit_code, 0) << run.output;
+    EXPECT_EQ(Digest("out"), digest) << ::testing::PrintToString(cluster);
+    fs::remove_all(folder_ / "out");
+  }
+}
+
+TEST_F(GpuTest, WhatIsWrongWithAGpuIsSaid) {
+  const RunOutcome none = TrainOnGpu("SHOAL_SHIM_DRIVER=0", {});
+  EXPECT_NE(none.exit_code, 0);
+  EXPECT_THAT(none.output,
+              AllOf(HasSubstr("no GPU can be used"), HasSubstr("error 35"),
+                    HasSubstr("or set device: cpu")));
+  const RunOutcome old = TrainOnGpu("SHOAL_SHIM_DRIVER=12040", {});
+  EXPECT_NE(old.exit_code, 0);
+  EXPECT_THAT(old.output,
+              AllOf(HasSubstr("no GPU can be used"), HasSubstr("driver")));
+  const RunOutcome small = TrainOnGpu("SHOAL_SHIM_MEMORY_BYTES=4096", {});
+  EXPECT_NE(small.exit_code, 0);
+  EXPECT_THAT(small.output, AllOf(HasSubstr("out of memory"),
+                                  HasSubstr("lower train.batch_size")));
+  const RunOutcome missing =
+      TrainOnGpu("SHOAL_SHIM_DEVICES=1", {"--set", "devices.workers=[cuda:1]"});
+  EXPECT_NE(missing.exit_code, 0);
+  EXPECT_THAT(missing.output,
+              HasSubstr("there is no GPU 1; this machine has 1"));
+}
+
 TEST_F(JobsTest, DoctorSaysWhatIsMissing) {
   const std::vector<std::string> doctor = {
       "/usr/bin/env", "SHOAL_CUDA_PLUGIN=/none/libshoal_cuda.so", SHOAL_PROGRAM,
