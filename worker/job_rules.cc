@@ -188,8 +188,11 @@ Problem CheckCluster(const JobSpec& job) {
   }
   if (job.transport() == "inproc" || job.transport() == "shm") {
     for (const char* key : {"listen", "port"}) {
-      if (cluster.GetReflection()->HasField(
-              cluster, cluster.GetDescriptor()->FindFieldByName(key))) {
+      const FieldDescriptor& field =
+          *cluster.GetDescriptor()->FindFieldByName(key);
+      // A checkpoint's job has its defaults filled in.
+      if (cluster.GetReflection()->HasField(cluster, &field) &&
+          !SaysTheDefault(cluster, field)) {
         return JobProblem{
             StrCat("cluster.", key),
             StrCat("transport ", job.transport(),
