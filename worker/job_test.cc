@@ -426,6 +426,7 @@ TEST(JobRulesTest, AllowedNeighboursOfBrokenRulesPass) {
       {"consistency={dense: allreduce, sharded_optimizer: true}"},
       {"consistency={tables: auto, dense: auto}"},
       {"consistency={mode: bounded, tables: auto}"},
+      {"transport=shm", "cluster={listen: auto, port: 0}"},
       {"data.csv.delimiter=\"\\t\""},
       {"data.csv.delimiter=;"},
       {"data.csv.header=false", "data.csv.columns=[origin, late]"},
