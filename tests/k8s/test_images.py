@@ -109,13 +109,15 @@ def test_ranks_reach_each_other_by_its_sshd(image, program, tmp_path, trained):
         path.chmod(0o640)
     keys.chmod(0o755)
     script = (
-        "set -e; /usr/sbin/sshd -De -f /etc/ssh/shoal_sshd_config & "
+        "set -e; /usr/sbin/sshd -De -f /etc/ssh/shoal_sshd_config 2>&1 & "
         "for i in $(seq 100); do ssh localhost true && break; sleep 0.1; done; "
         # Another name than the host's, so that mpirun takes ssh.
         "mpirun --bind-to none --mca plm_rsh_no_tree_spawn 1 -np 4 "
         "--host rank-0:4 shoal train job.yaml --out out --expect-ranks=4")
     out = run(*PODMAN, *mounts, "--volume", f"{keys}:/home/shoal/.ssh",
-              "--tmpfs", "/tmp", "--add-host", "rank-0:127.0.0.1", image,
+              "--tmpfs", "/tmp", "--add-host", "rank-0:127.0.0.2", image,
               "bash", "-c", script)
     assert "test: auc" in out
+    # That of the loop, and mpirun's.
+    assert out.count("Accepted publickey for shoal") >= 2, out
     assert digest(program, tmp_path / "out") == trained
