@@ -45,7 +45,7 @@ TEST(ListenTest, NamesInAddressesBecomeAddresses) {
   const std::string port = address.substr(address.rfind(':'));
   const auto local = ResolveAddress("tcp://localhost" + port, now);
   ASSERT_TRUE(local.ok()) << local.status();
-  EXPECT_EQ(*local, address);
+  EXPECT_EQ(*local, "tcp://127.0.0.1" + port);
   // A name that is known, but of a host where nothing listens: it may be that
   // of a service's earlier life.
   ASSERT_TRUE((*endpoint)->Close(now).ok());
