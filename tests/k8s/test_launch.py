@@ -121,36 +121,6 @@ def test_keeps_the_objects_when_asked_and_makes_room_next_time(site, trained):
     assert digest(s.program, s.out()) == trained
 
 
-def test_api_faults_are_lived_through(site, trained):
-    s = site()
-    s.api.faults = [
-        Fault("PATCH", "configmaps", 429, headers={"Retry-After": "1"}),
-        Fault("PATCH", "services", 500, times=2),
-        Fault("PATCH", "statefulsets", 409,
-              body=error(409, "Conflict", "the object has been modified")),
-        Fault("GET", r"/pods\?labelSelector=[^&]*$", 503, times=2),
-        Fault("GET", r"/jobs\?.*watch", 500, times=2),
-        Fault("GET", r"/pods\?.*watch", 429, headers={"Retry-After": "1"}),
-        Fault("GET", r"/log", 500),
-        Fault("DELETE", "jobs", 504),
-    ]
-
-    def forget(process):
-        s.wait_for(s.trains)
-        s.api.forget_history()
-
-    begin = time.monotonic()
-    run = s.launch(meanwhile=forget)
-    assert run.code == 0, run
-    assert time.monotonic() - begin > 1, "it asked again before Retry-After"
-    assert digest(s.program, s.out()) == trained
-    assert [f.hits for f in s.api.faults] == [1, 2, 1, 2, 2, 1, 1, 1]
-    lists = [r for r in s.api.requests
-             if re.match(r"GET \S*/jobs\?labelSelector=[^&]*$", r)]
-    assert len(lists) >= 2, "after 410 it must list again"
-    assert s.api.names() == ONLY_THE_VOLUME
-
-
 # Long enough that it is not done before a pod is deleted.
 LONG = ["--set", "train.epochs=60", "--set", "checkpoint.every_steps=20",
         "--set", "train.eval.every_epoch=false"]
@@ -167,6 +137,38 @@ def trained_long(program, tmp_path_factory):
                     "--in-process", *LONG], cwd=folder, check=True,
                    capture_output=True, timeout=60)
     return digest(program, folder / "out")
+
+
+def test_api_faults_are_lived_through(site, trained_long):
+    s = site()
+    s.api.faults = [
+        Fault("PATCH", "configmaps", 429, headers={"Retry-After": "1"}),
+        Fault("PATCH", "services", 500, times=2),
+        Fault("PATCH", "statefulsets", 409,
+              body=error(409, "Conflict", "the object has been modified")),
+        Fault("GET", r"/pods\?labelSelector=[^&]*$", 503, times=2),
+        Fault("GET", r"/jobs\?.*watch", 500, times=2),
+        Fault("GET", r"/pods\?.*watch", 429, headers={"Retry-After": "1"}),
+        Fault("GET", r"/log", 500),
+        Fault("DELETE", "jobs", 504),
+    ]
+
+    def forget(process):
+        # Once it watches, after the faults above.
+        s.wait_for(lambda: s.trains() and sum(
+            "/jobs?" in r and "watch" in r for r in s.api.requests) > 2)
+        s.api.forget_history()
+
+    begin = time.monotonic()
+    run = s.launch(*LONG, meanwhile=forget)
+    assert run.code == 0, run
+    assert time.monotonic() - begin > 1, "it asked again before Retry-After"
+    assert digest(s.program, s.out()) == trained_long
+    assert [f.hits for f in s.api.faults] == [1, 2, 1, 2, 2, 1, 1, 1]
+    lists = [r for r in s.api.requests
+             if re.match(r"GET \S*/jobs\?labelSelector=[^&]*$", r)]
+    assert len(lists) >= 2, "after 410 it must list again"
+    assert s.api.names() == ONLY_THE_VOLUME
 
 
 def delete_pod(s, name):
