@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "base/random.h"
 #include "base/plugin.h"
+#include "base/random.h"
 #include "base/strcat.h"
 #include "comm/listen.h"
 #include "comm/mpi_world.h"

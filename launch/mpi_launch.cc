@@ -15,8 +15,8 @@
 #include <system_error>
 #include <utility>
 
-#include "base/storage.h"
 #include "base/plugin.h"
+#include "base/storage.h"
 #include "base/strcat.h"
 #include "launch/placement.h"
 #include "launch/supervisor.h"
