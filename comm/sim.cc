@@ -541,6 +541,10 @@ Status SimWorld::Impl::Send(NodeState& state, EndpointId peer, Lane lane,
   if (!link.open || link.session != session) {
     return OkStatus();  // Into the void: this end does not know it yet.
   }
+  // A network has its own copy: a sender that crashes takes its memory with it.
+  for (Buffer& frame : message.frames) {
+    frame = Buffer::CopyOf(frame.data(), frame.size());
+  }
   const int side = SideOf(state.id, peer);
   const int64_t size = message.size_bytes();
   if (!HasRoom(link.bytes_under_way[side], size,
