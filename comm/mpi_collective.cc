@@ -21,9 +21,6 @@
 namespace shoal::comm {
 namespace {
 
-constexpr int kSequenceBits = 48;
-constexpr uint64_t kSequenceMask = (uint64_t{1} << kSequenceBits) - 1;
-
 // Messages between members: how far are you, so far, and I have given up (the
 // text is frame 0).
 constexpr uint8_t kAsk = 1;
@@ -497,36 +494,30 @@ void MpiCollective::OnEnded(uint64_t sequence, const Status& status) {
 }
 
 bool MpiCollective::OnMessage(EndpointId from, Message& message) {
-  if (message.header.method != kCollectiveMethod ||
-      message.header.request >> kSequenceBits != group_.id) {
+  if (!IsOfGroup(message, group_)) {
     return false;
   }
-  const auto member =
-      std::find_if(group_.members.begin(), group_.members.end(),
-                   [&](const Group::Member& m) { return m.endpoint == from; });
-  if (member == group_.members.end()) {
+  const int rank = group_.RankOf(from);
+  if (rank < 0) {
     return true;
   }
+  const Group::Member& member = group_.members[static_cast<size_t>(rank)];
   switch (message.header.status) {
     case kAsk:
       Tell(from, kSoFar, next_sequence_ - 1, "");
       return true;
     case kSoFar: {
-      Member& told =
-          members_[static_cast<size_t>(member - group_.members.begin())];
-      told.sequence = message.header.request & kSequenceMask;
+      Member& told = members_[static_cast<size_t>(rank)];
+      told.sequence = SequenceOf(message);
       told.answered = true;
       return true;
     }
     case kAbort:
-      Fail(AbortedError(
-               StrCat(member->name, " gave up: ",
-                      message.frames.empty() ? "" : message.frames[0].text())),
-           false);
+      Fail(GaveUpError(member, message), false);
       return true;
     default:
       Fail(InvalidArgumentError(
-               StrCat(member->name,
+               StrCat(member.name,
                       " sent a message of another collective backend: is "
                       "cluster.collective the same everywhere?")),
            true);
@@ -538,7 +529,7 @@ void MpiCollective::Tell(EndpointId to, uint8_t phase, uint64_t sequence,
                          const std::string& text) {
   Message message;
   message.header.method = kCollectiveMethod;
-  message.header.request = (uint64_t{group_.id} << kSequenceBits) | sequence;
+  message.header.request = CollectiveRequest(group_, sequence);
   message.header.status = phase;
   if (!text.empty()) {
     message.frames.push_back(Buffer::CopyOf(text));
@@ -588,17 +579,15 @@ void MpiCollective::OnDeadline(uint64_t sequence) {
 }
 
 void MpiCollective::OnPeerDown(EndpointId peer, const Status& why) {
-  for (int rank = 0; rank < group_.size(); ++rank) {
-    if (group_.members[static_cast<size_t>(rank)].endpoint != peer ||
-        rank == group_.rank) {
-      continue;
-    }
-    members_[static_cast<size_t>(rank)].down = why;
-    if (!operations_.empty()) {
-      grace_timers_.push_back(context_.SetTimer(
-          context_.Now() + std::min(kGrace, timeout_),
-          [this, rank, last = next_sequence_ - 1] { OnGrace(rank, last); }));
-    }
+  const int rank = group_.RankOf(peer);
+  if (rank < 0 || rank == group_.rank) {
+    return;
+  }
+  members_[static_cast<size_t>(rank)].down = why;
+  if (!operations_.empty()) {
+    grace_timers_.push_back(context_.SetTimer(
+        context_.Now() + std::min(kGrace, timeout_),
+        [this, rank, last = next_sequence_ - 1] { OnGrace(rank, last); }));
   }
 }
 

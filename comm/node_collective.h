@@ -1,6 +1,7 @@
 #ifndef SHOAL_COMM_NODE_COLLECTIVE_H_
 #define SHOAL_COMM_NODE_COLLECTIVE_H_
 
+#include <cstdint>
 #include <memory>
 
 #include "base/registry.h"
@@ -14,6 +15,15 @@ namespace shoal::comm {
 // The method of the messages between the members of a collective, which are
 // one-way; nodes keep it free.
 inline constexpr uint16_t kCollectiveMethod = 0xC011;
+
+// `request` in the headers of these messages, which tells groups of a node and
+// operations of a group apart.
+uint64_t CollectiveRequest(const Group& group, uint64_t sequence);
+bool IsOfGroup(const Message& message, const Group& group);
+uint64_t SequenceOf(const Message& message);
+
+// kAborted: what the message says with which `member` gave up, in frame 0.
+Status GaveUpError(const Group::Member& member, const Message& message);
 
 // A collective as a part of a node, which hands over the collective's messages
 // and what becomes of the members. Belongs to the node's thread.

@@ -310,17 +310,41 @@ class CudaDevice : public Device {
   const ShoalCudaMath math_;
 };
 
-Status FindGpus(const ShoalCudaTable& table, CudaReport& report) {
-  constexpr const char* kToDo =
-      "; install or update the NVIDIA driver, or set device: cpu";
-  const int error = table.versions(&report.driver, &report.runtime);
-  int count = 0;
-  const int counting = error != 0 ? error : table.device_count(&count);
-  if (counting != 0) {
+constexpr const char* kToDo =
+    "; install or update the NVIDIA driver, or set device: cpu";
+
+// Errors: kUnavailable (why no GPU can be used, and what to do).
+StatusOr<const ShoalCudaTable*> LoadedTable() {
+  StatusOr<const ShoalCudaTable*> table = Table();
+  if (!table.ok()) {
     return UnavailableError(
-        StrCat("cuda: no GPU can be used: ", table.error_text(counting),
-               " (error ", counting, ")", kToDo));
+        StrCat("cuda: the plug-in does not load (", table.status().message(),
+               "); install the CUDA toolkit's libraries and build with nvcc, "
+               "or set device: cpu"));
   }
+  return table;
+}
+
+// One or more. Errors: kUnavailable.
+StatusOr<int> CountGpus(const ShoalCudaTable& table) {
+  int count = 0;
+  if (const int error = table.device_count(&count); error != 0) {
+    return UnavailableError(
+        StrCat("cuda: no GPU can be used: ", table.error_text(error),
+               " (error ", error, ")", kToDo));
+  }
+  if (count < 1) {
+    return UnavailableError(StrCat("cuda: the driver finds no GPU", kToDo));
+  }
+  return count;
+}
+
+// Of each GPU, which begins to use it.
+Status DescribeGpus(const ShoalCudaTable& table, CudaReport& report) {
+  SHOAL_RETURN_IF_ERROR(
+      CudaError(table, "asking for versions",
+                table.versions(&report.driver, &report.runtime)));
+  SHOAL_ASSIGN_OR_RETURN(const int count, CountGpus(table));
   for (int i = 0; i < count; ++i) {
     ShoalCudaInfo info = {};
     SHOAL_RETURN_IF_ERROR(CudaError(table, StrCat("asking GPU ", i),
@@ -332,9 +356,7 @@ Status FindGpus(const ShoalCudaTable& table, CudaReport& report) {
                            .memory_bytes = info.memory_bytes,
                            .free_bytes = info.free_bytes});
   }
-  return count > 0
-             ? OkStatus()
-             : UnavailableError(StrCat("cuda: the driver finds no GPU", kToDo));
+  return OkStatus();
 }
 
 }  // namespace
@@ -342,35 +364,27 @@ Status FindGpus(const ShoalCudaTable& table, CudaReport& report) {
 CudaReport ProbeCuda() {
   CudaReport report;
   report.plugin = PluginToLoad();
-  const StatusOr<const ShoalCudaTable*> table = Table();
-  if (!table.ok()) {
-    report.status = UnavailableError(
-        StrCat("cuda: the plug-in does not load (", table.status().message(),
-               "); install the CUDA toolkit's libraries and build with nvcc, "
-               "or set device: cpu"));
-    return report;
-  }
-  report.loaded = true;
-  report.status = FindGpus(**table, report);
+  const StatusOr<const ShoalCudaTable*> table = LoadedTable();
+  report.loaded = table.ok();
+  report.status = table.ok() ? DescribeGpus(**table, report) : table.status();
   return report;
 }
 
 StatusOr<std::unique_ptr<Device>> OpenCudaDevice(const CudaOptions& options) {
-  const CudaReport report = ProbeCuda();
-  SHOAL_RETURN_IF_ERROR(report.status);
-  const auto count = static_cast<int>(report.gpus.size());
-  if (options.gpu < 0 || options.gpu >= count) {
-    return InvalidArgumentError(StrCat("cuda: there is no GPU ", options.gpu,
+  SHOAL_ASSIGN_OR_RETURN(const ShoalCudaTable* const table, LoadedTable());
+  SHOAL_ASSIGN_OR_RETURN(const int count, CountGpus(*table));
+  const int gpu = options.wrap ? options.gpu % count : options.gpu;
+  if (gpu < 0 || gpu >= count) {
+    return InvalidArgumentError(StrCat("cuda: there is no GPU ", gpu,
                                        "; this machine has ", count,
                                        ", numbered from 0"));
   }
-  const ShoalCudaTable& table = **Table();
   ShoalCudaContext* handle = nullptr;
-  SHOAL_RETURN_IF_ERROR(CudaError(table, StrCat("opening GPU ", options.gpu),
-                                  table.open(options.gpu, &handle)));
-  AddKernels("cuda", KernelsOf(table));
+  SHOAL_RETURN_IF_ERROR(CudaError(*table, StrCat("opening GPU ", gpu),
+                                  table->open(gpu, &handle)));
+  AddKernels("cuda", KernelsOf(*table));
   return std::unique_ptr<Device>(std::make_unique<CudaDevice>(
-      std::make_shared<Context>(table, handle), options.fast_math));
+      std::make_shared<Context>(*table, handle), options.fast_math));
 }
 
 }  // namespace shoal

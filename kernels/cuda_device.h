@@ -37,6 +37,7 @@ CudaReport ProbeCuda();
 
 struct CudaOptions {
   int gpu = 0;
+  bool wrap = false;  // `gpu` modulo their number
   // Matrix products by cuBLASLt: faster, and with other bits than the CPU's.
   // Otherwise every kernel has the bits of its CPU twin.
   bool fast_math = false;

@@ -43,15 +43,10 @@ bool DriverIsThere() {
 }
 
 StatusOr<std::unique_ptr<Device>> OpenGpu(const DeviceOptions& options) {
-  CudaOptions cuda = {.gpu = 0, .fast_math = options.fast_math};
-  if (const std::optional<int> number = GpuNumber(options.name)) {
-    cuda.gpu = *number;
-  } else {
-    const CudaReport report = ProbeCuda();
-    SHOAL_RETURN_IF_ERROR(report.status);
-    cuda.gpu = options.rank % static_cast<int>(report.gpus.size());
-  }
-  return OpenCudaDevice(cuda);
+  const std::optional<int> number = GpuNumber(options.name);
+  return OpenCudaDevice({.gpu = number.value_or(options.rank),
+                         .wrap = !number,
+                         .fast_math = options.fast_math});
 }
 
 }  // namespace

@@ -27,6 +27,7 @@
 #include "comm/mpi_table.h"
 #include "comm/mpi_world.h"
 #include "comm/transport.h"
+#include "comm/transports/event_inbox.h"
 #include "comm/transports/mpi_hub.h"
 #include "comm/transports/mpi_wire.h"
 
@@ -81,14 +82,6 @@ struct MpiPeer {
   bool open() const { return theirs != 0; }
 };
 
-struct MpiEvent {
-  enum class Kind { kMessage, kDown, kSendable, kNone };
-  Kind kind;
-  EndpointId peer;
-  Message message;
-  Status why;
-};
-
 class MpiEndpoint : public Endpoint {
  public:
   MpiEndpoint(const MpiWorld& world, const Options& options, int number,
@@ -130,7 +123,6 @@ class MpiEndpoint : public Endpoint {
   void TestSends(MpiPeer& peer);
   void SendSignal(MpiEnvelope::Kind kind, EndpointId to, MpiAddress address,
                   uint64_t session, uint64_t theirs, uint64_t num_bulk = 0);
-  bool Deliver(EndpointSink& sink);
   void Rest(Time now, Time end);
   void HangUp(MpiPeer& peer, bool say_bye);
   void End();
@@ -144,7 +136,7 @@ class MpiEndpoint : public Endpoint {
   std::unordered_map<EndpointId, std::unique_ptr<MpiPeer>> peers_;
   std::unordered_set<EndpointId> forgotten_;
   std::deque<Receiving> receiving_[kNumLanes];
-  std::deque<MpiEvent> inbox_;
+  EventInbox inbox_;
   Time quiet_since_;
   bool closed_ = false;
 };
@@ -238,11 +230,7 @@ void MpiEndpoint::Disconnect(EndpointId id) {
     HangUp(*it->second, /*say_bye=*/true);
     peers_.erase(it);
   }
-  for (MpiEvent& event : inbox_) {
-    if (event.peer == id) {
-      event.kind = MpiEvent::Kind::kNone;
-    }
-  }
+  inbox_.Forget(id);
 }
 
 Status MpiEndpoint::Send(EndpointId id, Lane lane, Message message) {
@@ -252,8 +240,7 @@ Status MpiEndpoint::Send(EndpointId id, Lane lane, Message message) {
   SHOAL_RETURN_IF_ERROR(CheckMessageSize(message));
   const auto it = peers_.find(id);
   if (it == peers_.end()) {
-    return UnavailableError(
-        StrCat("send: ", id, " is not connected, or it is down"));
+    return NotConnectedError(id);
   }
   MpiPeer& peer = *it->second;
   if (!peer.broken.ok()) {
@@ -262,8 +249,7 @@ Status MpiEndpoint::Send(EndpointId id, Lane lane, Message message) {
   const int64_t size = message.size_bytes();
   if (!HasRoom(peer.queued_bytes, size, queue_bytes_max_)) {
     peer.wants_room = true;
-    return ResourceExhaustedError(
-        StrCat("send: the queue to ", id, " is full"));
+    return QueueFullError(id);
   }
   peer.waiting[static_cast<int>(lane)].push_back({std::move(message), size});
   peer.queued_bytes += size;
@@ -279,7 +265,7 @@ Status MpiEndpoint::Poll(EndpointSink& sink, Duration timeout) {
   const Time end = now + timeout;
   while (true) {
     SHOAL_RETURN_IF_ERROR(Progress());
-    if (Deliver(sink) || bell_->Take()) {
+    if (inbox_.Deliver(sink) || bell_->Take()) {
       return OkStatus();
     }
     now = std::chrono::steady_clock::now();
@@ -297,7 +283,7 @@ Status MpiEndpoint::Close(Time deadline) {
   int64_t rest = 0;
   while (true) {
     const Status progress = Progress();
-    inbox_.clear();
+    inbox_.Clear();
     rest = 0;
     for (const auto& [id, peer] : peers_) {
       rest += peer->broken.ok() ? peer->queued_bytes : 0;
@@ -333,7 +319,7 @@ void MpiEndpoint::End() {
     }
     lane.clear();
   }
-  inbox_.clear();
+  inbox_.Clear();
   hub_.Remove(number_);
 }
 
@@ -353,7 +339,7 @@ Status MpiEndpoint::Progress() {
       continue;
     }
     HangUp(peer, /*say_bye=*/false);
-    inbox_.push_back({MpiEvent::Kind::kDown, peer.id, {}, peer.broken});
+    inbox_.PushDown(peer.id, peer.broken);
     it = peers_.erase(it);
   }
   if (!inbox_.empty()) {
@@ -440,7 +426,7 @@ void MpiEndpoint::OnHello(int rank, const MpiEnvelope& hello) {
           StrCat(hello.from, " ended its connection and began another"));
     }
     HangUp(old, /*say_bye=*/false);
-    inbox_.push_back({MpiEvent::Kind::kDown, old.id, {}, old.broken});
+    inbox_.PushDown(old.id, old.broken);
     peers_.erase(it);
     it = peers_.end();
   }
@@ -500,8 +486,7 @@ void MpiEndpoint::OnSession(const MpiEnvelope& envelope, Lane lane,
     peer.num_bulk_said = envelope.num_bulk;
   } else {
     peer.num_bulk_received += lane == Lane::kBulk ? 1 : 0;
-    inbox_.push_back(
-        {MpiEvent::Kind::kMessage, peer.id, std::move(message), {}});
+    inbox_.PushMessage(peer.id, std::move(message));
   }
   if (peer.said_bye && peer.num_bulk_received >= peer.num_bulk_said) {
     peer.broken = UnavailableError(StrCat(peer.id, " ended its connection"));
@@ -524,7 +509,7 @@ void MpiEndpoint::Service(MpiPeer& peer, Time now) {
   // Half of it free, so that sender and receiver do not take turns.
   if (peer.wants_room && peer.queued_bytes <= queue_bytes_max_ / 2) {
     peer.wants_room = false;
-    inbox_.push_back({MpiEvent::Kind::kSendable, peer.id, {}, {}});
+    inbox_.PushSendable(peer.id);
   }
 }
 
@@ -630,30 +615,6 @@ void MpiEndpoint::HangUp(MpiPeer& peer, bool say_bye) {
 }
 
 // --- Turns. ---
-
-// Only what is there now: what callbacks cause waits for the next turn.
-bool MpiEndpoint::Deliver(EndpointSink& sink) {
-  bool any = false;
-  for (size_t rest = inbox_.size(); rest > 0 && !inbox_.empty(); --rest) {
-    MpiEvent event = std::move(inbox_.front());
-    inbox_.pop_front();
-    switch (event.kind) {
-      case MpiEvent::Kind::kMessage:
-        sink.OnMessage(event.peer, std::move(event.message));
-        break;
-      case MpiEvent::Kind::kDown:
-        sink.OnPeerDown(event.peer, event.why);
-        break;
-      case MpiEvent::Kind::kSendable:
-        sink.OnSendable(event.peer);
-        break;
-      case MpiEvent::Kind::kNone:
-        continue;
-    }
-    any = true;
-  }
-  return any;
-}
 
 void MpiEndpoint::Rest(Time now, Time end) {
   const Duration quiet = now - quiet_since_;

@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
-#include <iterator>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -288,9 +286,8 @@ class HttpApiClient : public ApiClient {
   Status SignIn(httplib::Request* request) const {
     std::string token = access_.token;
     if (!access_.token_file.empty()) {
-      std::ifstream file(access_.token_file);
-      token.assign((std::istreambuf_iterator<char>(file)),
-                   std::istreambuf_iterator<char>());
+      const StatusOr<std::string> text = ReadText(access_.token_file);
+      token = text.ok() ? *text : "";
       while (!token.empty() && (token.back() == '\n' || token.back() == ' ')) {
         token.pop_back();
       }

@@ -25,16 +25,6 @@ std::string Environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-StatusOr<std::string> ReadText(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)),
-                   std::istreambuf_iterator<char>());
-  if (!file) {
-    return NotFoundError(StrCat("'", path, "' can't be read"));
-  }
-  return text;
-}
-
 StatusOr<std::string> DecodeBase64(std::string text, const std::string& what) {
   std::erase_if(text, [](char c) { return c == '\n' || c == '\r'; });
   std::string bytes(text.size() / 4 * 3 + 1, '\0');
@@ -238,6 +228,16 @@ StatusOr<ClusterAccess> OfThisPod(const std::string& folder,
 }
 
 }  // namespace
+
+StatusOr<std::string> ReadText(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(file)),
+                   std::istreambuf_iterator<char>());
+  if (!file) {
+    return NotFoundError(StrCat("'", path, "' can't be read"));
+  }
+  return text;
+}
 
 StatusOr<ClusterAccess> FindCluster(const AccessOptions& options) {
   std::vector<std::string> paths;

@@ -37,6 +37,9 @@ struct AccessOptions {
 // verification: the text says what to do instead).
 StatusOr<ClusterAccess> FindCluster(const AccessOptions& options);
 
+// All of a file. Errors: kNotFound (it can't be read).
+StatusOr<std::string> ReadText(const std::string& path);
+
 }  // namespace shoal::launch
 
 #endif  // SHOAL_LAUNCH_KUBERNETES_CLUSTER_ACCESS_H_

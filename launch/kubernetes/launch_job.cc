@@ -7,9 +7,7 @@
 #include <csignal>
 #include <cstdio>
 #include <deque>
-#include <fstream>
 #include <functional>
-#include <iterator>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -361,15 +359,13 @@ class Launch {
 };
 
 StatusOr<std::string> ReadJobText(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)),
-                   std::istreambuf_iterator<char>());
+  StatusOr<std::string> text = ReadText(path);
   // What the API server takes.
   constexpr size_t kBytesMax = size_t{1} << 20;
-  if (!file || text.size() > kBytesMax) {
+  if (!text.ok() || text->size() > kBytesMax) {
     return InvalidArgumentError(
-        StrCat(path, file ? ": is longer than the 1 MiB of a ConfigMap"
-                          : ": can't be read"));
+        StrCat(path, text.ok() ? ": is longer than the 1 MiB of a ConfigMap"
+                               : ": can't be read"));
   }
   return text;
 }

@@ -21,8 +21,6 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-using Words = std::vector<std::string>;
-
 class SafetyTest : public JobsTest {
  protected:
   RunOutcome Shoal(const Words& more) const {
