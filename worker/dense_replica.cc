@@ -130,7 +130,7 @@ void DenseReplica::Ready(int variable) {
   std::vector<int>& missing = under_way_->missing;
   --missing[bucket_of_[static_cast<size_t>(variable)]];
   Start(static_cast<int>(
-      std::find_if(missing.begin(), missing.end(),
+      std::find_if(missing.begin(), missing.end() - 1,
                    [](int variables) { return variables > 0; }) -
       missing.begin()));
 }

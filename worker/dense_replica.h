@@ -72,7 +72,9 @@ class DenseReplica {
   // The gradients of `variable`, or of all, of the step that has begun are
   // there. They are reduced in buckets, in the order in which a backward pass
   // yields them: from the last variable to the first, as many as make
-  // kBucketBytes at least. Of a sharded optimizer all are one bucket.
+  // kBucketBytes at least. Of a sharded optimizer all are one bucket. The last
+  // bucket, and so the change of values, waits for ReadyAll(): other gradients
+  // may still be computed from them.
   void Ready(int variable);
   void ReadyAll() { Start(num_buckets()); }
   int num_buckets() const { return static_cast<int>(buckets_.size()); }

@@ -124,13 +124,18 @@ class ReplicaNode : public comm::Node {
         Next();
       }
     });
-    Come(0);
+    Come(replica->step(), 0);
   }
 
   // The gradients of a step come one by one, in another order on each rank and
   // with pauses of another length; those that are not there are not finite.
-  void Come(int variables) {
+  void Come(int64_t step, int variables) {
     const auto all = static_cast<int>(joined_.model.variables.size());
+    if (variables == all) {
+      EXPECT_EQ(replica->step(), step) << "applied while it is computed";
+      replica->ReadyAll();
+      return;
+    }
     const int variable = (variables + joined_.index) % all;
     const ps::DenseLayout layout(joined_.model);
     const int64_t begin = layout.offset(variable);
@@ -140,14 +145,10 @@ class ReplicaNode : public comm::Node {
           joined_.model.variables[static_cast<size_t>(variable)].num_elements(),
           terms_[i].begin() + begin);
     }
-    if (variables == all - 1) {
-      replica->ReadyAll();
-      return;
-    }
     replica->Ready(variable);
     context_->SetTimer(
-        context_->Now() + std::chrono::milliseconds(1 + 3 * joined_.index),
-        [this, variables] { Come(variables + 1); });
+        context_->Now() + std::chrono::milliseconds(10 + 3 * joined_.index),
+        [this, step, variables] { Come(step, variables + 1); });
   }
 
   const ps::JoinResult joined_;
