@@ -18,8 +18,8 @@ class CpuStream : public Stream {
  public:
   explicit CpuStream(ThreadPool& pool) : pool_(pool) {}
   ThreadPool* pool() override { return &pool_; }
-  std::shared_ptr<Event> Record() override {
-    return std::make_shared<DoneEvent>();
+  StatusOr<std::shared_ptr<Event>> Record() override {
+    return std::shared_ptr<Event>(std::make_shared<DoneEvent>());
   }
   Status Wait(const Event& event) override {
     return event.Done() ? OkStatus()
@@ -41,8 +41,11 @@ class CpuDevice : public Device {
   StatusOr<Buffer> Allocate(int64_t size_bytes) override {
     return Buffer::Allocate(size_bytes);
   }
-  std::unique_ptr<Stream> CreateStream() override {
-    return std::make_unique<CpuStream>(pool_);
+  StatusOr<Buffer> AllocateHost(int64_t size_bytes) override {
+    return Buffer::Allocate(size_bytes);
+  }
+  StatusOr<std::unique_ptr<Stream>> CreateStream() override {
+    return std::unique_ptr<Stream>(std::make_unique<CpuStream>(pool_));
   }
   Status Copy(void* to, const void* from, int64_t size_bytes,
               Stream& /*stream*/) override {
@@ -54,7 +57,17 @@ class CpuDevice : public Device {
   ThreadPool& pool_;
 };
 
+Status CanNotRecord() {
+  return UnimplementedError("this device's streams can't record work");
+}
+
 }  // namespace
+
+Status Stream::BeginRecording() { return CanNotRecord(); }
+StatusOr<std::unique_ptr<RecordedWork>> Stream::EndRecording() {
+  return CanNotRecord();
+}
+Status Stream::Launch(const RecordedWork& /*work*/) { return CanNotRecord(); }
 
 std::unique_ptr<Device> CreateCpuDevice(ThreadPool& pool) {
   return std::make_unique<CpuDevice>(pool);

@@ -75,7 +75,7 @@ void RunKernel(benchmark::State& state, const std::string& op,
   }
   shoal::ThreadPool pool(static_cast<int>(state.range(0)));
   const auto device = shoal::CreateCpuDevice(pool);
-  const auto stream = device->CreateStream();
+  const std::unique_ptr<shoal::Stream> stream = *device->CreateStream();
   std::vector<Tensor> tensors;
   tensors.reserve(inputs.size() + outputs.size());
   std::vector<TensorView> in;

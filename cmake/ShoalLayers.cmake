@@ -40,6 +40,18 @@ function(shoal_proto target)
   endforeach()
 endfunction()
 
+# shoal_embed(layer FILES...): BaseFiles() of that layer has their texts.
+function(shoal_embed layer)
+  set(out ${CMAKE_BINARY_DIR}/generated/${layer}/embedded_files.cc)
+  add_custom_command(
+    OUTPUT ${out}
+    COMMAND ${CMAKE_COMMAND} -DOUT=${out} "-DFILES=${ARGN}" -P
+            ${CMAKE_SOURCE_DIR}/cmake/EmbedFiles.cmake
+    DEPENDS ${ARGN} ${CMAKE_SOURCE_DIR}/cmake/EmbedFiles.cmake
+    VERBATIM)
+  target_sources(shoal_${layer} PRIVATE ${out})
+endfunction()
+
 # shoal_layer(name USES layers... LIBS libraries...)
 function(shoal_layer name)
   cmake_parse_arguments(arg "" "" "USES;LIBS" ${ARGN})
@@ -94,6 +106,17 @@ function(shoal_test_program target)
                          WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
 endfunction()
 
+# The same program under another name, with a variable of the environment set.
+function(shoal_test_again program name variable)
+  add_test(NAME ${name} COMMAND ${program})
+  add_custom_target(${name} DEPENDS ${program})
+  set_tests_properties(
+    ${name} PROPERTIES
+    ENVIRONMENT
+    "${SHOAL_TEST_ENV};${variable};GTEST_OUTPUT=xml:${CMAKE_BINARY_DIR}/results/${name}.xml"
+    TIMEOUT 900 WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+endfunction()
+
 function(shoal_link_of out)
   set(link)
   foreach(layer IN LISTS ARGN)
@@ -123,15 +146,16 @@ function(shoal_mpi_plugin source)
   endif()
 endfunction()
 
-# shoal_tests(folder USES layers...): every tests/<group>/ is one program.
+# shoal_tests(folder USES layers...): every tests/<group>/ is one program, but
+# for those that have been made in another way.
 function(shoal_tests folder)
   cmake_parse_arguments(arg "" "" "USES" ${ARGN})
   shoal_link_of(link ${arg_USES})
   file(GLOB groups CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/*)
   foreach(group IN LISTS groups)
     file(GLOB sources CONFIGURE_DEPENDS ${group}/*.cc)
-    if(sources)
-      get_filename_component(name ${group} NAME)
+    get_filename_component(name ${group} NAME)
+    if(sources AND NOT TARGET ${name}_tests)
       shoal_test_program(${name}_tests SOURCES ${sources} LINK ${link})
       if(TARGET shoal)
         target_compile_definitions(
@@ -141,8 +165,23 @@ function(shoal_tests folder)
       endif()
     endif()
   endforeach()
+  shoal_python_tests(k8s)
   get_property(programs GLOBAL PROPERTY SHOAL_TEST_PROGRAMS)
   add_custom_target(all_tests DEPENDS ${programs})
+endfunction()
+
+# tests/<name>/run.py TOOLS PROGRAM runs tests of the program in Python.
+function(shoal_python_tests name)
+  if(TARGET shoal)
+    add_custom_target(${name}_tests DEPENDS shoal)
+    set_property(GLOBAL APPEND PROPERTY SHOAL_TEST_PROGRAMS ${name}_tests)
+    add_test(NAME ${name}_tests
+             COMMAND /usr/bin/python3 ${CMAKE_SOURCE_DIR}/tests/${name}/run.py
+                     ${CMAKE_BINARY_DIR}/${name}_tools $<TARGET_FILE:shoal>)
+    set_tests_properties(
+      ${name}_tests PROPERTIES TIMEOUT 900 WORKING_DIRECTORY
+                               ${CMAKE_SOURCE_DIR})
+  endif()
 endfunction()
 
 function(shoal_benchmarks)

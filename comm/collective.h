@@ -35,6 +35,15 @@ struct Group {
   std::vector<Member> members;
 
   int size() const { return static_cast<int>(members.size()); }
+  // -1: no member.
+  int RankOf(EndpointId endpoint) const {
+    int rank = size() - 1;
+    while (rank >= 0 &&
+           members[static_cast<size_t>(rank)].endpoint != endpoint) {
+      --rank;
+    }
+    return rank;
+  }
 };
 
 // Gives each member one leaf of the tree, in rank order.

@@ -13,6 +13,8 @@
 #include "base/random.h"
 #include "comm/endpoint.h"
 #include "comm/message.h"
+#include "comm/mpi_world.h"
+#include "comm/transport.h"
 
 // For the tests of this folder.
 namespace shoal::comm {
@@ -67,6 +69,16 @@ inline bool PollUntil(std::initializer_list<TestPeer*> peers,
     }
   }
   return true;
+}
+
+// The transports that are linked in; mpi where mpirun has started the program,
+// as MpiTest of integration_tests has it do.
+inline std::vector<std::string> TransportsHere() {
+  std::vector<std::string> names = TransportRegistry().Names();
+  if (!MpiWorld::Present()) {
+    std::erase(names, "mpi");
+  }
+  return names;
 }
 
 // `size` bytes that depend on `seed`, in whole and in their order.

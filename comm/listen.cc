@@ -2,6 +2,7 @@
 
 #include <ifaddrs.h>
 #include <netdb.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -25,6 +26,7 @@ namespace {
 
 constexpr char kLoopback[] = "127.0.0.1";
 constexpr Duration kResolvePause = 500ms;
+constexpr int kAnswerWithinMs = 2000;  // to a connection
 
 struct HostAddress {
   std::string interface;
@@ -100,6 +102,27 @@ StatusOr<std::string> AddressFacing(std::string host) {
   return AddressText(reinterpret_cast<const sockaddr&>(from));
 }
 
+// Whether something accepts connections there: 0, or an errno.
+int TryConnect(const addrinfo& to) {
+  const int fd =
+      ::socket(to.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) {
+    return errno;
+  }
+  int error = ::connect(fd, to.ai_addr, to.ai_addrlen) == 0 ? 0 : errno;
+  if (error == EINPROGRESS) {
+    pollfd wait = {.fd = fd, .events = POLLOUT, .revents = 0};
+    socklen_t size = sizeof(error);
+    if (::poll(&wait, 1, kAnswerWithinMs) <= 0) {
+      error = ETIMEDOUT;
+    } else if (::getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0) {
+      error = errno;
+    }
+  }
+  ::close(fd);
+  return error;
+}
+
 std::string TcpAddress(const std::string& host, int port) {
   return StrCat("tcp://", host, ":", port);
 }
@@ -137,20 +160,40 @@ StatusOr<std::string> ResolveAddress(const std::string& address,
     return address;
   }
   const std::string host(found);
+  in_addr literal = {};
+  if (::inet_pton(AF_INET, host.c_str(), &literal) == 1) {
+    return address;
+  }
+  const std::string service = std::to_string(port);
   addrinfo hints = {};
-  hints.ai_flags = AI_ADDRCONFIG;
+  hints.ai_flags = AI_ADDRCONFIG | AI_NUMERICSERV;
   hints.ai_socktype = SOCK_STREAM;
   while (true) {
+    std::string why;
     addrinfo* list = nullptr;
-    const int error = ::getaddrinfo(host.c_str(), nullptr, &hints, &list);
-    if (error == 0) {
-      const std::string ip = AddressText(*list->ai_addr);
-      ::freeaddrinfo(list);
-      return StrCat(address.substr(0, at), TcpAddress(ip, port));
+    const int unknown =
+        ::getaddrinfo(host.c_str(), service.c_str(), &hints, &list);
+    if (unknown != 0) {
+      why = StrCat("the address of '", host,
+                   "' is not known: ", ::gai_strerror(unknown));
+    }
+    const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owned(
+        list, [](addrinfo* l) {
+          if (l != nullptr) {
+            ::freeaddrinfo(l);
+          }
+        });
+    for (const addrinfo* to = list; to != nullptr; to = to->ai_next) {
+      const std::string ip = AddressText(*to->ai_addr);
+      const int error = TryConnect(*to);
+      if (error == 0) {
+        return StrCat(address.substr(0, at), TcpAddress(ip, port));
+      }
+      why = StrCat("nothing listens at ", host, " (", ip, "), port ", port,
+                   ": ", strerror(error));
     }
     if (std::chrono::steady_clock::now() >= deadline) {
-      return DeadlineExceededError(StrCat(
-          "the address of '", host, "' is not known: ", ::gai_strerror(error)));
+      return DeadlineExceededError(why);
     }
     std::this_thread::sleep_for(kResolvePause);
   }

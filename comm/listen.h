@@ -23,10 +23,12 @@ StatusOr<std::string> ListenAt(const std::string& where, int port);
 StatusOr<std::string> ListenFacing(const std::string& peer);
 
 // The address of an endpoint with a host's name in its TCP part
-// ("tcp://host:7") changed to an IP address; other addresses as they are.
-// Blocks; a name that is not known yet, as those of services that are just
-// being started, is asked for again until `deadline`. Errors: kDeadlineExceeded
-// (naming the host and what the name server said).
+// ("tcp://host:7") changed to the IP address of that host at which something
+// listens; other addresses as they are. Blocks. Services that are just being
+// started have names that are not known yet, and names of those that were
+// started anew may still stand for an address of before: both are asked for
+// again until `deadline`. Errors: kDeadlineExceeded (naming the host and what
+// the name server or the host said).
 StatusOr<std::string> ResolveAddress(const std::string& address, Time deadline);
 
 }  // namespace shoal::comm

@@ -716,12 +716,8 @@ TEST_P(PumpTransportTest, StoppedNodeHearsNothingMore) {
   EXPECT_EQ(num_calls, 1);
 }
 
-std::vector<std::string> PumpedTransports() {
-  return TransportRegistry().Names();
-}
-
 INSTANTIATE_TEST_SUITE_P(All, PumpTransportTest,
-                         ::testing::ValuesIn(PumpedTransports()),
+                         ::testing::ValuesIn(TransportsHere()),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <set>
 #include <sstream>
@@ -57,6 +58,13 @@ uint64_t HashMessage(const Message& message) {
                      frame.data(), frame.size());
   }
   return hash;
+}
+
+// What arrives is the receiver's, and stays when the sender crashes.
+void OwnFrames(Message& message) {
+  for (Buffer& frame : message.frames) {
+    frame = Buffer::CopyOf(frame.data(), frame.size());
+  }
 }
 
 std::string SimAddress(EndpointId id) {
@@ -125,6 +133,8 @@ struct SimWorld::Impl {
     std::set<EndpointId> forgotten;
     uint64_t next_timer = 1;
     std::map<uint64_t, std::function<void()>> timers;
+    // Sent and not arrived, but for those that have expired.
+    std::deque<std::weak_ptr<Message>> under_way;
     Time storage_free;
     Time compute_free[NodeContext::kNumComputeLanes];
   };
@@ -426,6 +436,13 @@ void SimWorld::Impl::Crash(EndpointId id) {
   state->alive = false;
   state->stop_status.reset();  // It may have called Stop() just before.
   CutAll(id);
+  // Frames may borrow memory that goes with the node.
+  for (const std::weak_ptr<Message>& sent :
+       std::exchange(state->under_way, {})) {
+    if (const std::shared_ptr<Message> message = sent.lock()) {
+      OwnFrames(*message);
+    }
+  }
   state->node.reset();
   state->timers.clear();
 }
@@ -547,13 +564,16 @@ Status SimWorld::Impl::Send(NodeState& state, EndpointId peer, Lane lane,
   if (!HasRoom(link.bytes_under_way[side], size,
                options.send_queue_bytes_max)) {
     link.wants_room[side] = true;
-    return ResourceExhaustedError(
-        StrCat("send: the queue to ", peer, " is full"));
+    return QueueFullError(peer);
   }
   link.bytes_under_way[side] += size;
   Time& last = link.last_arrival[side][static_cast<int>(lane)];
   last = std::max(now + Delay(), last + 1ns);
   const auto shared = std::make_shared<Message>(std::move(message));
+  while (!state.under_way.empty() && state.under_way.front().expired()) {
+    state.under_way.pop_front();
+  }
+  state.under_way.push_back(shared);
   const uint64_t detail =
       HashKey(HashKey(state.id.value, static_cast<uint64_t>(lane)),
               HashMessage(*shared));
@@ -585,6 +605,7 @@ void SimWorld::Impl::Arrive(EndpointId from, EndpointId to, uint64_t session,
     }
   }
   state.sessions[from] = session;
+  OwnFrames(*message);
   state.node->OnMessage(from, std::move(*message));
 }
 

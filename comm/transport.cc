@@ -26,6 +26,16 @@ Status CheckMessageSize(const Message& message) {
   return OkStatus();
 }
 
+Status NotConnectedError(EndpointId peer) {
+  return UnavailableError(
+      StrCat("send: ", peer, " is not connected, or it is down"));
+}
+
+Status QueueFullError(EndpointId peer) {
+  return ResourceExhaustedError(
+      StrCat("send: the queue to ", peer, " is full"));
+}
+
 StatusOr<std::unique_ptr<Endpoint>> CreateEndpoint(
     const std::string& transport, const Endpoint::Options& options) {
   SHOAL_ASSIGN_OR_RETURN(const TransportFactory* const factory,

@@ -26,6 +26,10 @@ constexpr bool HasRoom(int64_t queued_bytes, int64_t message_bytes,
 // Errors: kInvalidArgument (over kMessageBytesMax or kMessageFramesMax).
 Status CheckMessageSize(const Message& message);
 
+// What Send() refuses a message with: kUnavailable, and kResourceExhausted.
+Status NotConnectedError(EndpointId peer);
+Status QueueFullError(EndpointId peer);
+
 }  // namespace shoal::comm
 
 #define SHOAL_REGISTER_TRANSPORT(name, factory)                     \

@@ -16,8 +16,6 @@ namespace {
 // A member may run ahead of us by as many operations; more is no collective.
 constexpr uint64_t kAheadMax = 4096;
 
-constexpr int kSequenceBits = 48;
-
 std::vector<int64_t> AllNodes(const Group& group) {
   std::vector<int64_t> nodes;
   for (const Group::Member& member : group.members) {
@@ -25,6 +23,17 @@ std::vector<int64_t> AllNodes(const Group& group) {
   }
   return nodes;
 }
+
+StatusOr<std::unique_ptr<NodeCollective>> CreateTransport(NodeContext& context,
+                                                          Group group,
+                                                          Duration timeout) {
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<NodeCollective> made,
+                         TransportCollective::Create(context, std::move(group),
+                                                     {.timeout = timeout}));
+  return made;
+}
+
+SHOAL_REGISTER_COLLECTIVE("transport", &CreateTransport);
 
 }  // namespace
 
@@ -450,33 +459,24 @@ AllReduceAlgorithm TransportCollective::Choose(int64_t bytes) const {
 // --- Messages --------------------------------------------------------------
 
 bool TransportCollective::OnMessage(EndpointId from, Message& message) {
-  if (message.header.method != kCollectiveMethod) {
-    return false;
-  }
-  if (message.header.request >> kSequenceBits != group_.id) {
+  if (!IsOfGroup(message, group_)) {
     return hierarchy_ != nullptr && hierarchy_->OnMessage(from, message);
   }
-  const auto member =
-      std::find_if(group_.members.begin(), group_.members.end(),
-                   [&](const Group::Member& m) { return m.endpoint == from; });
-  if (member == group_.members.end() || !broken_.ok()) {
+  const int rank = group_.RankOf(from);
+  if (rank < 0 || !broken_.ok()) {
     return true;  // Nobody waits for it.
   }
-  const int rank = static_cast<int>(member - group_.members.begin());
+  const Group::Member& member = group_.members[static_cast<size_t>(rank)];
   const auto phase = static_cast<Phase>(message.header.status & 0xf);
   if (phase == Phase::kPass || phase == Phase::kVerdict) {
     OnSettling(rank, phase, message);
     return true;
   }
   if (phase == Phase::kAbort) {
-    Fail(AbortedError(
-             StrCat(member->name, " gave up: ",
-                    message.frames.empty() ? "" : message.frames[0].text())),
-         /*tell=*/false);
+    Fail(GaveUpError(member, message), /*tell=*/false);
     return true;
   }
-  const uint64_t sequence =
-      message.header.request & ((uint64_t{1} << kSequenceBits) - 1);
+  const uint64_t sequence = SequenceOf(message);
   const auto it = operations_.find(sequence);
   if (it != operations_.end() && it->second->begun) {
     Dispatch(*it->second, rank, message);
@@ -485,7 +485,7 @@ bool TransportCollective::OnMessage(EndpointId from, Message& message) {
               sequence < next_sequence_ + kAheadMax)) {
     early_[sequence].emplace_back(rank, std::move(message));
   } else {
-    Fail(InvalidArgumentError(StrCat(member->name,
+    Fail(InvalidArgumentError(StrCat(member.name,
                                      " is at collective operation ", sequence,
                                      ", this one at ", next_sequence_ - 1)),
          true);
@@ -685,22 +685,20 @@ void TransportCollective::OnPeerDown(EndpointId peer, const Status& why) {
   if (hierarchy_ != nullptr) {
     hierarchy_->OnPeerDown(peer, why);
   }
-  for (size_t rank = 0; rank < links_.size(); ++rank) {
-    if (group_.members[rank].endpoint != peer ||
-        static_cast<int>(rank) == group_.rank) {
-      continue;
-    }
-    links_[rank].down = why;
-    links_[rank].waiting.clear();
-    for (const auto& [sequence, op] : operations_) {
-      // One that has sent all it had to may well end before us.
-      if (op->missing[rank] > 0) {
-        Fail(UnavailableError(StrCat(Describe(*op), ": ",
-                                     group_.members[rank].name,
-                                     " is lost: ", why.message())),
-             true);
-        return;
-      }
+  if (group_.RankOf(peer) < 0 || peer == self().endpoint) {
+    return;
+  }
+  const auto rank = static_cast<size_t>(group_.RankOf(peer));
+  links_[rank].down = why;
+  links_[rank].waiting.clear();
+  for (const auto& [sequence, op] : operations_) {
+    // One that has sent all it had to may well end before us.
+    if (op->missing[rank] > 0) {
+      Fail(UnavailableError(StrCat(Describe(*op), ": ",
+                                   group_.members[rank].name,
+                                   " is lost: ", why.message())),
+           true);
+      return;
     }
   }
 }
@@ -768,7 +766,7 @@ void TransportCollective::Fail(const Status& why, bool tell) {
 Message TransportCollective::MakeMessage(Phase phase) const {
   Message message;
   message.header.method = kCollectiveMethod;
-  message.header.request = uint64_t{group_.id} << kSequenceBits;
+  message.header.request = CollectiveRequest(group_, 0);
   message.header.status = static_cast<uint8_t>(phase);
   return message;
 }
@@ -777,7 +775,7 @@ Message TransportCollective::MakeMessage(const Operation& op, Phase phase,
                                          int64_t chunk) const {
   Message message;
   message.header.method = kCollectiveMethod;
-  message.header.request = (uint64_t{group_.id} << kSequenceBits) | op.sequence;
+  message.header.request = CollectiveRequest(group_, op.sequence);
   message.header.status = static_cast<uint8_t>(
       static_cast<uint8_t>(phase) | (static_cast<uint8_t>(op.kind) << 4));
   message.header.reserved = static_cast<uint32_t>(chunk);

@@ -11,27 +11,23 @@
 #include <vector>
 
 #include "base/time.h"
-#include "comm/collective.h"
 #include "comm/node.h"
+#include "comm/node_collective.h"
 #include "comm/peer_memory.h"
 #include "comm/tree_sum.h"
 
 namespace shoal::comm {
 
-// The method of its messages, which are one-way; nodes keep it free.
-inline constexpr uint16_t kCollectiveMethod = 0xC011;
-
 class Hierarchy;
 
-// A collective over the endpoint of a node, as a part of that node: it hands
-// over its messages and what becomes of the members. Bulk lane, chunks of a
-// bounded size, frames that borrow the caller's memory. Members of one host
+// A collective over the endpoint of a node. Bulk lane, chunks of a bounded
+// size, frames that borrow the caller's memory. Members of one host
 // read each other's memory where the system lets them: they try it once, when
 // the group is made, and all go by messages if one of them can't.
 //
 // Belongs to the node's thread. What moves memory takes at most about a
 // millisecond of it at a time.
-class TransportCollective : public Collective {
+class TransportCollective : public NodeCollective {
  public:
   // The same on all members but for `read_peers` and `look`.
   struct Options {
@@ -53,10 +49,9 @@ class TransportCollective : public Collective {
       NodeContext& context, Group group, const Options& options);
   ~TransportCollective() override;
 
-  // Takes messages of this group; false for others.
-  bool OnMessage(EndpointId from, Message& message);
-  void OnPeerDown(EndpointId peer, const Status& why);
-  void OnSendable(EndpointId peer);
+  bool OnMessage(EndpointId from, Message& message) override;
+  void OnPeerDown(EndpointId peer, const Status& why) override;
+  void OnSendable(EndpointId peer) override;
 
   // How an allreduce of so many bytes goes; members that may read each other
   // know that only after their first operation.

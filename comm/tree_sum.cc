@@ -60,8 +60,10 @@ void AddAs(const std::byte* a, const std::byte* b, std::byte* out, int64_t n) {
          reinterpret_cast<T*>(out), n);
 }
 
-void Add(DType dtype, const std::byte* a, const std::byte* b, std::byte* out,
-         int64_t n) {
+}  // namespace
+
+void AddElements(DType dtype, const std::byte* a, const std::byte* b,
+                 std::byte* out, int64_t n) {
   switch (dtype) {
     case DType::kF32:
       return AddAs<float>(a, b, out, n);
@@ -78,8 +80,6 @@ void Add(DType dtype, const std::byte* a, const std::byte* b, std::byte* out,
       return AddAs<uint64_t>(a, b, out, n);
   }
 }
-
-}  // namespace
 
 TreeSum::TreeSum(const StepTree& tree, std::span<const int64_t> nodes,
                  int64_t root) {
@@ -135,7 +135,7 @@ void TreeSum::Run(DType dtype, std::span<const std::byte* const> terms,
       // be a term that is still to be read.
       std::byte* to =
           i + 1 == program_.size() ? out + begin * size : sums[depth - 2];
-      Add(dtype, stack[depth - 2], stack[depth - 1], to, n);
+      AddElements(dtype, stack[depth - 2], stack[depth - 1], to, n);
       --depth;
       stack[depth - 1] = to;
     }

@@ -11,6 +11,10 @@
 
 namespace shoal::comm {
 
+// out[n] = a[n] + b[n], rounded as TreeSum does; `out` may be either.
+void AddElements(DType dtype, const std::byte* a, const std::byte* b,
+                 std::byte* out, int64_t n);
+
 // Sums vectors along a step tree: the order of additions, and with it every
 // bit, is the tree's, whoever holds which of its nodes. f16 and bf16 are added
 // as f32 and rounded to nearest even at each addition; integers wrap.

@@ -1,6 +1,7 @@
 #include "graph/executor.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "base/strcat.h"
@@ -15,7 +16,9 @@ StatusOr<std::unique_ptr<Executor>> Executor::Create(
                                        plan->device(), "', not '",
                                        device.name(), "'"));
   }
-  std::unique_ptr<Executor> executor(new Executor(std::move(plan), device));
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device.CreateStream());
+  std::unique_ptr<Executor> executor(
+      new Executor(std::move(plan), device, std::move(stream)));
   ThreadPool* const pool = executor->stream_->pool();
   if (pool != nullptr &&
       pool->num_threads() != executor->plan().num_threads()) {
@@ -23,36 +26,109 @@ StatusOr<std::unique_ptr<Executor>> Executor::Create(
         StrCat("executor: the plan is for ", executor->plan().num_threads(),
                " threads, the device has ", pool->num_threads()));
   }
-  SHOAL_RETURN_IF_ERROR(executor->Allocate(device));
+  SHOAL_RETURN_IF_ERROR(executor->Allocate());
   executor->LayOutViews();
   return executor;
 }
 
-Executor::Executor(std::shared_ptr<const Plan> plan, Device& device)
+Executor::Executor(std::shared_ptr<const Plan> plan, Device& device,
+                   std::unique_ptr<Stream> stream)
     : plan_(std::move(plan)),
-      stream_(device.CreateStream()),
+      device_(device),
+      staged_(!device.host_can_read()),
+      stream_(std::move(stream)),
       symbol_values_(plan_->symbol_max()),
       feeds_(plan_->feeds().size()),
       fetches_(plan_->fetches().size()),
       shapes_(plan_->values().size()),
       memory_(plan_->storages().size()) {}
 
-Status Executor::Allocate(Device& device) {
-  SHOAL_ASSIGN_OR_RETURN(arena_, device.Allocate(plan_->arena_bytes()));
+Executor::~Executor() {
+  if (running_) {
+    // The device may still use the memory that goes.
+    static_cast<void>(stream_->Synchronize());
+  }
+}
+
+Status Executor::Allocate() {
+  SHOAL_ASSIGN_OR_RETURN(arena_, device_.Allocate(plan_->arena_bytes()));
   const std::vector<Plan::Storage>& storages = plan_->storages();
-  const auto num_storages = static_cast<int64_t>(storages.size());
-  SHOAL_ASSIGN_OR_RETURN(constants_,
-                         device.Allocate(num_storages * Plan::kAlignment));
   for (size_t i = 0; i < storages.size(); ++i) {
     if (storages[i].kind == Plan::Storage::Kind::kArena) {
       memory_[i] = arena_.data() + storages[i].offset;
-    } else if (storages[i].kind == Plan::Storage::Kind::kConstant) {
-      memory_[i] =
-          constants_.data() + static_cast<int64_t>(i) * Plan::kAlignment;
-      SHOAL_RETURN_IF_ERROR(
-          device.Copy(memory_[i], &storages[i].value, sizeof(float), *stream_));
     }
   }
+  SHOAL_RETURN_IF_ERROR(CopyConstants());
+  return staged_ ? AllocateStaging() : OkStatus();
+}
+
+Status Executor::CopyConstants() {
+  const std::vector<Plan::Storage>& storages = plan_->storages();
+  const int64_t bytes =
+      static_cast<int64_t>(storages.size()) * Plan::kAlignment;
+  SHOAL_ASSIGN_OR_RETURN(constants_, device_.Allocate(bytes));
+  SHOAL_ASSIGN_OR_RETURN(Buffer host, device_.AllocateHost(bytes));
+  for (size_t i = 0; i < storages.size(); ++i) {
+    if (storages[i].kind == Plan::Storage::Kind::kConstant) {
+      const int64_t offset = static_cast<int64_t>(i) * Plan::kAlignment;
+      memory_[i] = constants_.data() + offset;
+      std::memcpy(host.data() + offset, &storages[i].value, sizeof(float));
+    }
+  }
+  SHOAL_RETURN_IF_ERROR(
+      device_.Copy(constants_.data(), host.data(), bytes, *stream_));
+  return stream_->Synchronize();
+}
+
+namespace {
+
+// Of tensors in memory that copies go through: that of the widest loads.
+int64_t Padded(int64_t bytes) {
+  constexpr int64_t kAlignment = 256;
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+}  // namespace
+
+Status Executor::AllocateStaging() {
+  copied_.resize(feeds_.size());
+  fetch_offsets_.resize(fetches_.size());
+  const auto storage_of = [this](int value) -> const Plan::Storage& {
+    const int storage = plan_->values()[static_cast<size_t>(value)].storage;
+    return plan_->storages()[static_cast<size_t>(storage)];
+  };
+  int64_t feed_bytes = 0;
+  for (const bool versioned : {true, false}) {
+    for (size_t i = 0; i < feeds_.size(); ++i) {
+      const Feed::Kind kind = plan_->feeds()[i].kind;
+      const bool has_version =
+          kind == Feed::Kind::kVariable || kind == Feed::Kind::kTableRows;
+      if (kind != Feed::Kind::kConstant && has_version == versioned &&
+          plan_->FeedIsUsed(static_cast<int>(i))) {
+        staging_order_.push_back(i);
+        feed_bytes += Padded(
+            storage_of(plan_->FeedValue(static_cast<int>(i))).size_bytes);
+      }
+    }
+  }
+  int64_t external_bytes = 0;
+  int64_t fetch_bytes = 0;
+  for (const Plan::FetchPlace& place : plan_->fetches()) {
+    const int64_t bytes = Padded(storage_of(place.value).size_bytes);
+    fetch_bytes += bytes;
+    external_bytes += place.external ? bytes : 0;
+  }
+  SHOAL_ASSIGN_OR_RETURN(feeds_device_, device_.Allocate(feed_bytes));
+  SHOAL_ASSIGN_OR_RETURN(feeds_host_, device_.AllocateHost(feed_bytes));
+  SHOAL_ASSIGN_OR_RETURN(fetches_device_, device_.Allocate(external_bytes));
+  SHOAL_ASSIGN_OR_RETURN(fetches_host_, device_.AllocateHost(fetch_bytes));
+  if (external_bytes == 0) {
+    return OkStatus();
+  }
+  // They are copied back as one piece, with what nobody writes between them.
+  std::memset(fetches_host_.data(), 0, static_cast<size_t>(external_bytes));
+  SHOAL_RETURN_IF_ERROR(device_.Copy(
+      fetches_device_.data(), fetches_host_.data(), external_bytes, *stream_));
   return stream_->Synchronize();
 }
 
@@ -70,6 +146,21 @@ void Executor::LayOutViews() {
     }
   }
   views_.resize(view_values_.size());
+  for (size_t f = 0; f < fetches_.size(); ++f) {
+    const auto storage_of = [this](int value) {
+      return plan_->values()[static_cast<size_t>(value)].storage;
+    };
+    const Plan::FetchPlace& place = plan_->fetches()[f];
+    for (size_t s = place.external ? step_views_.size() : 0; s-- > 0;) {
+      const std::vector<int>& outputs = plan_->steps()[s].outputs;
+      if (std::any_of(outputs.begin(), outputs.end(), [&](int output) {
+            return storage_of(output) == storage_of(place.value);
+          })) {
+        step_views_[s].fetches.push_back(static_cast<int>(f));
+        break;
+      }
+    }
+  }
 }
 
 Status Executor::SetSymbol(int symbol, int64_t value) {
@@ -122,7 +213,8 @@ Status CheckMemory(std::string_view what, const void* data, int64_t size_bytes,
 
 }  // namespace
 
-Status Executor::BindFeed(int feed, const void* data, int64_t size_bytes) {
+Status Executor::BindFeed(int feed, const void* data, int64_t size_bytes,
+                          uint64_t version) {
   if (feed < 0 || feed >= static_cast<int>(feeds_.size())) {
     return InvalidArgumentError(StrCat("executor: feed ", feed,
                                        " is outside [0, ", feeds_.size(), ")"));
@@ -136,7 +228,7 @@ Status Executor::BindFeed(int feed, const void* data, int64_t size_bytes) {
   SHOAL_RETURN_IF_ERROR(
       CheckMemory(description.name, data, size_bytes, description.type.dtype));
   // Kernels only read what is an input of theirs.
-  feeds_[number] = {const_cast<void*>(data), size_bytes};
+  feeds_[number] = {const_cast<void*>(data), size_bytes, version};
   bindings_changed_ = true;
   return OkStatus();
 }
@@ -197,7 +289,7 @@ Status Executor::ResolveStorages() {
   }
   for (size_t i = 0; i < fetches_.size(); ++i) {
     const Plan::FetchPlace& place = plan_->fetches()[i];
-    if (!place.external) {
+    if (!place.external || staged_) {
       continue;
     }
     const auto v = static_cast<size_t>(place.value);
@@ -213,10 +305,102 @@ Status Executor::ResolveStorages() {
   return OkStatus();
 }
 
+int64_t Executor::BytesOf(int value) const {
+  const auto v = static_cast<size_t>(value);
+  return shapes_[v].num_elements() * SizeOf(plan_->values()[v].type.dtype);
+}
+
+void Executor::Stage() {
+  int64_t offset = 0;
+  for (const size_t f : staging_order_) {
+    const int value = plan_->FeedValue(static_cast<int>(f));
+    const Plan::Value& v = plan_->values()[static_cast<size_t>(value)];
+    memory_[static_cast<size_t>(v.storage)] = feeds_device_.data() + offset;
+    offset += Padded(BytesOf(value));
+  }
+  offset = 0;
+  for (const bool external : {true, false}) {
+    for (size_t i = 0; i < fetches_.size(); ++i) {
+      const Plan::FetchPlace& place = plan_->fetches()[i];
+      if (place.external == external) {
+        fetch_offsets_[i] = offset;
+        if (external) {
+          const Plan::Value& v =
+              plan_->values()[static_cast<size_t>(place.value)];
+          memory_[static_cast<size_t>(v.storage)] =
+              fetches_device_.data() + offset;
+        }
+        offset += Padded(BytesOf(place.value));
+      }
+    }
+    if (external) {
+      external_fetch_bytes_ = offset;
+    }
+  }
+}
+
+Status Executor::CopyFeeds() {
+  int64_t offset = 0;
+  int64_t begin = -1;
+  int64_t end = 0;
+  for (const size_t f : staging_order_) {
+    const Copied now = {offset, BytesOf(plan_->FeedValue(static_cast<int>(f))),
+                        feeds_[f].version};
+    offset += Padded(now.size_bytes);
+    const bool there = now.version != 0 && now == copied_[f];
+    if (!there && now.size_bytes > 0) {
+      std::memcpy(feeds_host_.data() + now.offset, feeds_[f].data,
+                  static_cast<size_t>(now.size_bytes));
+      begin = begin < 0 ? now.offset : begin;
+      end = now.offset + now.size_bytes;
+    }
+    copied_[f] = now;
+  }
+  return begin < 0
+             ? OkStatus()
+             : device_.Copy(feeds_device_.data() + begin,
+                            feeds_host_.data() + begin, end - begin, *stream_);
+}
+
+Status Executor::CopyFetches() {
+  if (external_fetch_bytes_ > 0) {
+    SHOAL_RETURN_IF_ERROR(device_.Copy(fetches_host_.data(),
+                                       fetches_device_.data(),
+                                       external_fetch_bytes_, *stream_));
+  }
+  for (size_t i = 0; i < fetches_.size(); ++i) {
+    const Plan::FetchPlace& place = plan_->fetches()[i];
+    if (!place.external && BytesOf(place.value) > 0) {
+      const Plan::Value& v = plan_->values()[static_cast<size_t>(place.value)];
+      SHOAL_RETURN_IF_ERROR(
+          device_.Copy(fetches_host_.data() + fetch_offsets_[i],
+                       memory_[static_cast<size_t>(v.storage)],
+                       BytesOf(place.value), *stream_));
+    }
+  }
+  return OkStatus();
+}
+
 Status Executor::Run() {
+  SHOAL_RETURN_IF_ERROR(Start());
+  return Finish();
+}
+
+Status Executor::Start() {
+  if (running_) {
+    return FailedPreconditionError(
+        "executor: the last run is not finished; call Finish() first");
+  }
+  if (shapes_changed_) {
+    same_shape_runs_ = 0;
+    recorded_ = nullptr;
+  }
   if (shapes_changed_ || bindings_changed_) {
     UpdateShapes();
     SHOAL_RETURN_IF_ERROR(ResolveStorages());
+    if (staged_) {
+      Stage();
+    }
     for (size_t i = 0; i < views_.size(); ++i) {
       const auto v = static_cast<size_t>(view_values_[i]);
       const Plan::Value& value = plan_->values()[v];
@@ -228,12 +412,77 @@ Status Executor::Run() {
     shapes_changed_ = false;
     bindings_changed_ = false;
   }
+  Status status = Enqueue();
+  running_ = status.ok();
+  if (!status.ok() && staged_) {
+    // What was enqueued before may still use memory that the caller changes.
+    static_cast<void>(stream_->Synchronize());
+  }
+  return status;
+}
+
+Status Executor::Enqueue() {
+  if (staged_) {
+    SHOAL_RETURN_IF_ERROR(CopyFeeds());
+  }
+  // Without a stage, memory is wherever callers bind it.
+  constexpr int kRunsBefore = 2;
+  if (staged_ && stream_->can_record() && !trace_ &&
+      ++same_shape_runs_ > kRunsBefore) {
+    if (recorded_ == nullptr) {
+      SHOAL_RETURN_IF_ERROR(RecordSteps());
+    }
+    return stream_->Launch(*recorded_);
+  }
+  return EnqueueSteps();
+}
+
+Status Executor::RecordSteps() {
+  SHOAL_RETURN_IF_ERROR(stream_->BeginRecording());
+  const Status status = EnqueueSteps();
+  StatusOr<std::unique_ptr<RecordedWork>> recorded = stream_->EndRecording();
+  SHOAL_RETURN_IF_ERROR(status);
+  SHOAL_ASSIGN_OR_RETURN(recorded_, std::move(recorded));
+  return OkStatus();
+}
+
+Status Executor::EnqueueSteps() {
   for (size_t s = 0; s < step_views_.size(); ++s) {
     if (Status status = RunStep(s); !status.ok()) [[unlikely]] {
-      return status.WithPrefix(StrCat("node '", plan_->steps()[s].name, "'"));
+      return status.WithPrefix(plan_->steps()[s].label);
+    }
+    if (fetched_ && !staged_) {
+      for (const int fetch : step_views_[s].fetches) {
+        fetched_(fetch);
+      }
     }
   }
-  return stream_->Synchronize();
+  return staged_ ? CopyFetches() : OkStatus();
+}
+
+Status Executor::Finish() {
+  if (!running_) {
+    return FailedPreconditionError("executor: there is no run to finish");
+  }
+  running_ = false;
+  SHOAL_RETURN_IF_ERROR(stream_->Synchronize());
+  for (size_t i = 0; staged_ && i < fetches_.size(); ++i) {
+    const Plan::FetchPlace& place = plan_->fetches()[i];
+    const int64_t bytes = BytesOf(place.value);
+    if (place.external && fetches_[i].size_bytes < bytes) [[unlikely]] {
+      const auto v = static_cast<size_t>(place.value);
+      return CheckBound("fetch", StrCat(i), fetches_[i], shapes_[v],
+                        plan_->values()[v].type.dtype);
+    }
+    if (place.external && bytes > 0) {
+      std::memcpy(fetches_[i].data, fetches_host_.data() + fetch_offsets_[i],
+                  static_cast<size_t>(bytes));
+    }
+    if (place.external && fetched_) {
+      fetched_(static_cast<int>(i));
+    }
+  }
+  return OkStatus();
 }
 
 Status Executor::RunStep(size_t s) {
@@ -247,7 +496,8 @@ Status Executor::RunStep(size_t s) {
       .ints = step.attributes.ints,
       .floats = step.attributes.floats,
       .workspace = {arena_.data() + plan_->workspace_offset(),
-                    static_cast<size_t>(plan_->workspace_bytes())}};
+                    static_cast<size_t>(plan_->workspace_bytes())},
+      .label = step.label.c_str()};
   if (!trace_) {
     return step.kernel->run(args, *stream_);
   }
@@ -258,11 +508,14 @@ Status Executor::RunStep(size_t s) {
 }
 
 TensorView Executor::fetch(int index) const {
-  const Plan::FetchPlace& place = plan_->fetches()[static_cast<size_t>(index)];
-  const auto v = static_cast<size_t>(place.value);
+  const auto i = static_cast<size_t>(index);
+  const auto v = static_cast<size_t>(plan_->fetches()[i].value);
   const Plan::Value& value = plan_->values()[v];
-  return {memory_[static_cast<size_t>(value.storage)], shapes_[v],
-          value.type.dtype};
+  std::byte* memory = memory_[static_cast<size_t>(value.storage)];
+  if (staged_) {
+    memory = const_cast<std::byte*>(fetches_host_.data()) + fetch_offsets_[i];
+  }
+  return {memory, shapes_[v], value.type.dtype};
 }
 
 void Executor::SetTrace(TraceFn trace, const Clock* clock) {

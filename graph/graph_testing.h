@@ -4,6 +4,7 @@
 // Plans and runs graphs in tests. The arena is poisoned with NaN before a run,
 // so that what reads memory that nobody wrote shows.
 
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -19,6 +20,7 @@
 #include "graph/executor.h"
 #include "graph/graph.h"
 #include "graph/plan.h"
+#include "kernels/shadow_device.h"
 
 namespace shoal::graph {
 
@@ -36,12 +38,21 @@ inline std::vector<float> TestUniform(size_t n, uint64_t seed,
   return values;
 }
 
+// What tests plan for and run on: that of the environment's SHOAL_TEST_DEVICE,
+// so that the whole suite can be run on another.
+inline std::string TestDeviceName() {
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing here sets the environment.
+  const char* const name = std::getenv("SHOAL_TEST_DEVICE");
+  return name == nullptr ? "cpu" : name;
+}
+
 // An executor with its pool and device.
 class TestExecutor {
  public:
   static StatusOr<std::unique_ptr<TestExecutor>> Create(
       std::shared_ptr<const Plan> plan) {
-    std::unique_ptr<TestExecutor> test(new TestExecutor(plan->num_threads()));
+    std::unique_ptr<TestExecutor> test(
+        new TestExecutor(plan->device(), plan->num_threads()));
     SHOAL_ASSIGN_OR_RETURN(test->executor_,
                            Executor::Create(std::move(plan), *test->device_));
     return test;
@@ -51,7 +62,8 @@ class TestExecutor {
   Executor* operator->() { return executor_.get(); }
 
   void Poison() {
-    if (!executor_->arena().empty()) {
+    // The shadow device itself sees reads of what nothing wrote.
+    if (device_->host_can_read() && !executor_->arena().empty()) {
       std::memset(executor_->arena().data(), 0xff, executor_->arena().size());
     }
   }
@@ -80,8 +92,11 @@ class TestExecutor {
   }
 
  private:
-  explicit TestExecutor(int num_threads)
-      : pool_(num_threads), device_(CreateCpuDevice(pool_)) {}
+  TestExecutor(const std::string& device, int num_threads)
+      : pool_(num_threads),
+        device_(device == "shadow"
+                    ? CreateShadowDevice({.threads = num_threads, .seed = 1})
+                    : CreateCpuDevice(pool_)) {}
 
   ThreadPool pool_;
   std::unique_ptr<Device> device_;
@@ -115,6 +130,11 @@ inline StatusOr<std::vector<std::vector<float>>> RunPlan(
 inline PlanOptions OptionsFor(const std::vector<NodeRef>& fetches,
                               TestSymbols symbol_max = {}) {
   PlanOptions options;
+  options.device = TestDeviceName();
+  if (options.device == "shadow") {
+    // Its kernels are there once it is.
+    CreateShadowDevice({});
+  }
   for (const NodeRef ref : fetches) {
     options.fetches.push_back({.ref = ref});
   }

@@ -155,10 +155,9 @@ class Planner {
     return OkStatus();
   }
 
-  StatusOr<const Kernel*> FindKernel(std::string_view op,
-                                     std::string_view node) const {
-    StatusOr<const Kernel*> kernel =
-        KernelRegistry().Find(StrCat(options_.device, "/", op));
+  StatusOr<const Kernel*> KernelOf(std::string_view op,
+                                   std::string_view node) const {
+    StatusOr<const Kernel*> kernel = FindKernel(options_.device, op);
     if (!kernel.ok()) {
       return kernel.status().WithPrefix(StrCat("plan: node '", node, "'"));
     }
@@ -195,7 +194,7 @@ class Planner {
     step.name = node.name;
     step.op = node.op->name;
     step.attributes = node.attributes;
-    SHOAL_ASSIGN_OR_RETURN(step.kernel, FindKernel(step.op, step.name));
+    SHOAL_ASSIGN_OR_RETURN(step.kernel, KernelOf(step.op, step.name));
     for (size_t k = 0; k < node.inputs.size(); ++k) {
       SHOAL_ASSIGN_OR_RETURN(const int input, ValueOf(node.inputs[k]));
       step.inputs.push_back(input);
@@ -208,6 +207,7 @@ class Planner {
       value(output).storage = AddStorage(Plan::Storage::Kind::kArena);
       step.outputs.push_back(output);
     }
+    step.label = StrCat("node '", step.name, "'");
     plan_.steps_.push_back(std::move(step));
     step_ops_.push_back(node.op);
     return OkStatus();
@@ -235,6 +235,7 @@ class Planner {
     return OkStatus();
   }
 
+  // The copy is made as soon as what it shows is there.
   StatusOr<int> AddCopy(int from, size_t fetch, bool external) {
     const int to = AddValue(value(from).type,
                             AddStorage(external ? Plan::Storage::Kind::kFetch
@@ -244,14 +245,26 @@ class Planner {
     Plan::Step step;
     step.name = StrCat("fetch:", fetch);
     step.op = "Reshape";
-    SHOAL_ASSIGN_OR_RETURN(step.kernel, FindKernel(step.op, step.name));
+    SHOAL_ASSIGN_OR_RETURN(step.kernel, KernelOf(step.op, step.name));
     step.inputs = {from};
     step.shape_only = {false};
     step.outputs = {to};
     step.attributes.shape = value(to).type.shape;
-    plan_.steps_.push_back(std::move(step));
-    step_ops_.push_back(nullptr);
+    step.label = StrCat("node '", step.name, "'");
+    ptrdiff_t at = std::ssize(plan_.steps_);
+    while (at > 0 && !Writes(plan_.steps_[static_cast<size_t>(at - 1)],
+                             value(from).storage)) {
+      --at;
+    }
+    plan_.steps_.insert(plan_.steps_.begin() + at, std::move(step));
+    step_ops_.insert(step_ops_.begin() + at, nullptr);
     return to;
+  }
+
+  bool Writes(const Plan::Step& step, int storage) {
+    return std::any_of(
+        step.outputs.begin(), step.outputs.end(),
+        [&](int output) { return value(output).storage == storage; });
   }
 
   // By storage: the step that writes it and the last one that reads it.

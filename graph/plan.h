@@ -62,7 +62,8 @@ class Plan {
   // One kernel call. Inputs and outputs are numbers of values; an input whose
   // shape alone counts has no memory (data is null).
   struct Step {
-    std::string name;  // the node's
+    std::string name;   // the node's
+    std::string label;  // "node 'deep/relu'", for errors
     std::string op;
     const Kernel* kernel = nullptr;
     std::vector<int> inputs;

@@ -95,7 +95,7 @@ TEST(ElementwiseTest, TheOutputMayBeTheMemoryOfAnyInput) {
     ASSERT_TRUE(kernel.ok());
     ThreadPool pool(2);
     const auto device = CreateCpuDevice(pool);
-    const auto stream = device->CreateStream();
+    const std::unique_ptr<Stream> stream = *device->CreateStream();
     for (size_t shared = 0; shared < call.inputs.size(); ++shared) {
       std::vector<TestTensor> inputs = call.inputs;
       std::vector<TensorView> in;

@@ -3,7 +3,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "base/device.h"
@@ -37,26 +40,42 @@ struct KernelArgs {
   std::span<const int64_t> ints;
   std::span<const double> floats;
   std::span<std::byte> workspace;  // as many bytes as WorkspaceBytes() asked
+  // Before the text of an error that the data shows only later; lives as long
+  // as the kernel may run. May be null.
+  const char* label = nullptr;
 };
 
 // Enqueues the work on `stream` and may return before it is done. Never
 // allocates. Outputs do not overlap inputs unless the op allows it.
 // Errors: kInvalidArgument for what only the data shows (an index out of
-// range), naming element and bound; outputs are then unspecified.
-using KernelFn = Status (*)(const KernelArgs& args, Stream& stream);
+// range), naming element and bound; outputs are then unspecified. Where kernels
+// end later, Synchronize() gives it, after the label.
+using KernelFn = std::function<Status(const KernelArgs& args, Stream& stream)>;
 
 // Scratch memory for the largest shapes of a plan; null when none is needed.
-using WorkspaceFn = int64_t (*)(std::span<const TensorView> inputs,
-                                std::span<const TensorView> outputs,
-                                std::span<const int64_t> ints, int num_threads);
+using WorkspaceFn = std::function<int64_t(
+    std::span<const TensorView> inputs, std::span<const TensorView> outputs,
+    std::span<const int64_t> ints, int num_threads)>;
 
 struct Kernel {
-  KernelFn run = nullptr;
-  WorkspaceFn workspace_bytes = nullptr;
+  KernelFn run;
+  WorkspaceFn workspace_bytes;
 };
 
-// Kernels by "device/Op": "cpu/MatMul".
+// Kernels that are linked in, by "device/Op": "cpu/MatMul".
 Registry<Kernel>& KernelRegistry();
+
+using KernelMap = std::map<std::string, Kernel, std::less<>>;  // by op
+
+// Adds the kernels of a device that is found at run time (of a plug-in, or made
+// of those of another device). They stay; a second call for a device changes
+// nothing. Thread-safe.
+void AddKernels(std::string_view device, KernelMap kernels);
+
+// A kernel of either kind, which lives as long as the program. Thread-safe.
+// Errors: kNotFound.
+StatusOr<const Kernel*> FindKernel(std::string_view device,
+                                   std::string_view op);
 
 #define SHOAL_REGISTER_KERNEL(device, op, ...)                        \
   [[maybe_unused]] static const bool SHOAL_CONCAT(kernel_registered_, \

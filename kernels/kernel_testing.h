@@ -122,7 +122,7 @@ inline Status RunKernelOnce(KernelCall& call, ThreadPool& pool,
   }
   TestTensor workspace(Shape{workspace_bytes / 4}, DType::kF32);
   const auto device = CreateCpuDevice(pool);
-  const auto stream = device->CreateStream();
+  const std::unique_ptr<Stream> stream = *device->CreateStream();
   const Status status = (*kernel)->run(
       {.inputs = in,
        .outputs = out,

@@ -11,13 +11,14 @@
 #include <utility>
 #include <vector>
 
+#include "base/plugin.h"
 #include "base/random.h"
 #include "base/storage.h"
 #include "base/strcat.h"
 #include "comm/listen.h"
+#include "comm/mpi_world.h"
 #include "comm/pump.h"
 #include "comm/transport_collective.h"
-#include "launch/mpi_world.h"
 #include "launch/supervisor.h"
 
 namespace shoal::launch {
@@ -61,7 +62,7 @@ float Term(int rank, int64_t i) {
 class BenchNode : public comm::Node {
  public:
   BenchNode(const AllReduceBenchOptions& options, int rank, int size,
-            MpiWorld* mpi)
+            comm::MpiWorld* mpi)
       : options_(options), rank_(rank), size_(size), mpi_(mpi) {}
 
   void OnStart(comm::NodeContext& context) override {
@@ -451,7 +452,7 @@ class BenchNode : public comm::Node {
   const AllReduceBenchOptions options_;
   const int rank_;
   const int size_;
-  MpiWorld* const mpi_;  // null: not under mpirun
+  comm::MpiWorld* const mpi_;  // null: not under mpirun
   comm::NodeContext* context_ = nullptr;
   comm::Group group_;
   std::unique_ptr<comm::TransportCollective> collective_;
@@ -489,8 +490,8 @@ StatusOr<std::unique_ptr<comm::Pump>> MakePump(
 }
 
 Status RunRanksOfMpi(AllReduceBenchOptions options) {
-  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<MpiWorld> world,
-                         MpiWorld::Create());
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<comm::MpiWorld> world,
+                         comm::MpiWorld::Create(comm::MpiWorld::Threads::kOne));
   const int rank = world->rank();
   std::unique_ptr<comm::Pump> pump;
   if (rank == 0) {
@@ -584,7 +585,8 @@ Status RunAllReduceBench(const AllReduceBenchOptions& options) {
   if (options.rank >= 0) {
     return RunOneRank(options);
   }
-  return MpiWorld::Present() ? RunRanksOfMpi(options) : RunProcesses(options);
+  return comm::MpiWorld::Present() ? RunRanksOfMpi(options)
+                                   : RunProcesses(options);
 }
 
 }  // namespace shoal::launch

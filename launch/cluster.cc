@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/plugin.h"
 #include "base/strcat.h"
 #include "comm/pump.h"
 #include "launch/roles.h"

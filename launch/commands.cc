@@ -10,15 +10,13 @@
 #include <optional>
 #include <utility>
 
-#include "base/log.h"
 #include "base/storage.h"
 #include "base/strcat.h"
-#include "base/trace.h"
+#include "comm/mpi_world.h"
 #include "launch/cluster.h"
-#include "launch/mpi_world.h"
+#include "launch/mpi_ranks.h"
 #include "launch/process_trace.h"
 #include "launch/restored_job.h"
-#include "launch/roles.h"
 #include "ps/checkpoint_format.h"
 #include "worker/input/prepare.h"
 #include "worker/job.h"
@@ -26,6 +24,7 @@
 #include "worker/metrics/metrics.h"
 
 namespace shoal::launch {
+
 void PrintSummary(const JobRun& run, RunRequest::Kind kind) {
   const worker::TrainingSummary& summary = run.summary();
   if (summary.test.has_value()) {
@@ -50,33 +49,6 @@ void PrintSummary(const JobRun& run, RunRequest::Kind kind) {
 
 namespace {
 
-// Joins the timelines of all processes of a run.
-Status JoinTraces(const std::string& folder, const std::string& joined) {
-  const std::unique_ptr<Storage> storage = CreateLocalStorage();
-  SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> names,
-                         storage->ListFolder(folder));
-  std::vector<std::string> paths;
-  for (const std::string& name : names) {
-    if (IsTraceFileName(name)) {
-      paths.push_back(StrCat(folder, "/", name));
-    }
-  }
-  return MergeTraces(*storage, paths, joined);
-}
-
-// Joins the timelines of a run that had them, once all its processes are done.
-Status FinishTrace(const JobRun& run, const std::string& trace_folder) {
-  if (trace_folder.empty()) {
-    return OkStatus();
-  }
-  const std::string joined = StrCat(run.out(), "/trace.json");
-  SHOAL_RETURN_IF_ERROR(JoinTraces(trace_folder, joined));
-  // Not to standard output, which may be that of a prediction.
-  std::fprintf(stderr, "timeline: %s (open it in ui.perfetto.dev)\n",
-               joined.c_str());
-  return OkStatus();
-}
-
 // This process prepares the data and runs the coordinator with the members as
 // processes or threads.
 Status RunHere(JobRun& run) {
@@ -89,13 +61,13 @@ Status RunHere(JobRun& run) {
         shape.in_process ? RunAsThreads(shape, std::move(options))
                          : RunAsProcesses(shape, std::move(options))));
   }
-  return FinishTrace(run, shape.trace_folder);
+  return FinishTrace(run.out(), shape.trace_folder);
 }
 
 // Commands that are one process would do under mpirun what one does, as often
 // as there are ranks.
 Status RefuseMpirun(const char* command) {
-  return MpiWorld::ManyRanks()
+  return comm::MpiWorld::ManyRanks()
              ? FailedPreconditionError(
                    StrCat("`shoal ", command,
                           "` does not spread over ranks; start it without "
@@ -103,94 +75,16 @@ Status RefuseMpirun(const char* command) {
              : OkStatus();
 }
 
-// Under mpirun: ranks 0 .. servers - 1 are the servers, the next ones the
-// workers; rank 0 prepares the data and runs the coordinator beside its server.
-// With one rank more than that, rank 0 is the coordinator alone.
-Status RunAsRanks(const RunRequest& request) {
-  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<MpiWorld> world,
-                         MpiWorld::Create());
-  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<worker::JobSpec> job,
-                         worker::LoadJob(request.job_path, request.overrides));
-  const int servers = job->cluster().servers();
-  const int workers = job->cluster().workers();
-  const int extra = world->size() - servers - workers;
-  if (extra != 0 && extra != 1) {
-    return InvalidArgumentError(StrCat(
-        "mpirun started ", world->size(), " ranks, but the job needs ",
-        servers + workers, " (cluster.servers ", servers, " + cluster.workers ",
-        workers, "), or one more for a coordinator of its own: run mpirun -np ",
-        servers + workers));
-  }
-  if (job->transport() == "inproc") {
-    return InvalidArgumentError(
-        "transport: inproc joins threads of one process; under mpirun use "
-        "auto, shm or zmq");
-  }
-  const std::string trace_folder =
-      request.trace ? StrCat(request.out.empty() ? StrCat("out/", job->name())
-                                                 : request.out,
-                             "/trace")
-                    : "";
-  RoleOptions role;
-  role.transport = job->transport();
-  role.shards = job->cluster().shards();
-  const auto run_role = [&](const std::string& address) -> Status {
-    role.coordinator_address = address;
-    const int place = world->rank() - extra;
-    const bool server = place < servers;
-    role.index = server ? place : place - servers;
-    const std::string name = StrCat(server ? "server " : "worker ", role.index);
-    SetLogRole(name);
-    const ProcessTrace trace(trace_folder, name);
-    SHOAL_ASSIGN_OR_RETURN(
-        const std::unique_ptr<Role> made,
-        server ? Role::CreateServer(role) : Role::CreateWorker(role));
-    return made->Run();
-  };
-  // Preparing the data may take long; the other ranks wait for the address.
-  constexpr Duration kPrepareWithin = std::chrono::hours(1);
-  constexpr Duration kReportsWithin = std::chrono::seconds(10);
-  if (world->rank() > 0) {
-    SHOAL_ASSIGN_OR_RETURN(const std::string address,
-                           world->BroadcastFromFirst("", kPrepareWithin));
-    if (const Status ran = run_role(address); !ran.ok()) {
-      // mpirun ends all ranks when one fails: the first one may be writing its
-      // reports, and says when they are there.
-      (void)world->BroadcastFromFirst("", kReportsWithin);
-      return ran;
-    }
-    return world->Finalize();
-  }
-  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
-                         JobRun::Prepare(request));
-  SHOAL_ASSIGN_OR_RETURN(const ClusterShape shape,
-                         run->Shape(world->one_host()));
-  {
-    // With a server beside it, the server's timeline is that of the process.
-    const ProcessTrace trace(extra == 1 ? trace_folder : "", "coordinator");
-    const Status ran = run->Finish(RunCoordinatorBeside(
-        shape, run->CoordinatorOptions(),
-        [&](const std::string& address) -> Status {
-          SHOAL_RETURN_IF_ERROR(
-              world->BroadcastFromFirst(address, kPrepareWithin).status());
-          return extra == 1 ? OkStatus() : run_role(address);
-        }));
-    if (!ran.ok()) {
-      (void)world->BroadcastFromFirst("the reports are written", 1s);
-      return ran;
-    }
-  }
-  PrintSummary(*run, request.kind);
-  // All ranks have left their timelines when this returns.
-  SHOAL_RETURN_IF_ERROR(world->Finalize());
-  return FinishTrace(*run, trace_folder);
-}
-
 }  // namespace
 
 Status RunJob(const RunRequest& request) {
-  if (MpiWorld::Present() && !request.in_process) {
+  if (comm::MpiWorld::Present() && !request.in_process) {
     return RunAsRanks(request);
+  }
+  if (request.expect_ranks > 0) {
+    return FailedPreconditionError(
+        StrCat("--expect-ranks ", request.expect_ranks,
+               ", but mpirun did not start this process"));
   }
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
                          JobRun::Prepare(request));

@@ -12,7 +12,9 @@
 #include "base/strcat.h"
 #include "base/trace.h"
 #include "comm/listen.h"
+#include "comm/mpi_world.h"
 #include "ps/checkpoint_format.h"
+#include "worker/consistency.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
 #include "worker/metrics/metrics.h"
@@ -23,6 +25,9 @@
 
 namespace shoal::launch {
 namespace {
+
+// Whose checkpoints those of the folder are: RunRequest::run.
+constexpr char kRunFile[] = "/run";
 
 double WallTime() {
   return std::chrono::duration<double>(
@@ -43,6 +48,19 @@ std::string Seconds(Duration duration) {
   char text[32];
   std::snprintf(text, sizeof(text), "%.2f s", ToSeconds(duration));
   return text;
+}
+
+std::string DensePlaceText(const worker::Consistency& consistency) {
+  switch (consistency.dense) {
+    case ps::DensePlace::kShards:
+      return "on the servers";
+    case ps::DensePlace::kWorkers:
+      return "on the workers, summed by allreduce";
+    case ps::DensePlace::kWorkerParts:
+      return "on the workers, summed by allreduce, each with its part of the "
+             "optimizer's state";
+  }
+  return "";
 }
 
 std::string MetricsText(const worker::EvalResult& result) {
@@ -94,14 +112,50 @@ Status JobRun::Load() {
       out_, OutFolder::Open(request_.out.empty() ? StrCat("out/", job_->name())
                                                  : request_.out,
                             request_.kind == RunRequest::Kind::kTrain));
-  const std::string& checkpoint = request_.checkpoint.empty()
-                                      ? job_->checkpoint().restore()
-                                      : request_.checkpoint;
+  for (const auto& [key, value] :
+       {std::pair("transport", job_->transport()),
+        std::pair("cluster.collective", job_->cluster().collective())}) {
+    if (value == "mpi" && comm::MpiWorld::Current() == nullptr) {
+      return FailedPreconditionError(
+          StrCat(key,
+                 ": mpi joins ranks of mpirun, and this is none; train "
+                 "with `shoal launch mpi` or `mpirun -np RANKS shoal train`, "
+                 "or add --set ",
+                 key, "=auto"));
+    }
+  }
+  SHOAL_ASSIGN_OR_RETURN(std::string checkpoint, OwnCheckpoint());
+  if (!checkpoint.empty()) {
+    std::fprintf(stderr, "note: going on from %s\n", checkpoint.c_str());
+  } else {
+    checkpoint = request_.checkpoint.empty() ? job_->checkpoint().restore()
+                                             : request_.checkpoint;
+  }
   if (!checkpoint.empty()) {
     SHOAL_ASSIGN_OR_RETURN(restored_,
                            OpenCheckpoint(*storage_, checkpoint, *job_));
   }
   return OkStatus();
+}
+
+// The newest checkpoint that an earlier try of this run left, or none.
+StatusOr<std::string> JobRun::OwnCheckpoint() {
+  if (request_.run.empty()) {
+    return std::string();
+  }
+  const StatusOr<Buffer> of = storage_->ReadFile(out() + kRunFile);
+  if (of.status().code() == StatusCode::kNotFound) {
+    return std::string();
+  }
+  SHOAL_RETURN_IF_ERROR(of.status());
+  if (of->text() != request_.run) {
+    return std::string();
+  }
+  StatusOr<std::string> newest = ps::FindCheckpoint(*storage_, out());
+  if (newest.status().code() == StatusCode::kNotFound) {
+    return std::string();
+  }
+  return newest;
 }
 
 Status JobRun::PrepareData() {
@@ -179,7 +233,15 @@ Status JobRun::BuildSpec() {
   summary_.job = job_->name();
   summary_.model = job_->model().kind();
   summary_.task = job_->model().task();
-  summary_.mode = job_->consistency().mode();
+  const worker::Consistency consistency =
+      worker::ChooseConsistency(*job_, spec_);
+  summary_.mode = consistency.tables_text;
+  summary_.dense = consistency.dense_text;
+  if (request_.kind == RunRequest::Kind::kTrain) {
+    for (const std::string& choice : consistency.choices) {
+      std::fprintf(stderr, "%s\n", choice.c_str());
+    }
+  }
   summary_.started = WallTimeText();
   summary_.steps_per_epoch = plan_.steps_per_epoch;
   summary_.bad_rows = data_.bad_rows;
@@ -192,9 +254,13 @@ Status JobRun::BuildSpec() {
       {"virtual workers", std::to_string(cluster.virtual_workers())},
       {"threads per worker", std::to_string(cluster.threads())},
       {"transport", job_->transport()},
-      {"dense variables", job_->consistency().dense() == "allreduce"
-                              ? "on the workers, summed by allreduce"
-                              : "on the servers"}};
+      {"tables", consistency.tables_text},
+      {"dense variables", DensePlaceText(consistency)}};
+  for (const std::string& choice : consistency.choices) {
+    const size_t colon = choice.find(": ");
+    summary_.cluster.emplace_back(choice.substr(0, colon),
+                                  choice.substr(colon + 2));
+  }
   summary_.timings.emplace_back("read and prepare the data",
                                 Seconds(clock_.Now() - begin_));
   return OkStatus();
@@ -233,12 +299,11 @@ StatusOr<ClusterShape> JobRun::Shape(bool one_host) const {
 ps::Coordinator::Options JobRun::CoordinatorOptions() {
   ps::Coordinator::Options options;
   options.model = spec_;
-  options.plan = worker::MakeClusterPlan(*job_);
+  options.plan = worker::MakeClusterPlan(*job_, spec_);
   options.train = plan_;
   options.num_servers = job_->cluster().servers();
   options.shards_per_server = job_->cluster().shards();
   options.num_workers = job_->cluster().workers();
-  options.dense_on_workers = job_->consistency().dense() == "allreduce";
   options.job_text = worker::SerializeJob(*job_);
   options.setup = worker::EncodeSetup(data_);
   if (request_.kind == RunRequest::Kind::kTrain) {
@@ -265,6 +330,11 @@ Status JobRun::OnStarted(int64_t step) {
   for (const char* report : {"/metrics.json", "/report.html"}) {
     SHOAL_RETURN_IF_ERROR(storage_->Remove(out() + report));
   }
+  const Buffer run = Buffer::CopyOf(request_.run);
+  SHOAL_RETURN_IF_ERROR(
+      request_.run.empty()
+          ? storage_->Remove(out() + kRunFile)
+          : storage_->PublishFile(out() + kRunFile, {&run, 1}));
   progress_ = std::make_unique<worker::Progress>(
       worker::Progress::Detect(stderr), clock_);
   progress_->Start(step, plan_.total_steps, plan_.steps_per_epoch);

@@ -37,6 +37,10 @@ struct RunRequest {
   std::string out;                     // folder; empty: out/<name of the job>
   bool in_process = false;
   bool trace = false;
+  int expect_ranks = 0;  // that mpirun must have started; 0: any number
+  // Names the tries of one training: each goes on from the newest checkpoint
+  // that an earlier one left in the folder, if any. Empty: starts anew.
+  std::string run;
   StatusBoard* board = nullptr;            // told of the training, if any
   std::string checkpoint;                  // to evaluate or predict with
   std::vector<std::string> predict_files;  // patterns
@@ -84,6 +88,7 @@ class JobRun : public ps::JobObserver {
  private:
   explicit JobRun(const RunRequest& request);
   Status Load();
+  StatusOr<std::string> OwnCheckpoint();
   Status PrepareData();
   Status BuildSpec();
   void Tell(std::string_view metric, std::string_view labels, double value);

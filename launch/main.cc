@@ -8,8 +8,13 @@
 #include <CLI/CLI.hpp>
 #include <sys/resource.h>
 
+#include "comm/mpi_world.h"
 #include "launch/allreduce_bench.h"
 #include "launch/commands.h"
+#include "launch/doctor.h"
+#include "launch/kubernetes/command.h"
+#include "launch/kubernetes/launch_job.h"
+#include "launch/mpi_launch.h"
 #include "launch/services.h"
 #include "worker/job.h"
 
@@ -42,6 +47,15 @@ void AddJobOptions(CLI::App& command, RunRequest& request) {
                    "Writes a timeline that ui.perfetto.dev opens");
 }
 
+void AddRunOption(CLI::App& command, RunRequest& request) {
+  command
+      .add_option("--run", request.run,
+                  "Goes on from the newest checkpoint in --out if a training "
+                  "with the same ID wrote it: for those that start a failed "
+                  "one again")
+      ->type_name("ID");
+}
+
 // Seconds that members and coordinator wait for each other.
 void AddJoinOption(CLI::App& command, shoal::Duration& join_within) {
   command
@@ -72,10 +86,17 @@ void AddRoleOptions(CLI::App& command, RoleOptions& role,
                   "Which server or worker, from 0 (default: a server takes the "
                   "number that its host's name ends with, a worker any)")
       ->check(CLI::NonNegativeNumber);
+  CLI::Option* const job =
+      command
+          .add_option("--job", role.job_path,
+                      "Takes transport and shards from this job file")
+          ->type_name("JOB.yaml");
   command.add_option("--transport", role.transport, "auto, shm or zmq")
-      ->check(CLI::IsMember({"auto", "shm", "zmq"}));
+      ->check(CLI::IsMember({"auto", "shm", "zmq"}))
+      ->excludes(job);
   command.add_option("--shards", role.shards, "Shards of a server")
-      ->check(CLI::Range(1, 256));
+      ->check(CLI::Range(1, 256))
+      ->excludes(job);
   AddJoinOption(command, role.join_within);
   AddHttpOption(command, options);
   command.add_option("--trace", options.trace_folder,
@@ -105,6 +126,13 @@ int main(int argc, char** argv) {
   RunRequest train;
   CLI::App* command = app.add_subcommand("train", "Trains a job's model");
   AddJobOptions(*command, train);
+  AddRunOption(*command, train);
+  command
+      ->add_option("--expect-ranks", train.expect_ranks,
+                   "Refuses to train unless mpirun started so many ranks")
+      ->check(CLI::Range(1, 1 << 20));
+  // Who started mpirun wants to know whether another try may help.
+  bool service = shoal::comm::MpiWorld::Present();
   command->callback([&] { status = shoal::launch::RunJob(train); });
 
   RunRequest eval;
@@ -229,6 +257,41 @@ int main(int argc, char** argv) {
   command->callback(
       [&] { status = shoal::launch::RunAllReduceBench(allreduce); });
 
+  int exit_code = 0;  // of a job that ran elsewhere
+  CLI::App* launch =
+      app.add_subcommand("launch", "Runs a job on other machines");
+  launch->require_subcommand(1);
+  shoal::launch::MpiLaunchOptions mpi;
+  command = launch->add_subcommand(
+      "mpi", "Trains a job under mpirun, on the hosts of its `placement`");
+  AddJobOptions(*command, mpi.run);
+  command->remove_option(command->get_option("--in-process"));
+  command->add_flag("--dry-run", mpi.dry_run,
+                    "Prints the ranks and the mpirun line, and runs nothing");
+  command
+      ->add_option("--restarts", mpi.restarts,
+                   "Times to start a job again that lost a member, from its "
+                   "last checkpoint")
+      ->check(CLI::Range(0, 1000000))
+      ->capture_default_str();
+  command->add_option("--mpirun", mpi.mpirun, "The mpirun to run")
+      ->capture_default_str();
+  command
+      ->add_option("--mpirun-arg", mpi.mpirun_args,
+                   "An argument for mpirun: --mpirun-arg=--report-bindings")
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->take_all();
+  command->callback(
+      [&] { status = shoal::launch::RunMpiLaunch(mpi, &exit_code); });
+  shoal::launch::AddKubernetesCommand(
+      *launch, [&](const shoal::launch::KubernetesRequest& request) {
+        service = true;
+        const auto ended = shoal::launch::LaunchOnKubernetes(request);
+        status = ended.status();
+        exit_code = ended.ok() ? *ended : 0;
+      });
+
   CLI::App* job = app.add_subcommand("job", "About job files");
   bool explain = false;
   job->add_flag("--explain", explain,
@@ -239,9 +302,14 @@ int main(int argc, char** argv) {
     std::fputs(text.c_str(), stdout);
   });
 
+  bool need_gpu = false;
+  command = app.add_subcommand(
+      "doctor", "Says what of this machine jobs can use, and why not the rest");
+  command->add_flag("--need-gpu", need_gpu, "Fails if no GPU can be used");
+  command->callback([&] { status = shoal::launch::RunDoctor(need_gpu); });
+
   RoleOptions role;
   ServiceOptions service_options;
-  bool service = false;
   command = app.add_subcommand("server", "Runs one server of a job");
   AddRoleOptions(*command, role, service_options);
   command->callback([&] {
@@ -262,6 +330,7 @@ int main(int argc, char** argv) {
   AddJobOptions(*command, coordinate);
   AddJoinOption(*command, join_within);
   AddHttpOption(*command, service_options);
+  AddRunOption(*command, coordinate);
   command->callback([&] {
     service = true;
     status = shoal::launch::RunCoordinatorService(coordinate, join_within,
@@ -276,7 +345,10 @@ int main(int argc, char** argv) {
   }
   if (!status.ok()) {
     std::fprintf(stderr, "shoal: %s\n", status.message().c_str());
+    if (exit_code > 0) {
+      return exit_code;
+    }
     return service ? shoal::launch::ServiceExitCode(status) : 1;
   }
-  return 0;
+  return exit_code;
 }

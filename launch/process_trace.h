@@ -3,6 +3,8 @@
 
 #include <string>
 
+#include "base/status.h"
+
 namespace shoal::launch {
 
 // A process's timeline, from here to the end of the block, in a file of
@@ -18,6 +20,10 @@ class ProcessTrace {
   std::string folder_;
   std::string role_;
 };
+
+// Joins the timelines in `trace_folder`, once all processes of a run have left
+// theirs, to trace.json in `out`; nothing if the folder is empty.
+Status FinishTrace(const std::string& out, const std::string& trace_folder);
 
 }  // namespace shoal::launch
 

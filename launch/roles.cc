@@ -102,6 +102,8 @@ ps::ReportFn WorkerReport(StatusBoard* board) {
     board->Set("shoal_step", "", static_cast<double>(report.step));
     board->Set("shoal_examples_total", "",
                static_cast<double>(report.examples));
+    board->Set("shoal_dense_bytes", "",
+               static_cast<double>(report.dense_bytes));
   };
 }
 

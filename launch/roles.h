@@ -16,6 +16,7 @@ struct RoleOptions {
   std::string coordinator_address;
   int index = -1;  // which server or worker; a worker's -1: any that is free
   int shards = 1;  // of a server
+  std::string job_path;  // if not empty, it says what transport and shards are
   Duration join_within = std::chrono::seconds(60);
   StatusBoard* board = nullptr;  // what it tells of itself; must outlive it
 };

@@ -22,6 +22,8 @@
 #include "launch/status_board.h"
 #include "launch/status_server.h"
 #include "launch/supervisor.h"
+#include "worker/job.h"
+#include "worker/job.pb.h"
 
 namespace shoal::launch {
 namespace {
@@ -127,6 +129,12 @@ Status RunMember(
     const std::string& name, RoleOptions role, const ServiceOptions& options,
     StatusOr<std::unique_ptr<Role>> (*create)(const RoleOptions&)) {
   SetLogRole(name);
+  if (!role.job_path.empty()) {
+    SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<worker::JobSpec> job,
+                           worker::LoadJob(role.job_path, {}));
+    role.transport = job->transport();
+    role.shards = job->cluster().shards();
+  }
   const ProcessTrace trace(options.trace_folder, name);
   StatusBoard board;
   role.board = &board;

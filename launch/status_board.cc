@@ -26,6 +26,9 @@ constexpr Description kMetrics[] = {
     {"shoal_checkpoint_step", "gauge", "Step of the last checkpoint."},
     {"shoal_table_rows", "gauge", "Rows of all tables of a shard."},
     {"shoal_table_bytes", "gauge", "Memory of all tables of a shard."},
+    {"shoal_dense_bytes", "gauge",
+     "Memory of the dense variables that a worker holds, with what their "
+     "optimizer and their sums need."},
 };
 
 }  // namespace

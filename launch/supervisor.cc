@@ -371,13 +371,4 @@ Status StoppedBy(int signal) {
                                signal == SIGINT ? " (Ctrl-C)" : ""));
 }
 
-StatusOr<std::string> OwnProgramPath() {
-  char path[PATH_MAX];
-  const ssize_t size = readlink("/proc/self/exe", path, sizeof(path));
-  if (size <= 0 || size == static_cast<ssize_t>(sizeof(path))) {
-    return ErrnoStatus("the path of this program is not known (/proc)", errno);
-  }
-  return std::string(path, static_cast<size_t>(size));
-}
-
 }  // namespace shoal::launch

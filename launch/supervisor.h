@@ -79,9 +79,6 @@ class Supervisor {
 // "stopped by signal 2 (Ctrl-C)", as a reason to end.
 Status StoppedBy(int signal);
 
-// The path of the running program, to start it again in another role.
-StatusOr<std::string> OwnProgramPath();
-
 }  // namespace shoal::launch
 
 #endif  // SHOAL_LAUNCH_SUPERVISOR_H_

@@ -284,15 +284,5 @@ TEST(SupervisorTest, ChildrenDieWhenTheirParentIsKilled) {
   prctl(PR_SET_CHILD_SUBREAPER, 0);
 }
 
-TEST(SupervisorTest, OwnProgramPathIsThisProgram) {
-  const auto path = OwnProgramPath();
-  ASSERT_TRUE(path.ok()) << path.status();
-  struct stat by_path = {};
-  struct stat by_proc = {};
-  ASSERT_EQ(stat(path->c_str(), &by_path), 0);
-  ASSERT_EQ(stat("/proc/self/exe", &by_proc), 0);
-  EXPECT_EQ(by_path.st_ino, by_proc.st_ino);
-}
-
 }  // namespace
 }  // namespace shoal::launch

@@ -32,7 +32,7 @@ Coordinator::Coordinator(Options options) : options_(std::move(options)) {
   shards_.resize(static_cast<size_t>(options_.num_servers) *
                  static_cast<size_t>(options_.shards_per_server));
   workers_.resize(static_cast<size_t>(options_.num_workers));
-  if (options_.dense_on_workers) {
+  if (options_.plan.dense_on_workers()) {
     options_.replace_within = Duration::zero();  // A collective has no spares.
   }
 }
@@ -267,7 +267,7 @@ void Coordinator::OnAllJoined() {
   for (const auto& id : shards_) {
     route_.shards.push_back(peer(*id));
   }
-  if (options_.dense_on_workers) {
+  if (options_.plan.dense_on_workers()) {
     for (const WorkerState& worker : workers_) {
       route_.workers.push_back(peer(*worker.endpoint));
     }
@@ -300,8 +300,7 @@ void Coordinator::AnswerJoin(const WaitingMessage& waiting) {
   ToWire(options_.plan, *reply.mutable_plan());
   std::vector<Buffer> frames;
   if (member.is_worker) {
-    // In sync each runs its part of every step, otherwise whole steps.
-    const bool parts = options_.plan.mode == Mode::kSync;
+    const bool parts = options_.plan.shares_steps();
     const auto [begin, end] =
         VirtualRange(options_.plan, parts ? member.index : 0,
                      parts ? options_.num_workers : 1);
@@ -385,8 +384,9 @@ void Coordinator::AnswerOrder(int worker) {
     case OrderKind::kTrain: {
       order.set_kind(wire::Order::TRAIN);
       // A worker in place of a lost one goes on where the job is.
-      const int64_t reached = options_.plan.mode == Mode::kSync
-                                  ? committed_
+      const int64_t reached = options_.plan.mode == Mode::kSync ? committed_
+                              : options_.plan.shares_steps()
+                                  ? order_.from  // None is replaced there.
                                   : state.clock * options_.num_workers + worker;
       order.set_from_step(std::clamp(reached, order_.from, order_.until));
       break;
@@ -505,7 +505,9 @@ void Coordinator::SaveCheckpoint() {
     return;
   }
   std::vector<RouteTable::Peer> writers = route_.shards;
-  if (route_.dense_on_workers()) {
+  if (options_.plan.dense == DensePlace::kWorkerParts) {
+    writers.insert(writers.end(), route_.workers.begin(), route_.workers.end());
+  } else if (route_.dense_on_workers()) {
     writers.push_back(route_.workers.front());  // All have the same.
   }
   saver_->Save(position_, writers, [this, saved](const Status& status) {
@@ -594,8 +596,8 @@ void Coordinator::ReplyCommit(const WaitingMessage& waiting, int64_t step) {
   Reply(waiting.from, MakeReply(waiting.message, {Encode(commit)}));
 }
 
-// Outside sync steps are dealt in turn: step s is the worker's whose index is s
-// modulo their number.
+// Where steps are dealt in turn: step s is the worker's whose index is s modulo
+// their number.
 int64_t Coordinator::ClockAt(size_t worker, int64_t step) const {
   const int64_t n = options_.num_workers;
   return (step - static_cast<int64_t>(worker) + n - 1) / n;
@@ -713,7 +715,8 @@ std::string Coordinator::Suspects(comm::EndpointId reporter) const {
                     committed_, "; ");
     }
   }
-  if (text.empty() && options_.plan.mode == Mode::kBounded) {
+  if (text.empty() && options_.plan.mode == Mode::kBounded &&
+      !options_.plan.shares_steps()) {
     const int64_t last = MinimumClock();
     for (const WorkerState& worker : workers_) {
       if (worker.endpoint.has_value() && *worker.endpoint != reporter &&

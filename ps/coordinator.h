@@ -57,9 +57,6 @@ class Coordinator : public comm::Node {
     int num_servers = 1;
     int shards_per_server = 1;
     int num_workers = 1;
-    // Workers hold the dense variables and reduce their gradients by a
-    // collective; `sync` only. A lost worker is not replaced then.
-    bool dense_on_workers = false;
     std::string job_text;  // handed to every member
     Buffer setup;          // handed to workers, opaque here
     // Checkpoints are folders `step-N` in here; empty: none are written.
@@ -68,7 +65,8 @@ class Coordinator : public comm::Node {
     std::string restore_folder;  // a `step-N` folder to start from, or empty
     int64_t restore_step = 0;
     // How long members may take to join, and how long a job waits for another
-    // worker in place of one that was lost; zero ends the job at once.
+    // worker in place of one that was lost; zero ends the job at once, as it
+    // ends where workers hold the dense variables.
     Duration join_within = std::chrono::seconds(60);
     Duration replace_within = Duration::zero();
     JobObserver* observer = nullptr;  // must outlive the coordinator

@@ -285,6 +285,21 @@ TEST_F(CoordinatorTest, JoinsAreAnsweredWhenAllAreThere) {
   EXPECT_FALSE(context_.stopped.has_value());
 }
 
+TEST_F(CoordinatorTest, OutsideSyncWorkersShareStepsIfTheyHoldDenseVariables) {
+  options_.plan.mode = Mode::kAsync;
+  options_.plan.dense = DensePlace::kWorkers;
+  Start();
+  JoinShard(0);
+  JoinShard(1);
+  const std::pair<uint64_t, uint64_t> joins = {JoinWorker(0), JoinWorker(1)};
+  const auto first = GoodReplyTo<wire::JoinReply>(joins.first);
+  const auto second = GoodReplyTo<wire::JoinReply>(joins.second);
+  EXPECT_EQ(first.virtual_begin(), 0);
+  EXPECT_EQ(first.virtual_end(), second.virtual_begin());
+  EXPECT_EQ(second.virtual_end(), 5);
+  EXPECT_EQ(first.route().workers_size(), 2);
+}
+
 TEST_F(CoordinatorTest, OutsideSyncEveryWorkerRunsAllVirtualWorkers) {
   options_.plan.mode = Mode::kAsync;
   Start();
@@ -1015,6 +1030,20 @@ class CoordinatorSaveTest : public CoordinatorTest {
     return files.ok() ? *files : std::vector<std::string>{};
   }
 };
+
+TEST_F(CoordinatorSaveTest, OneWorkerIsAskedForWhatAllOfThemHold) {
+  options_.plan.dense = DensePlace::kWorkers;
+  Train();
+  EXPECT_THAT(AskedOf(Worker(0), Method::kSave), SizeIs(1));
+  EXPECT_THAT(AskedOf(Worker(1), Method::kSave), IsEmpty());
+}
+
+TEST_F(CoordinatorSaveTest, EveryWorkerIsAskedForItsPart) {
+  options_.plan.dense = DensePlace::kWorkerParts;
+  Train();
+  EXPECT_THAT(AskedOf(Worker(0), Method::kSave), SizeIs(1));
+  EXPECT_THAT(AskedOf(Worker(1), Method::kSave), SizeIs(1));
+}
 
 TEST_F(CoordinatorSaveTest, ManifestComesAfterAllParts) {
   Train();

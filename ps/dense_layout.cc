@@ -30,4 +30,8 @@ std::vector<DenseChunk> DenseLayout::ChunksOf(int shard,
   return own;
 }
 
+int DenseLayout::PartOf(size_t chunk, int size) const {
+  return static_cast<int>(chunks_[chunk].offset * size / size_);
+}
+
 }  // namespace shoal::ps

@@ -36,6 +36,11 @@ class DenseLayout {
   // The chunks that a shard owns, in order; none where workers hold them.
   std::vector<DenseChunk> ChunksOf(int shard, const RouteTable& route) const;
 
+  // Where workers hold parts: the number among `size` of the one whose chunk
+  // `chunk` of chunks() is. Parts are whole chunks, since an optimizer's state
+  // may be a chunk's; they rise, and are even to a chunk.
+  int PartOf(size_t chunk, int size) const;
+
  private:
   std::vector<int64_t> offsets_;
   std::vector<DenseChunk> chunks_;

@@ -29,6 +29,14 @@ StatusOr<std::unique_ptr<DenseStore>> DenseStore::Create(
   return store;
 }
 
+int64_t DenseStore::memory_bytes() const {
+  int64_t floats = 0;
+  for (const std::vector<float>& row : rows_) {
+    floats += static_cast<int64_t>(row.size());
+  }
+  return floats * 4;
+}
+
 Buffer DenseStore::Snapshot() {
   if (snapshot_.empty() && num_elements_ > 0) {
     snapshot_ = Buffer::Allocate(num_elements_ * 4);

@@ -26,6 +26,8 @@ class DenseStore {
   const std::vector<DenseChunk>& chunks() const { return chunks_; }
   // Over all chunks.
   int64_t num_elements() const { return num_elements_; }
+  // Of values and state.
+  int64_t memory_bytes() const;
 
   // A copy of all chunks' values, one after another, shared by all who ask
   // before the next Apply().

@@ -101,6 +101,28 @@ TEST(DenseStoreTest, FlatGradientsAndValuesLieAsTheLayoutSays) {
   }
 }
 
+TEST(DenseStoreTest, PartsOfWorkersAreWholeChunksAndEvenToOne) {
+  ModelSpec model = DenseModel("adam");
+  model.variables.push_back({"deep/1/w", {123456}, {}});
+  const DenseLayout layout(model);
+  for (const int size : {1, 2, 3, 5, 64}) {
+    std::vector<int64_t> elements(static_cast<size_t>(size));
+    int last = 0;
+    for (size_t c = 0; c < layout.chunks().size(); ++c) {
+      const int part = layout.PartOf(c, size);
+      ASSERT_GE(part, last);
+      ASSERT_LT(part, size);
+      last = part;
+      elements[static_cast<size_t>(part)] += layout.chunks()[c].count;
+    }
+    for (const int64_t count : elements) {
+      EXPECT_LE(count, layout.size() / size + DenseLayout::kChunkElements);
+      EXPECT_GE(count, layout.size() / size - DenseLayout::kChunkElements -
+                           2 * DenseLayout::kAlignElements);
+    }
+  }
+}
+
 TEST(DenseStoreTest, SnapshotStaysAsItWasWhenTaken) {
   const ModelSpec model = DenseModel("sgd");
   const auto store = MakeStore(model, DenseLayout(model).chunks());

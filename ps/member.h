@@ -33,6 +33,7 @@ struct MemberReport {
   int64_t examples = 0;     // worker: trained on
   int64_t table_rows = 0;   // shard
   int64_t table_bytes = 0;  // shard
+  int64_t dense_bytes = 0;  // worker that holds dense variables
 };
 using ReportFn = std::function<void(const MemberReport&)>;
 inline constexpr Duration kReportEvery = std::chrono::seconds(1);

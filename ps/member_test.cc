@@ -35,6 +35,7 @@ wire::JoinReply LetIn() {
   model.seed = 42;
   ToWire(model, *reply.mutable_model());
   ToWire(ClusterPlan{.mode = Mode::kBounded,
+                     .dense = DensePlace::kWorkerParts,
                      .staleness = 3,
                      .virtual_workers = 6,
                      .timeout = 2s},
@@ -142,6 +143,7 @@ TEST_F(MemberTest, JoinBringsWhatTheCoordinatorSays) {
   EXPECT_EQ(joined.model.tables.at(0).dim, 8);
   EXPECT_EQ(joined.model.seed, 42U);
   EXPECT_EQ(joined.plan.mode, Mode::kBounded);
+  EXPECT_EQ(joined.plan.dense, DensePlace::kWorkerParts);
   EXPECT_EQ(joined.plan.staleness, 3);
   EXPECT_EQ(joined.plan.timeout, 2s);
   EXPECT_EQ(joined.route.version, 5U);

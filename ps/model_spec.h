@@ -55,17 +55,38 @@ struct ModelSpec {
 
 enum class Mode : uint8_t { kSync = 0, kBounded = 1, kAsync = 2 };
 
+// Who holds the dense variables.
+enum class DensePlace : uint8_t {
+  kShards = 0,
+  // Every worker, and a collective of them sums the gradients of each step.
+  kWorkers = 1,
+  // The same, but each has the optimizer's state of its own part only.
+  kWorkerParts = 2,
+};
+
 // What every member must know of how the job runs.
 struct ClusterPlan {
-  Mode mode = Mode::kSync;
+  Mode mode = Mode::kSync;  // of what the shards hold
+  DensePlace dense = DensePlace::kShards;
+  // kBounded: clocks that the fastest worker may be ahead of the slowest; with
+  // dense variables on the workers, steps that rows may be behind those.
   int64_t staleness = 0;
   int virtual_workers = 1;
   // The longest that any wait for another member may take.
   Duration timeout = std::chrono::seconds(20);
+  // The backend that sums what the workers hold, see comm::CollectiveRegistry.
+  std::string collective = "transport";
+
+  bool dense_on_workers() const { return dense != DensePlace::kShards; }
+  // Each worker runs its part of every step, and a step changes a row once, by
+  // the sum of all parts. Otherwise whole steps are dealt to them in turn.
+  bool shares_steps() const {
+    return mode == Mode::kSync || dense_on_workers();
+  }
 };
 
-// The virtual workers [begin, end) of worker `index` of `num_workers` in
-// `sync`, where each runs its part of every step.
+// The virtual workers [begin, end) of worker `index` of `num_workers`, where
+// steps are shared.
 inline std::pair<int, int> VirtualRange(const ClusterPlan& plan, int index,
                                         int num_workers) {
   const int64_t v = plan.virtual_workers;

@@ -17,6 +17,10 @@ namespace {
 // What a message may hold, with room for its head.
 constexpr int64_t kReplyBytesMax = comm::kMessageBytesMax - 4096;
 
+// Outside sync, a worker whose pushes of a step are here may be ahead by a few
+// more of one whose pushes are still on their way; more is no worker.
+constexpr int64_t kStepsAheadMax = 16;
+
 }  // namespace
 
 Shard::Shard(const Options& options) : options_(options) {}
@@ -69,7 +73,6 @@ void Shard::OnJoined(const JoinResult& joined) {
     return;
   }
   dense_ = *std::move(dense);
-  stage_.emplace(model_, plan_.virtual_workers);
   shape_ = {.model = &model_,
             .dense_elements = dense_->num_elements(),
             .slot_bits = route_.slot_bits,
@@ -188,7 +191,7 @@ void Shard::OnPull(comm::EndpointId from, comm::Message request) {
     ReplyError(from, request, status);
     return;
   }
-  if (plan_.mode != Mode::kSync || pull.step() == step_) {
+  if (MayAnswer(pull.step())) {
     AnswerPull(from, request);
     return;
   }
@@ -210,7 +213,7 @@ void Shard::OnPullDeadline(uint64_t waiting) {
   if (it == waiting_.end()) {
     return;
   }
-  const std::string missing = stage_->MissingVirtualWorkers();
+  const std::string missing = CurrentStage().MissingVirtualWorkers();
   ReplyError(
       it->second.from, it->second.request,
       DeadlineExceededError(
@@ -222,6 +225,28 @@ void Shard::OnPullDeadline(uint64_t waiting) {
                                    "workers ",
                                    missing)));
   waiting_.erase(it);
+}
+
+bool Shard::MayAnswer(int64_t step) const {
+  if (!plan_.shares_steps() || plan_.mode == Mode::kAsync) {
+    return true;  // Workers that are dealt steps have waited before they asked.
+  }
+  return step - (plan_.mode == Mode::kBounded ? plan_.staleness : 0) <= step_;
+}
+
+void Shard::AnswerWaiting() {
+  std::vector<WaitingPull> ready;
+  std::erase_if(waiting_, [&](auto& entry) {
+    if (!MayAnswer(entry.second.step)) {
+      return false;
+    }
+    context_->CancelTimer(entry.second.timer);
+    ready.push_back(std::move(entry.second));
+    return true;
+  });
+  for (const WaitingPull& pull : ready) {
+    AnswerPull(pull.from, pull.request);
+  }
 }
 
 void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
@@ -255,8 +280,8 @@ void Shard::OnPush(comm::EndpointId from, comm::Message request) {
   StatusOr<PushParts> push = ReadPush(request, shape_);
   Status status = push.status();
   if (status.ok()) {
-    status = plan_.mode == Mode::kSync ? StagePush(*std::move(push))
-                                       : ApplyPush(from, *push);
+    status = plan_.shares_steps() ? StagePush(*std::move(push))
+                                  : ApplyPush(from, *push);
   }
   if (!status.ok()) {
     ReplyError(from, request, status);
@@ -265,20 +290,59 @@ void Shard::OnPush(comm::EndpointId from, comm::Message request) {
   wire::PushReply reply;
   reply.set_step(step_);
   Reply(from, MakeReply(request, {Encode(reply)}));
-  if (plan_.mode == Mode::kSync && stage_->complete() && !prepared_) {
+  if (plan_.mode != Mode::kSync) {
+    ApplyStaged();
+  } else if (CurrentStage().complete() && !prepared_) {
     SendPrepared();
   }
+}
+
+StepStage& Shard::CurrentStage() {
+  return stages_.try_emplace(step_, Stage{{model_, plan_.virtual_workers}})
+      .first->second.pushes;
 }
 
 Status Shard::StagePush(PushParts push) {
   if (push.step < step_) {
     return OkStatus();  // A repeat of what is applied.
   }
-  if (push.step > step_) {
+  const bool commits = plan_.mode == Mode::kSync;
+  if (push.step > step_ + (commits ? 0 : kStepsAheadMax)) {
     return FailedPreconditionError(
         StrCat("push: is for step ", push.step, ", but the job is at ", step_));
   }
-  return stage_->AddAll(std::move(push.pieces));
+  if (!commits && !push.learning_rate_factor.has_value()) {
+    return InvalidArgumentError(
+        "push: has no learning rate factor, as one outside sync must");
+  }
+  const auto [it, is_new] = stages_.try_emplace(
+      push.step, Stage{{model_, plan_.virtual_workers},
+                       push.learning_rate_factor.value_or(1)});
+  Stage& stage = it->second;
+  if (!commits && stage.learning_rate_factor != *push.learning_rate_factor) {
+    return InvalidArgumentError(StrCat("push: has a learning rate factor of ",
+                                       *push.learning_rate_factor, " for step ",
+                                       push.step, ", another worker has ",
+                                       stage.learning_rate_factor));
+  }
+  const Status added = stage.pushes.AddAll(std::move(push.pieces));
+  if (!added.ok() && is_new) {
+    stages_.erase(it);
+  }
+  return added;
+}
+
+void Shard::ApplyStaged() {
+  const int64_t before = step_;
+  for (auto it = stages_.begin(); it != stages_.end() && it->first == step_ &&
+                                  it->second.pushes.complete();
+       it = stages_.erase(it)) {
+    Apply(it->second.pushes.Sum(), it->second.learning_rate_factor);
+    ++step_;
+  }
+  if (step_ > before) {
+    AnswerWaiting();
+  }
 }
 
 Status Shard::ApplyPush(comm::EndpointId from, const PushParts& push) {
@@ -316,7 +380,7 @@ void Shard::SendPrepared() {
       [this](const StatusOr<comm::Message>& reply) { OnCommit(reply); });
   // Summed while the commit is on its way.
   SHOAL_TRACE("sum", step_);
-  sum_ = stage_->Sum();
+  sum_ = CurrentStage().Sum();
 }
 
 void Shard::OnCommit(const StatusOr<comm::Message>& reply) {
@@ -337,21 +401,10 @@ void Shard::OnCommit(const StatusOr<comm::Message>& reply) {
   Apply(sum_, commit.learning_rate_factor());
   ++step_;
   prepared_ = false;
-  std::vector<WaitingPull> ready;
-  std::erase_if(waiting_, [&](auto& entry) {
-    if (entry.second.step != step_) {
-      return false;
-    }
-    context_->CancelTimer(entry.second.timer);
-    ready.push_back(std::move(entry.second));
-    return true;
-  });
-  for (const WaitingPull& pull : ready) {
-    AnswerPull(pull.from, pull.request);
-  }
+  AnswerWaiting();
   // After the answers: nobody waits for the memory to be freed.
   sum_ = Piece();
-  stage_->Clear();
+  stages_.clear();
   for (auto& [from, request] : std::exchange(waiting_saves_, {})) {
     OnSave(from, std::move(request));
   }
@@ -384,7 +437,7 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
     waiting_saves_.emplace_back(from, std::move(request));
     return;
   }
-  if (plan_.mode == Mode::kSync && save.step() < step_) {
+  if (plan_.shares_steps() && save.step() != step_) {
     ReplyError(
         from, request,
         FailedPreconditionError(StrCat("save: is for step ", save.step(),

@@ -27,7 +27,10 @@ namespace shoal::ps {
 // In `sync` it is at one step at all times: pushes of step t are staged, the
 // coordinator is told when they are complete, and its commit applies them;
 // pulls of t + 1 wait for that. In `bounded` and `async` a push is applied on
-// arrival, once per (client, sequence).
+// arrival, once per (client, sequence). Where the workers hold the dense
+// variables they share every step there too: the shard stages their pushes of
+// step t and applies the sum when the last has come, with no commit, after step
+// t - 1; in `bounded` a pull of t waits until t - staleness steps are applied.
 //
 // Belongs to the thread that pumps it; never blocks.
 class Shard : public comm::Node {
@@ -62,8 +65,11 @@ class Shard : public comm::Node {
   void OnPullDeadline(uint64_t waiting);
   void AnswerPull(comm::EndpointId from, const comm::Message& request);
   void OnPush(comm::EndpointId from, comm::Message request);
-  Status StagePush(PushParts push);                                // sync
-  Status ApplyPush(comm::EndpointId from, const PushParts& push);  // others
+  // Steps that are shared, and those that are dealt.
+  Status StagePush(PushParts push);
+  Status ApplyPush(comm::EndpointId from, const PushParts& push);
+  // Outside sync: applies the steps whose pushes have all come.
+  void ApplyStaged();
   void OnSave(comm::EndpointId from, comm::Message request);
   void OnLoad(comm::EndpointId from, const comm::Message& request);
 
@@ -71,6 +77,11 @@ class Shard : public comm::Node {
   // connection, until its commit comes.
   void SendPrepared();
   void OnCommit(const StatusOr<comm::Message>& reply);
+
+  // Whether a pull of `step` waits for nothing.
+  bool MayAnswer(int64_t step) const;
+  void AnswerWaiting();
+  StepStage& CurrentStage();
 
   void Report();
   void Apply(const Piece& piece, double learning_rate_factor);
@@ -100,18 +111,24 @@ class Shard : public comm::Node {
   ClusterPlan plan_;
   RouteTable route_;
   PushShape shape_;
-  int64_t step_ = 0;  // sync: steps applied; otherwise pushes applied
+  int64_t step_ = 0;  // steps applied; where they are dealt, pushes
   std::vector<std::unique_ptr<SparseTable>> tables_;
   std::unique_ptr<DenseStore> dense_;
 
-  // sync: the pushes of step_ and, once they are complete, their sum.
-  std::optional<StepStage> stage_;
+  // Where steps are shared: the pushes of step_ and, outside sync, of those
+  // after it; the learning rate factor that they name.
+  struct Stage {
+    StepStage pushes;
+    double learning_rate_factor = 1;
+  };
+  std::map<int64_t, Stage> stages_;
+  // sync: the pushes of step_ are complete, and their sum.
   bool prepared_ = false;
   Piece sum_;
   uint64_t next_waiting_ = 1;
   std::map<uint64_t, WaitingPull> waiting_;
   std::vector<std::pair<comm::EndpointId, comm::Message>> waiting_saves_;
-  // Outside sync: the last applied push of each client.
+  // Where steps are dealt: the last applied push of each client.
   std::unordered_map<comm::EndpointId, uint64_t> last_sequence_;
 };
 

@@ -141,14 +141,19 @@ std::vector<Buffer> PullFrames(int64_t step, Duration deadline = 3600s) {
 class ShardWorld {
  public:
   explicit ShardWorld(Mode mode = Mode::kSync, Duration timeout = 3600s,
-                      const ModelSpec& model = ShardModel()) {
+                      const ModelSpec& model = ShardModel(),
+                      const ClusterPlan& plan = {}) {
     shard_ = std::make_unique<Shard>(Shard::Options{
         .coordinator = kChief, .coordinator_address = "fake:chief"});
     shard_->OnStart(context);
     wire::JoinReply reply;
     reply.set_index(0);
     ToWire(model, *reply.mutable_model());
-    ToWire(ClusterPlan{.mode = mode, .virtual_workers = 2, .timeout = timeout},
+    ToWire(ClusterPlan{.mode = mode,
+                       .dense = plan.dense,
+                       .staleness = plan.staleness,
+                       .virtual_workers = 2,
+                       .timeout = timeout},
            *reply.mutable_plan());
     ToWire(RouteTable{.version = 1,
                       .slot_bits = kSlotBits,
@@ -908,6 +913,109 @@ TEST(ShardTest, OutsideSyncAPushWithoutSequenceOrFactorIsRefused) {
             StatusCode::kInvalidArgument);
   EXPECT_TRUE(world.Push({.factor = 0}).ok()) << "a schedule may end at 0";
   EXPECT_TRUE(world.Push({.sequence = 2}).ok());
+}
+
+// --- Outside sync, where workers share steps -------------------------------
+
+// The tables of such a job. (That the workers hold the dense variables is the
+// route's to say, which here leaves them to the shard.)
+class SharedStepsWorld : public ShardWorld {
+ public:
+  explicit SharedStepsWorld(Mode mode, int64_t staleness = 0)
+      : ShardWorld(mode, 3600s, ShardModel(),
+                   {.dense = DensePlace::kWorkers, .staleness = staleness}) {}
+
+  // The step that a pull for `step` is answered at; none: it waits.
+  std::optional<int64_t> PulledAt(int64_t step) {
+    const uint64_t request =
+        Send(kOtherWorker, Method::kPull, PullFrames(step));
+    const std::vector<comm::Message> replies = Replies(kOtherWorker, request);
+    return replies.empty() ? std::nullopt : std::optional(StepOf(replies[0]));
+  }
+  std::vector<float> User(int64_t step) {
+    return ValuesOf(Ask(kOtherWorker, Method::kPull, PullFrames(step)))[0];
+  }
+};
+
+TEST(SharedStepsTest, StepIsAppliedOnceAsTheSumOfAllItsPushes) {
+  for (const Mode mode : {Mode::kBounded, Mode::kAsync}) {
+    SharedStepsWorld world(mode, /*staleness=*/8);
+    ASSERT_TRUE(world.Push({.nodes = {{2, 0.25F}}, .factor = 0.5}).ok());
+    EXPECT_THAT(world.User(0), Each(1)) << "half a step is none";
+    // Repeats, of a push and of one on another connection, are known.
+    ASSERT_TRUE(world.Push({.nodes = {{2, 8}}, .factor = 0.5}).ok());
+    ASSERT_TRUE(
+        world.Push({.nodes = {{2, 8}}, .factor = 0.5}, kOtherWorker).ok());
+    EXPECT_THAT(world.User(0), Each(1));
+    ASSERT_TRUE(
+        world.Push({.nodes = {{3, 0.5F}}, .factor = 0.5}, kOtherWorker).ok());
+    EXPECT_EQ(world.User(1), AfterSgd(6, 0.75F, 0.5F));
+    ASSERT_TRUE(
+        world.Push({.nodes = {{3, 0.5F}}, .factor = 0.5}, kOtherWorker).ok());
+    EXPECT_EQ(world.User(1), AfterSgd(6, 0.75F, 0.5F));
+    EXPECT_THAT(world.Prepared(), IsEmpty()) << "nobody commits";
+  }
+}
+
+TEST(SharedStepsTest, StepsAreAppliedInTheirOrder) {
+  SharedStepsWorld world(Mode::kAsync);
+  ASSERT_TRUE(world.Push({.step = 1, .nodes = {{1, 0.5F}}}).ok());
+  ASSERT_TRUE(world.Push({.step = 0, .nodes = {{2, 0.25F}}}).ok());
+  EXPECT_EQ(world.PulledAt(2), 0);
+  EXPECT_THAT(world.User(2), Each(1)) << "step 0 lacks a push";
+  ASSERT_TRUE(world.Push({.step = 0, .nodes = {{3, 0}}}).ok());
+  EXPECT_EQ(world.PulledAt(2), 2);
+  EXPECT_EQ(world.User(2), AfterSgd(6, 0.75F));
+  EXPECT_EQ(world.Push({.step = 1000}).code(), StatusCode::kFailedPrecondition);
+}
+
+TEST(SharedStepsTest, InBoundedAPullWaitsUntilItsRowsAreNewEnough) {
+  SharedStepsWorld world(Mode::kBounded, /*staleness=*/2);
+  EXPECT_EQ(world.PulledAt(2), 0);
+  const uint64_t later = world.Send(kOneWorker, Method::kPull, PullFrames(4));
+  EXPECT_EQ(world.PulledAt(3), std::nullopt);
+  EXPECT_THAT(world.MissingAt(2), HasSubstr("virtual workers 0, 1"));
+  ASSERT_TRUE(world.Push({.step = 0}).ok());
+  EXPECT_EQ(world.PulledAt(3), 1);
+  EXPECT_THAT(world.Replies(kOneWorker, later), IsEmpty());
+  ASSERT_TRUE(world.Push({.step = 1}).ok());
+  ASSERT_THAT(world.Replies(kOneWorker, later), SizeIs(1));
+  EXPECT_EQ(StepOf(world.Replies(kOneWorker, later)[0]), 2);
+}
+
+TEST(SharedStepsTest, InAsyncAPullNeverWaits) {
+  SharedStepsWorld world(Mode::kAsync);
+  EXPECT_EQ(world.PulledAt(1000), 0);
+}
+
+TEST(SharedStepsTest, BadPushesAreRefusedAndLeaveNothing) {
+  SharedStepsWorld world(Mode::kAsync);
+  std::vector<Buffer> frames = TestPush{}.Frames();
+  wire::Push head = TestPush{}.Head();
+  head.clear_learning_rate_factor();
+  frames[0] = Encode(head);
+  EXPECT_EQ(world.AskStatus(kOneWorker, Method::kPush, frames).code(),
+            StatusCode::kInvalidArgument);
+  // One that is refused whole does not decide on the factor.
+  EXPECT_EQ(world.Push({.nodes = {{2, 1}, {4, 1}}, .factor = 0.25}).code(),
+            StatusCode::kInvalidArgument);
+  ASSERT_TRUE(world.Push({.nodes = {{2, 0.25F}}}).ok());
+  const Status other = world.Push({.nodes = {{3, 0.25F}}, .factor = 0.5});
+  EXPECT_EQ(other.code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(other.message(), HasSubstr("factor of 0.5 for step 0"));
+  EXPECT_THAT(world.User(0), Each(1));
+  ASSERT_TRUE(world.Push({.nodes = {{3, 0.25F}}}).ok());
+  EXPECT_EQ(world.User(1), AfterSgd(6, 0.5F));
+}
+
+TEST(SharedStepsTest, OnlyTheStepThatItIsAtIsSaved) {
+  SharedStepsWorld world(Mode::kAsync);
+  ASSERT_TRUE(world.Push({}).ok());
+  for (const int64_t step : {0, 2}) {
+    EXPECT_EQ(ErrorOf(world.Save(step, "other")).code(),
+              StatusCode::kFailedPrecondition);
+  }
+  EXPECT_TRUE(ErrorOf(world.Save(1, "out")).ok());
 }
 
 // --- Checkpoints -----------------------------------------------------------

@@ -317,9 +317,4 @@ Piece StepStage::AddPieces(const Piece& left, const Piece& right) const {
   return sum;
 }
 
-void StepStage::Clear() {
-  pieces_.clear();
-  num_present_ = 0;
-}
-
 }  // namespace shoal::ps

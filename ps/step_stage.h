@@ -65,9 +65,9 @@ Status CheckIds(std::span<const uint64_t> ids, const PushShape& shape);
 StatusOr<std::span<const uint64_t>> ReadIds(const Buffer& frame, int group,
                                             const PushShape& shape);
 
-// The pushes of one step in `sync`, until they are complete, and their sum
-// along the step tree. Whoever sends a piece, and however often, the sum is the
-// same. Belongs to its shard's thread.
+// The pushes of one step that all workers share, until they are complete, and
+// their sum along the step tree. Whoever sends a piece, and however often, the
+// sum is the same. Belongs to its shard's thread.
 class StepStage {
  public:
   // `model` must outlive the stage.
@@ -87,8 +87,6 @@ class StepStage {
 
   // The sum over all pieces; only when complete().
   Piece Sum() const;
-
-  void Clear();
 
  private:
   Piece SumUnder(int64_t node) const;

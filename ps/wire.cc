@@ -120,6 +120,8 @@ void ToWire(const ClusterPlan& plan, wire::Plan& out) {
   out.set_staleness(plan.staleness);
   out.set_virtual_workers(plan.virtual_workers);
   out.set_timeout_ns(plan.timeout.count());
+  out.set_dense(static_cast<int>(plan.dense));
+  out.set_collective(plan.collective);
 }
 
 void ToWire(const RouteTable& route, wire::Route& out) {
@@ -186,13 +188,17 @@ StatusOr<ModelSpec> FromWire(const wire::Model& in) {
 
 StatusOr<ClusterPlan> FromWire(const wire::Plan& in) {
   if (in.mode() < 0 || in.mode() > static_cast<int>(Mode::kAsync) ||
+      in.dense() < 0 ||
+      in.dense() > static_cast<int>(DensePlace::kWorkerParts) ||
       in.virtual_workers() < 1 || in.timeout_ns() < 1) {
     return InvalidArgumentError("the cluster's plan is not valid");
   }
   return ClusterPlan{.mode = static_cast<Mode>(in.mode()),
+                     .dense = static_cast<DensePlace>(in.dense()),
                      .staleness = in.staleness(),
                      .virtual_workers = in.virtual_workers(),
-                     .timeout = Duration(in.timeout_ns())};
+                     .timeout = Duration(in.timeout_ns()),
+                     .collective = in.collective()};
 }
 
 StatusOr<RouteTable> FromWire(const wire::Route& in) {

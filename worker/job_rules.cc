@@ -1,6 +1,7 @@
 #include "worker/job_rules.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -11,6 +12,8 @@
 #include <google/protobuf/message.h>
 
 #include "base/strcat.h"
+#include "kernels/devices.h"
+#include "worker/consistency.h"
 #include "worker/job.pb.h"
 #include "worker/job_schema.h"
 
@@ -185,36 +188,132 @@ Problem CheckCluster(const JobSpec& job) {
                "), so some shares would be empty; raise it, or lower "
                "cluster.virtual_workers")};
   }
-  if (job.transport() == "inproc" || job.transport() == "shm") {
+  if (job.transport() == "inproc" || job.transport() == "shm" ||
+      job.transport() == "mpi") {
     for (const char* key : {"listen", "port"}) {
-      if (cluster.GetReflection()->HasField(
-              cluster, cluster.GetDescriptor()->FindFieldByName(key))) {
+      const FieldDescriptor& field =
+          *cluster.GetDescriptor()->FindFieldByName(key);
+      // A checkpoint's job has all defaults filled in.
+      if (cluster.GetReflection()->HasField(cluster, &field) &&
+          !SaysTheDefault(cluster, field)) {
         return JobProblem{
             StrCat("cluster.", key),
             StrCat("transport ", job.transport(),
-                   " uses no network; leave it out, or choose zmq or auto")};
+                   " does not listen to TCP; leave it out, or choose zmq or "
+                   "auto")};
       }
     }
   }
   return std::nullopt;
 }
 
-Problem CheckConsistency(const ConsistencySpec& consistency) {
-  const std::string& mode = consistency.mode();
-  const std::string& dense = consistency.dense();
-  if (dense == "allreduce" && mode != "sync") {
-    return JobProblem{"consistency.dense",
-                      StrCat("allreduce sums the gradients of one step of all "
-                             "workers, which mode ",
-                             mode, " does not have; set the mode to sync")};
+Problem CheckDevices(const JobSpec& job) {
+  const Status status = CheckDeviceName(job.device());
+  if (!status.ok()) {
+    return JobProblem{"device", status.message()};
   }
-  if (!dense.empty() && dense != "allreduce" && dense != mode) {
-    return JobProblem{"consistency.dense",
-                      StrCat(dense, " with consistency.mode ", mode,
-                             " is not there yet; give both the same, or "
-                             "leave it out")};
+  const DevicesSpec& devices = job.devices();
+  for (int i = 0; i < devices.workers_size(); ++i) {
+    const Status named = CheckDeviceName(devices.workers(i));
+    if (!named.ok()) {
+      return JobProblem{StrCat("devices.workers.", i), named.message()};
+    }
+  }
+  if (devices.workers_size() > job.cluster().workers()) {
+    return JobProblem{
+        "devices.workers",
+        StrCat("it names ", devices.workers_size(),
+               " devices, but cluster.workers is ", job.cluster().workers())};
   }
   return std::nullopt;
+}
+
+// Names go to mpirun's command line.
+Problem CheckPlacement(const PlacementSpec& placement) {
+  std::vector<std::string> names;
+  for (int i = 0; i < placement.hosts_size(); ++i) {
+    const std::string& name = placement.hosts(i).name();
+    const std::string key = StrCat("placement.hosts.", i, ".name");
+    const bool plain =
+        !name.empty() && name.front() != '-' &&
+        std::all_of(name.begin(), name.end(), [](char c) {
+          return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' ||
+                 c == '.' || c == '_';
+        });
+    if (!plain) {
+      return JobProblem{key, StrCat("'", name,
+                                    "' can't be a host's name; expected "
+                                    "letters, digits, '-', '.' and '_'")};
+    }
+    if (std::find(names.begin(), names.end(), name) != names.end()) {
+      return JobProblem{key, StrCat("'", name,
+                                    "' is there twice; give it once, with all "
+                                    "its slots")};
+    }
+    names.push_back(name);
+  }
+  for (const auto& [role, hosts] :
+       {std::pair("servers", &placement.servers()),
+        std::pair("workers", &placement.workers())}) {
+    for (int i = 0; i < hosts->size(); ++i) {
+      if (std::find(names.begin(), names.end(), hosts->Get(i)) == names.end()) {
+        return JobProblem{
+            StrCat("placement.", role, ".", i),
+            StrCat("placement.hosts has no '", hosts->Get(i), "'",
+                   names.empty() ? std::string("; name the hosts there")
+                                 : SuggestName(hosts->Get(i), names))};
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+Problem CheckConsistency(const JobSpec& job) {
+  const ConsistencySpec& consistency = job.consistency();
+  const std::string tables = TablesText(consistency);
+  const std::string dense = DenseText(consistency);
+  const std::string& collective = job.cluster().collective();
+  if (collective != "auto" && dense != "allreduce") {
+    return JobProblem{"cluster.collective",
+                      StrCat(collective,
+                             " sums gradients where consistency.dense is "
+                             "allreduce; set that, or leave it out")};
+  }
+  if (consistency.sharded_optimizer() && dense != "allreduce") {
+    return JobProblem{"consistency.sharded_optimizer",
+                      StrCat("it divides what workers hold, which they do with "
+                             "consistency.dense: allreduce; that is ",
+                             dense)};
+  }
+  if (dense == "allreduce" || dense == tables) {
+    return std::nullopt;
+  }
+  const auto problem = [&](std::string_view text) {
+    return JobProblem{
+        "consistency.dense",
+        StrCat(dense, " does not go with tables in ", tables, ": ", text)};
+  };
+  if (dense == "auto") {
+    return tables == "sync"
+               ? Problem()
+               : problem(StrCat("auto chooses between sync and allreduce, "
+                                "which train the same model only beside "
+                                "tables in sync; say allreduce or ",
+                                tables));
+  }
+  if (tables == "sync") {
+    return problem(
+        "a step in sync ends with one commit of all that the servers hold; "
+        "give both the same, or use allreduce");
+  }
+  if (dense == "sync") {
+    return problem(
+        "a worker would wait for the commit of every step, and its rows with "
+        "it; use allreduce, or give both the same");
+  }
+  return problem(
+      "a step needs its rows and its dense variables, so the stricter would "
+      "count for both; give both the same, or use allreduce");
 }
 
 bool HasColumns(const DataSpec& data) {
@@ -552,8 +651,13 @@ std::optional<JobProblem> FindJobProblem(const JobSpec& job) {
   if (Problem problem = CheckCluster(job); problem.has_value()) {
     return problem;
   }
-  if (Problem problem = CheckConsistency(job.consistency());
-      problem.has_value()) {
+  if (Problem problem = CheckDevices(job); problem.has_value()) {
+    return problem;
+  }
+  if (Problem problem = CheckConsistency(job); problem.has_value()) {
+    return problem;
+  }
+  if (Problem problem = CheckPlacement(job.placement()); problem.has_value()) {
     return problem;
   }
   if (Problem problem = CheckData(job.data()); problem.has_value()) {

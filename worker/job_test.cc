@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "base/strcat.h"
 #include "worker/job.pb.h"
 #include "worker/yaml_document.h"
 
@@ -106,12 +107,15 @@ TEST(JobTest, KeyOfAnotherSectionIsFoundThere) {
   EXPECT_EQ(ErrorOf("cluster: {batch_size: 5}\n"),
             "job.yaml:1: unknown key 'batch_size' under cluster; did you mean "
             "'train.batch_size'?");
+  EXPECT_EQ(ErrorOf("cluster: {transport: zmq}\n"),
+            "job.yaml:1: unknown key 'transport' under cluster; 'transport' "
+            "belongs at the top level");
 }
 
 TEST(JobTest, KeyLikeNoOtherListsWhatThereIs) {
-  EXPECT_THAT(
-      ErrorOf("consistency: {xyzzyplugh: 5}\n"),
-      HasSubstr("under consistency; there are: mode, dense, staleness"));
+  EXPECT_THAT(ErrorOf("consistency: {xyzzyplugh: 5}\n"),
+              HasSubstr("under consistency; there are: mode, tables, dense, "
+                        "sharded_optimizer, staleness"));
 }
 
 TEST(JobTest, UnknownKeyInsideListNamesElement) {
@@ -310,10 +314,24 @@ TEST(JobRulesTest, BrokenRulesNameKeyAndWhatToDo) {
   const std::vector<RuleCase> cases = {
       {{"cluster.workers=5"}, "cluster.virtual_workers: 4 is less than"},
       {{"train.batch_size=3"}, "train.batch_size: 3 is less than"},
-      {{"consistency={mode: async, dense: allreduce}"},
-       "consistency.dense: allreduce sums the gradients of one step"},
       {{"consistency={mode: async, dense: sync}"},
-       "consistency.dense: sync with consistency.mode async is not there"},
+       "consistency.dense: sync does not go with tables in async: a worker "
+       "would wait"},
+      {{"consistency.tables=bounded"},
+       "consistency.dense: sync does not go with tables in bounded"},
+      {{"consistency.dense=async"},
+       "consistency.dense: async does not go with tables in sync: a step in "
+       "sync ends with one commit"},
+      {{"consistency={tables: bounded, dense: async}"},
+       "consistency.dense: async does not go with tables in bounded: a step "
+       "needs its rows and its dense variables"},
+      {{"consistency={mode: async, dense: auto}"},
+       "consistency.dense: auto does not go with tables in async"},
+      {{"consistency.sharded_optimizer=true"},
+       "consistency.sharded_optimizer: it divides what workers hold"},
+      {{"consistency={dense: auto, sharded_optimizer: true}"},
+       "consistency.sharded_optimizer: it divides what workers hold, which "
+       "they do with consistency.dense: allreduce; that is auto"},
       {{"data.files=[]"}, "data.files: it must name"},
       {{"data.label=''"}, "data.label: format csv needs it"},
       {{"data.features=[]"}, "data.features: format csv needs it"},
@@ -405,6 +423,13 @@ TEST(JobRulesTest, AllowedNeighboursOfBrokenRulesPass) {
       {"train.batch_size=4"},
       {"consistency.dense=allreduce"},
       {"consistency={mode: async, dense: async}"},
+      {"consistency={mode: async, dense: allreduce}"},
+      {"consistency={tables: bounded, dense: allreduce}"},
+      {"consistency={mode: async, tables: sync, dense: sync}"},
+      {"consistency={dense: allreduce, sharded_optimizer: true}"},
+      {"consistency={tables: auto, dense: auto}"},
+      {"consistency={mode: bounded, tables: auto}"},
+      {"transport=shm", "cluster={listen: auto, port: 0}"},
       {"data.csv.delimiter=\"\\t\""},
       {"data.csv.delimiter=;"},
       {"data.csv.header=false", "data.csv.columns=[origin, late]"},
@@ -475,6 +500,7 @@ TEST(JobTest, CheckpointFitsJobsOfItsModelOnly) {
       {"tables.linear.optimizer.kind=adagrad"},  // that of dense
       {"seed=7", "cluster={workers: 3, servers: 4}", "train.epochs=9",
        "data.files=[later.csv]", "consistency.mode=async"},
+      {"consistency={dense: allreduce, sharded_optimizer: true}"},
   };
   for (const auto& now : same) {
     EXPECT_EQ(check({}, now), "") << testing::PrintToString(now);
@@ -567,6 +593,53 @@ TEST(JobTest, YamlOfJobReadsBackToTheSameYaml) {
   EXPECT_FALSE((*again)->tables().at("embedding").has_optimizer());
   EXPECT_EQ((*again)->model().l2_dense(), 1e-7);
   EXPECT_THAT(yaml, HasSubstr("\n  virtual_workers: 4\n"));  // a default
+}
+
+// Checkpoints hold jobs so.
+TEST(JobTest, DefaultsFilledInAreNoChoiceOfTheUser) {
+  for (const char* transport : {"shm", "mpi", "inproc"}) {
+    const auto job = ParseText(kLeastJob, {StrCat("transport=", transport)});
+    ASSERT_TRUE(job.ok()) << job.status();
+    const auto again = ParseText(JobToYaml(**job), {});
+    EXPECT_TRUE(again.ok()) << again.status();
+  }
+  EXPECT_THAT(ErrorOfSet({"transport=shm", "cluster.port=7"}),
+              HasSubstr("cluster.port: transport shm does not listen to TCP"));
+  EXPECT_THAT(ErrorOfSet({"transport=mpi", "cluster.listen=eth0"}),
+              HasSubstr("cluster.listen: transport mpi does not listen"));
+}
+
+TEST(JobTest, PlacementNamesItsHosts) {
+  const auto error = [](const std::string& placement) {
+    return ErrorOfSet({"placement=" + placement});
+  };
+  EXPECT_EQ(error("{hosts: [{name: a, slots: 2}, {name: b}], servers: [a], "
+                  "workers: [a, b]}"),
+            "OK");
+  EXPECT_THAT(error("{hosts: [{name: node1}], servers: [node2]}"),
+              HasSubstr("placement.servers.0: placement.hosts has no 'node2'; "
+                        "did you mean 'node1'?"));
+  EXPECT_THAT(error("{workers: [a]}"), HasSubstr("name the hosts there"));
+  EXPECT_THAT(error("{hosts: [{name: a}, {name: a}]}"),
+              HasSubstr("placement.hosts.1.name: 'a' is there twice"));
+  EXPECT_THAT(error("{hosts: [{name: '-x'}]}"),
+              HasSubstr("'-x' can't be a host's name"));
+  EXPECT_THAT(error("{hosts: [{name: 'a,b'}]}"),
+              HasSubstr("'a,b' can't be a host's name"));
+  EXPECT_THAT(error("{hosts: [{slots: 2}]}"),
+              HasSubstr("'' can't be a host's name"));
+  EXPECT_THAT(error("{hosts: [{name: a, slots: 0}]}"),
+              HasSubstr("0 is too small"));
+}
+
+TEST(JobTest, CollectiveBackendNeedsAllReduce) {
+  EXPECT_EQ(ErrorOfSet({"cluster.collective=auto"}), "OK");
+  EXPECT_EQ(
+      ErrorOfSet({"cluster.collective=mpi", "consistency.dense=allreduce"}),
+      "OK");
+  EXPECT_THAT(ErrorOfSet({"cluster.collective=mpi"}),
+              HasSubstr("cluster.collective: mpi sums gradients where "
+                        "consistency.dense is allreduce"));
 }
 
 TEST(JobTest, ExplainNamesEveryKeyWithinEightyColumns) {

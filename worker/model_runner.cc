@@ -139,6 +139,7 @@ class GraphRunner {
         std::shared_ptr<const graph::Plan> plan,
         graph::Plan::Create(graph_, {.fetches = fetches_,
                                      .symbol_max = symbol_max_,
+                                     .device = std::string(device_.name()),
                                      .num_threads = threads_}));
     SHOAL_ASSIGN_OR_RETURN(executor_,
                            graph::Executor::Create(std::move(plan), device_));
@@ -160,13 +161,15 @@ class GraphRunner {
     if (input.kind == graph::Feed::Kind::kVariable) {
       const auto v = static_cast<size_t>(input.index);
       return e.BindFeed(feed, values.dense + layout_.offset(input.index),
-                        model_.spec.variables[v].num_elements() * 4);
+                        model_.spec.variables[v].num_elements() * 4,
+                        values.version);
     }
     if (input.kind == graph::Feed::Kind::kTableRows) {
       const auto t = static_cast<size_t>(input.index);
       return e.BindFeed(
           feed, values.rows[t],
-          RowsOf(input.index, values) * model_.spec.tables[t].dim * 4);
+          RowsOf(input.index, values) * model_.spec.tables[t].dim * 4,
+          values.version);
     }
     const FeedName& name = input.name;
     if (name.kind == "labels") {
@@ -231,38 +234,120 @@ class GraphRunner {
 class GraphModelRunner : public ModelRunner {
  public:
   GraphModelRunner(std::shared_ptr<const ModelGraph> model,
-                   const Options& options)
+                   std::unique_ptr<ThreadPool> pool,
+                   std::unique_ptr<Device> device, const Options& options)
       : model_(std::move(model)),
         layout_(model_->spec),
-        pool_(options.threads),
-        device_(CreateCpuDevice(pool_)),
-        train_(*model_, model_->train, layout_, *device_, options.threads),
+        pool_(std::move(pool)),
+        device_(std::move(device)),
         score_(*model_, model_->score, layout_, *device_, options.threads) {
-    train_.AddFetch(model_->loss_sum, /*external=*/false);
-    for (const graph::NodeRef ref : model_->variable_gradients) {
-      if (ref.valid()) {
-        train_.AddFetch(ref, /*external=*/true);
+    for (size_t v = 0; v < model_->variable_gradients.size(); ++v) {
+      if (model_->variable_gradients[v].valid()) {
+        fetched_variables_.push_back(static_cast<int>(v));
       }
     }
-    for (const graph::NodeRef ref : model_->table_gradients) {
-      if (ref.valid()) {
-        train_.AddFetch(ref, /*external=*/true);
+    // A device that works beside the host has two shares under way.
+    const size_t under_way = device_->host_can_read() ? 1 : 2;
+    for (size_t i = 0; i < under_way; ++i) {
+      training_.push_back(
+          {.graph = std::make_unique<GraphRunner>(
+               *model_, model_->train, layout_, *device_, options.threads)});
+      GraphRunner& train = *training_.back().graph;
+      train.AddFetch(model_->loss_sum, /*external=*/false);
+      for (const auto* gradients :
+           {&model_->variable_gradients, &model_->table_gradients}) {
+        for (const graph::NodeRef ref : *gradients) {
+          if (ref.valid()) {
+            train.AddFetch(ref, /*external=*/true);
+          }
+        }
       }
+      train.SetMax("batch", options.share_size_max);
     }
     score_.AddFetch(model_->scores, /*external=*/false);
-    train_.SetMax("batch", options.share_size_max);
     score_.SetMax("batch", options.share_size_max);
   }
 
   StatusOr<double> Train(const ShareInput& share, const PulledValues& values,
-                         Gradients& out) override {
+                         Gradients& out, const ShareInput* next,
+                         const ReadyFn& ready) override {
     Size(values, out);
     if (share.batch.size == 0) {
       Clear(out);
       return 0.0;
     }
-    SHOAL_RETURN_IF_ERROR(train_.Bind(share, values));
-    graph::Executor& executor = train_.executor();
+    Training& training = training_[turn_];
+    ready_ = nullptr;
+    if (training.share != &share || training.version != values.version) {
+      SHOAL_RETURN_IF_ERROR(Drop());
+      if (device_->host_can_read()) {
+        ready_ = ready ? &ready : nullptr;
+        SHOAL_RETURN_IF_ERROR(training.graph->Bind(share, values));
+        SHOAL_RETURN_IF_ERROR(BindFetches(training, out));
+        SHOAL_RETURN_IF_ERROR(training.graph->executor().Start());
+      } else {
+        SHOAL_RETURN_IF_ERROR(Begin(training, share, values));
+      }
+    }
+    turn_ = (turn_ + 1) % training_.size();
+    Training& after = training_[turn_];
+    if (&after != &training && next != nullptr && next->batch.size > 0) {
+      SHOAL_RETURN_IF_ERROR(Begin(after, *next, values));
+    }
+    training.share = nullptr;
+    graph::Executor& executor = training.graph->executor();
+    if (!device_->host_can_read()) {
+      SHOAL_RETURN_IF_ERROR(BindFetches(training, out));
+    }
+    ready_ = ready ? &ready : nullptr;
+    SHOAL_RETURN_IF_ERROR(executor.Finish());
+    return static_cast<double>(executor.fetch(0).as<float>()[0]);
+  }
+
+  Status Score(const ShareInput& share, const PulledValues& values,
+               std::vector<float>& scores) override {
+    if (share.batch.size == 0) {
+      return OkStatus();
+    }
+    SHOAL_RETURN_IF_ERROR(score_.Bind(share, values));
+    SHOAL_RETURN_IF_ERROR(score_.executor().Run());
+    const TensorView result = score_.executor().fetch(0);
+    scores.insert(scores.end(), result.as<float>(),
+                  result.as<float>() + result.num_elements());
+    return OkStatus();
+  }
+
+ private:
+  // A run of the training graph and the share that it is at.
+  struct Training {
+    std::unique_ptr<GraphRunner> graph = {};
+    const ShareInput* share = nullptr;
+    uint64_t version = 0;
+  };
+
+  static Status Begin(Training& training, const ShareInput& share,
+                      const PulledValues& values) {
+    SHOAL_RETURN_IF_ERROR(training.graph->Bind(share, values));
+    SHOAL_RETURN_IF_ERROR(training.graph->executor().Start());
+    training.share = &share;
+    training.version = values.version;
+    return OkStatus();
+  }
+
+  // Ends what was begun for a call that did not come.
+  Status Drop() {
+    for (Training& training : training_) {
+      if (training.share != nullptr) {
+        training.share = nullptr;
+        SHOAL_RETURN_IF_ERROR(training.graph->executor().Finish());
+      }
+    }
+    return OkStatus();
+  }
+
+  Status BindFetches(Training& training, Gradients& out) {
+    graph::Executor& executor = training.graph->executor();
+    executor.SetFetched([this](int fetched) { OnFetched(fetched); });
     int fetch = 1;
     for (size_t v = 0; v < model_->variable_gradients.size(); ++v) {
       float* to = out.dense.data() + layout_.offset(static_cast<int>(v));
@@ -281,24 +366,16 @@ class GraphModelRunner : public ModelRunner {
         std::fill(out.rows[t].begin(), out.rows[t].end(), 0.0F);
       }
     }
-    SHOAL_RETURN_IF_ERROR(executor.Run());
-    return static_cast<double>(executor.fetch(0).as<float>()[0]);
-  }
-
-  Status Score(const ShareInput& share, const PulledValues& values,
-               std::vector<float>& scores) override {
-    if (share.batch.size == 0) {
-      return OkStatus();
-    }
-    SHOAL_RETURN_IF_ERROR(score_.Bind(share, values));
-    SHOAL_RETURN_IF_ERROR(score_.executor().Run());
-    const TensorView result = score_.executor().fetch(0);
-    scores.insert(scores.end(), result.as<float>(),
-                  result.as<float>() + result.num_elements());
     return OkStatus();
   }
 
- private:
+  void OnFetched(int fetch) const {
+    const auto f = static_cast<size_t>(fetch - 1);
+    if (ready_ != nullptr && f < fetched_variables_.size()) {
+      (*ready_)(fetched_variables_[f]);
+    }
+  }
+
   // In the steady state nothing is allocated.
   void Size(const PulledValues& values, Gradients& out) const {
     out.dense.resize(static_cast<size_t>(layout_.size()));
@@ -321,9 +398,12 @@ class GraphModelRunner : public ModelRunner {
 
   std::shared_ptr<const ModelGraph> model_;
   ps::DenseLayout layout_;
-  ThreadPool pool_;
+  std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Device> device_;
-  GraphRunner train_;
+  std::vector<Training> training_;
+  std::vector<int> fetched_variables_;  // by fetch, from fetch 1 on
+  size_t turn_ = 0;
+  const ReadyFn* ready_ = nullptr;  // of the run under way
   GraphRunner score_;
 };
 
@@ -336,8 +416,11 @@ StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(
                                        " threads for shares of ",
                                        options.share_size_max));
   }
-  return std::unique_ptr<ModelRunner>(
-      std::make_unique<GraphModelRunner>(std::move(model), options));
+  auto pool = std::make_unique<ThreadPool>(options.threads);
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Device> device,
+                         OpenDevice(options.device, *pool));
+  return std::unique_ptr<ModelRunner>(std::make_unique<GraphModelRunner>(
+      std::move(model), std::move(pool), std::move(device), options));
 }
 
 }  // namespace shoal::worker

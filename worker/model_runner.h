@@ -2,11 +2,13 @@
 #define SHOAL_WORKER_MODEL_RUNNER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "base/status.h"
+#include "kernels/devices.h"
 #include "ps/client.h"
 #include "worker/step_input.h"
 
@@ -22,6 +24,9 @@ struct Gradients {
 
 // What was pulled for a step.
 struct PulledValues {
+  // Another one whenever the values are others; 0: not known. What is on a
+  // device already is not copied there again.
+  uint64_t version = 0;
   const float* dense = nullptr;  // as DenseLayout lays it out
   std::span<float* const> rows;  // per table [rows of its group, dim]
   std::span<const ps::GroupIds> groups;
@@ -33,6 +38,7 @@ class ModelRunner {
   struct Options {
     int64_t share_size_max = 1;
     int threads = 1;
+    DeviceOptions device = {};
   };
 
   // `model` is shared with whoever builds other runners of it.
@@ -41,10 +47,16 @@ class ModelRunner {
   virtual ~ModelRunner() = default;
 
   // Fills `out` (sized as needed) with the gradients of the share and gives the
-  // sum of its examples' losses, penalties not counted.
+  // sum of its examples' losses, penalties not counted. `next`, unless null, is
+  // the share of the next call, with the same values: a device that works
+  // beside the host begins with it before this share is waited for. `ready`,
+  // unless empty, is called on the way with the numbers of dense variables
+  // whose gradient is whole; those that it is not called with are by the end.
+  using ReadyFn = std::function<void(int variable)>;
   virtual StatusOr<double> Train(const ShareInput& share,
-                                 const PulledValues& values,
-                                 Gradients& out) = 0;
+                                 const PulledValues& values, Gradients& out,
+                                 const ShareInput* next,
+                                 const ReadyFn& ready) = 0;
 
   // Appends a score per example ([classes] of them for multiclass):
   // probabilities, or predictions of a regression.

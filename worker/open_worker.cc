@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/strcat.h"
+#include "worker/consistency.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
 #include "worker/model.h"
@@ -106,10 +107,18 @@ StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined) {
       .groups = model->groups,
       .slot_bits = joined.route.slot_bits,
       .num_shards = static_cast<int>(joined.route.shards.size())});
+  const DevicesSpec& devices = job->devices();
   SHOAL_ASSIGN_OR_RETURN(
-      out.runner, ModelRunner::Create(
-                      model, {.share_size_max = out.source->share_size_max(),
-                              .threads = job->cluster().threads()}));
+      out.runner,
+      ModelRunner::Create(
+          model, {.share_size_max = out.source->share_size_max(),
+                  .threads = job->cluster().threads(),
+                  .device = {.name = joined.index < devices.workers_size()
+                                         ? devices.workers(joined.index)
+                                         : job->device(),
+                             .rank = joined.index,
+                             .fast_math = devices.math() == "fast",
+                             .seed = job->seed()}}));
   out.log_every_steps = job->train().log_every_steps();
   out.learning_rate_factor =
       [plan = MakeTrainPlan(*job, train.num_rows(), test.num_rows() > 0)](
@@ -143,14 +152,17 @@ ps::TrainPlan MakeTrainPlan(const JobSpec& job, int64_t train_rows,
   return plan;
 }
 
-ps::ClusterPlan MakeClusterPlan(const JobSpec& job) {
-  const std::string& mode = job.consistency().mode();
-  return {.mode = mode == "sync"      ? ps::Mode::kSync
-                  : mode == "bounded" ? ps::Mode::kBounded
-                                      : ps::Mode::kAsync,
+ps::ClusterPlan MakeClusterPlan(const JobSpec& job,
+                                const ps::ModelSpec& model) {
+  const Consistency consistency = ChooseConsistency(job, model);
+  return {.mode = consistency.tables,
+          .dense = consistency.dense,
           .staleness = job.consistency().staleness(),
           .virtual_workers = job.cluster().virtual_workers(),
-          .timeout = FromSeconds(job.cluster().timeout_seconds())};
+          .timeout = FromSeconds(job.cluster().timeout_seconds()),
+          .collective = job.cluster().collective() == "auto"
+                            ? "transport"
+                            : job.cluster().collective()};
 }
 
 }  // namespace shoal::worker

@@ -27,7 +27,7 @@ StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined);
 ps::TrainPlan MakeTrainPlan(const JobSpec& job, int64_t train_rows,
                             bool has_test);
 
-ps::ClusterPlan MakeClusterPlan(const JobSpec& job);
+ps::ClusterPlan MakeClusterPlan(const JobSpec& job, const ps::ModelSpec& model);
 
 }  // namespace shoal::worker
 

@@ -2,13 +2,13 @@
 """Whole jobs on a Criteo-shaped stream: Shoal and PyTorch in turn, in one run.
 
   python3 benchmarks/whole_job/run.py STREAM.bin FOLDER [--python PYTHON] [--rounds 3]
-      [--models lr,deepfm,dlrm] [--program build/release/shoal] [--simd avx2]
+      [--models lr,deepfm,dlrm] [--program build/release/shoal] [--simd avx2] [--gpu]
 
 STREAM.bin holds 264-byte records: label f32, 13 f32, 26 global ids int64. FOLDER gets the
 same rows as Criteo TSV and, through `shoal data convert`, as a record file; PYTHON has torch
 and numpy (without it Shoal runs alone). --simd adds runs of Shoal limited to that
-instruction set: PyTorch's library for matrix products may not use the widest one. Round r
-has seed r. Prints one JSON line per run, then medians with their spread, and the median of
+instruction set: PyTorch's library for matrix products may not use the widest one. --gpu
+runs both on a GPU, Shoal with the CPU's bits and with devices.math: fast. Round r has seed r. Prints one JSON line per run, then medians with their spread, and the median of
 the rounds' ratios.
 
 Shoal's rate covers every training step, PyTorch's leaves out the first tenth. `rss_bytes`
@@ -98,12 +98,15 @@ def run_watched(command, env=None):
 
 def run_shoal(args, name, model, seed):
     servers, workers, threads = CLUSTERS[name[:len("shoal 1+1")]]
-    simd = name[len("shoal 1+1 "):]
+    variant = name[len("shoal 1+1 "):]
+    simd = variant if variant and not variant.startswith("cuda") else ""
     out = os.path.join(args.folder, "out")
     command = [args.program, "train", os.path.join(HERE, f"{model}.yaml"), "--out", out]
     for setting in (f"data.root={args.folder}", f"cluster.servers={servers}",
                     f"cluster.workers={workers}", f"cluster.threads={threads}",
-                    f"seed={seed}"):
+                    f"seed={seed}",
+                    f"device={'cuda' if variant.startswith('cuda') else 'cpu'}",
+                    f"devices.math={'fast' if variant == 'cuda fast' else 'exact'}"):
         command += ["--set", setting]
     env = dict(os.environ, SHOAL_SIMD=simd) if simd else None
     _, seconds, peak = run_watched(command, env)
@@ -118,7 +121,7 @@ def run_shoal(args, name, model, seed):
 def run_torch(args, model, seed):
     out, seconds, peak = run_watched(
         [args.python, "-W", "ignore", os.path.join(HERE, "torch_peer.py"), args.stream, model,
-         "2", str(seed)])
+         "2", str(seed), "cuda" if args.gpu else "cpu"])
     return {**json.loads(out), "seed": seed, "wall_seconds": round(seconds, 1),
             "rss_bytes": peak[0], "file_bytes": peak[1]}
 
@@ -153,10 +156,13 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", default="lr,deepfm,dlrm")
     parser.add_argument("--simd", default="")
+    parser.add_argument("--gpu", action="store_true")
     args = parser.parse_args()
     os.makedirs(args.folder, exist_ok=True)
     prepare(args)
-    systems = list(CLUSTERS) + [f"{name} {args.simd}" for name in CLUSTERS if args.simd]
+    clusters = [f"{name} {variant}" for name in CLUSTERS for variant in ("cuda", "cuda fast")]
+    systems = clusters if args.gpu else list(CLUSTERS)
+    systems += [f"{name} {args.simd}" for name in CLUSTERS if args.simd]
     rates = {}
     for model in args.models.split(","):
         for seed in range(1, args.rounds + 1):

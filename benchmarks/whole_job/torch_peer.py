@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The same models in PyTorch, one process: prints one JSON line.
 
-  python3 torch_peer.py STREAM.bin lr|deepfm|dlrm [threads=2] [seed=1]
+  python3 torch_peer.py STREAM.bin lr|deepfm|dlrm [threads=2] [seed=1] [device=cpu|cuda]
 
 Needs torch and numpy. Reads the 264-byte records of the stream: label f32, 13 f32,
 26 global ids int64. Sparse gradients (sparse=True) with Adagrad for the tables, Adam for
@@ -77,8 +77,9 @@ def main():
     path, kind = sys.argv[1:3]
     torch.set_num_threads(int(sys.argv[3]) if len(sys.argv) > 3 else 2)
     torch.manual_seed(int(sys.argv[4]) if len(sys.argv) > 4 else 1)
+    device = sys.argv[5] if len(sys.argv) > 5 else "cpu"
     data = np.memmap(path, RECORD, "r")
-    model = Model(kind, int(data["c"][:, :].max()) + 1)
+    model = Model(kind, int(data["c"][:, :].max()) + 1).to(device)
     sparse = [p for n, p in model.named_parameters() if n.split(".")[0] in ("linear", "table")]
     dense = [p for n, p in model.named_parameters() if n.split(".")[0] not in ("linear", "table")]
     optimizers = [torch.optim.Adagrad(sparse, lr=0.05), torch.optim.Adam(dense, lr=1e-3)]
@@ -86,8 +87,9 @@ def main():
 
     def batch(begin, end):
         rows = data[begin:end]
-        return (torch.from_numpy(rows["x"].copy()), torch.from_numpy(rows["c"].copy()),
-                torch.from_numpy(rows["y"].copy()).unsqueeze(1))
+        return (torch.from_numpy(rows["x"].copy()).to(device),
+                torch.from_numpy(rows["c"].copy()).to(device),
+                torch.from_numpy(rows["y"].copy()).unsqueeze(1).to(device))
 
     steps = TRAIN // BATCH
     warm, start = steps // 10, 0.0
@@ -100,11 +102,13 @@ def main():
         loss_of(model(x, c), y).backward()
         for optimizer in optimizers:
             optimizer.step()
+    if device != "cpu":
+        torch.cuda.synchronize()
     rate = (steps - warm) * BATCH / (time.perf_counter() - start)
     with torch.no_grad():
-        scores = [model(*batch(b, min(b + 8192, len(data)))[:2]).squeeze(1).numpy()
+        scores = [model(*batch(b, min(b + 8192, len(data)))[:2]).squeeze(1).cpu().numpy()
                   for b in range(len(data) - TEST, len(data), 8192)]
-    print(json.dumps({"system": "torch", "model": kind, "examples_per_second": round(rate),
+    print(json.dumps({"system": "torch" if device == "cpu" else f"torch {device}", "model": kind, "examples_per_second": round(rate),
                       "auc": round(float(auc(data["y"][-TEST:], np.concatenate(scores))), 4)}))
 
 

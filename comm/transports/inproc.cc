@@ -283,8 +283,7 @@ Status InprocEndpoint::Send(EndpointId peer, Lane /*lane*/, Message message) {
   SHOAL_RETURN_IF_ERROR(CheckMessageSize(message));
   const auto it = peers_.find(peer);
   if (it == peers_.end()) {
-    return UnavailableError(
-        StrCat("send: ", peer, " is not connected, or it is down"));
+    return NotConnectedError(peer);
   }
   const std::shared_ptr<InprocLink>& link = it->second;
   const int side = link->SideOf(self_);
@@ -296,8 +295,7 @@ Status InprocEndpoint::Send(EndpointId peer, Lane /*lane*/, Message message) {
     }
     if (!HasRoom(link->queued_bytes[side], size, queue_bytes_max_)) {
       link->wants_room[side] = true;
-      return ResourceExhaustedError(
-          StrCat("send: the queue to ", peer, " is full"));
+      return QueueFullError(peer);
     }
     link->queued_bytes[side] += size;
   }

@@ -27,6 +27,7 @@
 #include "base/strcat.h"
 #include "comm/endpoint.h"
 #include "comm/transport.h"
+#include "comm/transports/event_inbox.h"
 #include "comm/transports/event_loop.h"
 #include "comm/transports/message_stream.h"
 #include "comm/transports/shm_session.h"
@@ -74,14 +75,6 @@ struct ShmPeer {
   Status broken;  // the session is over; why
 
   bool open() const { return state == State::kOpen; }
-};
-
-struct ShmEvent {
-  enum class Kind { kMessage, kDown, kSendable, kNone };
-  Kind kind;
-  EndpointId peer;
-  Message message;
-  Status why;
 };
 
 class ShmEndpoint : public LoopEndpoint {
@@ -155,7 +148,7 @@ class ShmEndpoint : public LoopEndpoint {
   std::unordered_map<int, Guest> guests_;  // called and not yet known
   std::unordered_set<EndpointId> forgotten_;
   std::unordered_set<std::string> met_;  // names that were reached once
-  std::deque<ShmEvent> inbox_;
+  EventInbox inbox_;
   std::vector<EndpointId> bells_due_;
   bool delivering_ = false;
   bool closed_ = false;
@@ -230,11 +223,7 @@ void ShmEndpoint::Disconnect(EndpointId id) {
     HangUp(*it->second);
     peers_.erase(it);
   }
-  for (ShmEvent& event : inbox_) {
-    if (event.peer == id) {
-      event.kind = ShmEvent::Kind::kNone;
-    }
-  }
+  inbox_.Forget(id);
 }
 
 Status ShmEndpoint::Send(EndpointId id, Lane lane, Message message) {
@@ -244,8 +233,7 @@ Status ShmEndpoint::Send(EndpointId id, Lane lane, Message message) {
   SHOAL_RETURN_IF_ERROR(CheckMessageSize(message));
   const auto it = peers_.find(id);
   if (it == peers_.end()) {
-    return UnavailableError(
-        StrCat("send: ", id, " is not connected, or it is down"));
+    return NotConnectedError(id);
   }
   ShmPeer& peer = *it->second;
   if (!peer.broken.ok()) {
@@ -254,8 +242,7 @@ Status ShmEndpoint::Send(EndpointId id, Lane lane, Message message) {
   const int64_t size = message.size_bytes();
   if (!HasRoom(peer.queued_bytes, size, queue_bytes_max_)) {
     peer.wants_room = true;
-    return ResourceExhaustedError(
-        StrCat("send: the queue to ", id, " is full"));
+    return QueueFullError(id);
   }
   peer.queues[static_cast<int>(lane)].emplace_back(std::move(message));
   peer.queued_bytes += size;
@@ -283,29 +270,9 @@ bool ShmEndpoint::Deliver(EndpointSink& sink) {
   }
   ServiceAll();
   RingDue();
-  // Only what is there now: what callbacks cause waits for the next turn.
-  bool any = false;
   delivering_ = true;
-  for (size_t rest = inbox_.size(); rest > 0 && !inbox_.empty(); --rest) {
-    ShmEvent event = std::move(inbox_.front());
-    inbox_.pop_front();
-    switch (event.kind) {
-      case ShmEvent::Kind::kMessage:
-        sink.OnMessage(event.peer, std::move(event.message));
-        break;
-      case ShmEvent::Kind::kDown:
-        sink.OnPeerDown(event.peer, event.why);
-        break;
-      case ShmEvent::Kind::kSendable:
-        sink.OnSendable(event.peer);
-        break;
-      case ShmEvent::Kind::kNone:
-        continue;
-    }
-    any = true;
-    // One ring for all that a callback sent to a peer.
-    RingDue();
-  }
+  // One ring for all that a callback sent to a peer.
+  const bool any = inbox_.Deliver(sink, [this] { RingDue(); });
   delivering_ = false;
   return any;
 }
@@ -358,7 +325,7 @@ Status ShmEndpoint::Close(Time deadline) {
   while (true) {
     ServiceAll();
     RingDue();
-    inbox_.clear();
+    inbox_.Clear();
     rest = 0;
     for (const auto& [id, peer] : peers_) {
       rest += peer->queued_bytes;
@@ -391,7 +358,7 @@ void ShmEndpoint::End() {
     loop_.Unwatch(fd);
   }
   guests_.clear();
-  inbox_.clear();
+  inbox_.Clear();
   bells_due_.clear();
   loop_.Unwatch(listener_.get());
   listener_.Reset();
@@ -677,8 +644,7 @@ void ShmEndpoint::ReadRings(ShmPeer& peer) {
       if (!next->has_value()) {
         break;
       }
-      inbox_.push_back(
-          {ShmEvent::Kind::kMessage, peer.id, **std::move(next), {}});
+      inbox_.PushMessage(peer.id, **std::move(next));
     }
     if (ring.TakeWriterWaits()) {
       peer.bell_due = true;
@@ -712,7 +678,7 @@ void ShmEndpoint::WriteQueues(ShmPeer& peer) {
   // Half of it free, so that sender and receiver do not take turns.
   if (peer.wants_room && peer.queued_bytes <= queue_bytes_max_ / 2) {
     peer.wants_room = false;
-    inbox_.push_back({ShmEvent::Kind::kSendable, peer.id, {}, {}});
+    inbox_.PushSendable(peer.id);
   }
 }
 
@@ -742,7 +708,7 @@ void ShmEndpoint::Drop(EndpointId id, const Status& why) {
   const auto it = peers_.find(id);
   HangUp(*it->second);
   peers_.erase(it);
-  inbox_.push_back({ShmEvent::Kind::kDown, id, {}, why});
+  inbox_.PushDown(id, why);
 }
 
 void ShmEndpoint::HangUp(ShmPeer& peer) {

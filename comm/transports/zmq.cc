@@ -24,6 +24,7 @@
 #include "base/strcat.h"
 #include "comm/endpoint.h"
 #include "comm/transport.h"
+#include "comm/transports/event_inbox.h"
 #include "comm/transports/event_loop.h"
 #include "comm/transports/tcp_address.h"
 #include "comm/transports/zmq_envelope.h"
@@ -71,14 +72,6 @@ struct ZmqPeer {
   bool lost = false;  // a dealer has lost its connection
   Time lost_at;
   Status broken;  // the session is over; why
-};
-
-struct ZmqEvent {
-  enum class Kind { kMessage, kDown, kSendable, kNone };
-  Kind kind;
-  EndpointId peer;
-  Message message;
-  Status why;
 };
 
 class ZmqEndpoint : public LoopEndpoint {
@@ -153,7 +146,7 @@ class ZmqEndpoint : public LoopEndpoint {
   std::unordered_map<EndpointId, uint64_t> refused_;
   std::unordered_map<EndpointId, std::string> addresses_;  // as peers said
   std::vector<Buffer> parts_;
-  std::deque<ZmqEvent> inbox_;
+  EventInbox inbox_;
   bool closed_ = false;
 };
 
@@ -245,11 +238,7 @@ void ZmqEndpoint::Disconnect(EndpointId id) {
     CloseLanes(peer, Duration(0));
     peers_.erase(it);
   }
-  for (ZmqEvent& event : inbox_) {
-    if (event.peer == id) {
-      event.kind = ZmqEvent::Kind::kNone;
-    }
-  }
+  inbox_.Forget(id);
 }
 
 Status ZmqEndpoint::Send(EndpointId id, Lane lane, Message message) {
@@ -259,8 +248,7 @@ Status ZmqEndpoint::Send(EndpointId id, Lane lane, Message message) {
   SHOAL_RETURN_IF_ERROR(CheckMessageSize(message));
   const auto it = peers_.find(id);
   if (it == peers_.end()) {
-    return UnavailableError(
-        StrCat("send: ", id, " is not connected, or it is down"));
+    return NotConnectedError(id);
   }
   ZmqPeer& peer = *it->second;
   if (peer.lost || !peer.broken.ok()) {
@@ -269,8 +257,7 @@ Status ZmqEndpoint::Send(EndpointId id, Lane lane, Message message) {
   const int64_t size = message.size_bytes();
   if (!HasRoom(peer.queue->bytes.load(), size, queue_bytes_max_)) {
     peer.queue->wants_room.store(true);
-    return ResourceExhaustedError(
-        StrCat("send: the queue to ", id, " is full"));
+    return QueueFullError(id);
   }
   peer.queue->bytes.fetch_add(size);
   if (peer.state == ZmqPeer::State::kUp) {
@@ -296,27 +283,7 @@ bool ZmqEndpoint::Deliver(EndpointSink& sink) {
   }
   Receive();
   ServiceAll();
-  // Only what is there now: what callbacks cause waits for the next turn.
-  bool any = false;
-  for (size_t rest = inbox_.size(); rest > 0 && !inbox_.empty(); --rest) {
-    ZmqEvent event = std::move(inbox_.front());
-    inbox_.pop_front();
-    switch (event.kind) {
-      case ZmqEvent::Kind::kMessage:
-        sink.OnMessage(event.peer, std::move(event.message));
-        break;
-      case ZmqEvent::Kind::kDown:
-        sink.OnPeerDown(event.peer, event.why);
-        break;
-      case ZmqEvent::Kind::kSendable:
-        sink.OnSendable(event.peer);
-        break;
-      case ZmqEvent::Kind::kNone:
-        continue;
-    }
-    any = true;
-  }
-  return any;
+  return inbox_.Deliver(sink);
 }
 
 Time ZmqEndpoint::NextDue() const {
@@ -340,7 +307,7 @@ Status ZmqEndpoint::Close(Time deadline) {
   while (true) {
     Receive();
     ServiceAll();
-    inbox_.clear();
+    inbox_.Clear();
     all_arrived = true;
     for (const auto& [id, peer] : peers_) {
       if (peer->state == ZmqPeer::State::kUp && !peer->said_bye) {
@@ -375,7 +342,7 @@ void ZmqEndpoint::End(Duration linger) {
     CloseLanes(*peer, linger);
   }
   peers_.clear();
-  inbox_.clear();
+  inbox_.Clear();
   if (router_.valid()) {
     loop_.Unwatch(router_.wait_fd());
     router_.Close(Duration(0));
@@ -565,7 +532,7 @@ void ZmqEndpoint::Service(ZmqPeer& peer, Time now) {
   if (peer.queue->wants_room.load() &&
       peer.queue->bytes.load() <= queue_bytes_max_ / 2) {
     peer.queue->wants_room.store(false);
-    inbox_.push_back({ZmqEvent::Kind::kSendable, peer.id, {}, {}});
+    inbox_.PushSendable(peer.id);
   }
 }
 
@@ -683,7 +650,7 @@ void ZmqEndpoint::OnData(const Envelope& envelope) {
         StrCat(peer.id, " sent a message that is over the limits"));
     return;
   }
-  inbox_.push_back({ZmqEvent::Kind::kMessage, peer.id, std::move(message), {}});
+  inbox_.PushMessage(peer.id, std::move(message));
 }
 
 void ZmqEndpoint::OnBye(const Envelope& envelope) {
@@ -772,7 +739,7 @@ void ZmqEndpoint::Drop(EndpointId id, const Status& why) {
     SendNotice(Envelope::kReset, id, peer.address, peer.in_session, self_);
   }
   peers_.erase(it);
-  inbox_.push_back({ZmqEvent::Kind::kDown, id, {}, why});
+  inbox_.PushDown(id, why);
 }
 
 }  // namespace

@@ -6,13 +6,16 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include <netinet/in.h>
+#include <nlohmann/json.hpp>
 #include <sys/resource.h>
 #include <sys/socket.h>
 
@@ -24,6 +27,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST_F(JobsTest, OneDigestForEveryCluster) {
   const std::vector<std::vector<std::string>> clusters = {
@@ -150,6 +154,157 @@ TEST_F(JobsTest, OneDigestForDenseVariablesByServersAndByAllReduce) {
     return at == std::string::npos ? run.output : run.output.substr(at);
   };
   EXPECT_EQ(eval("half", allreduce), eval("servers", {}));
+}
+
+// However the state of their optimizer is divided: the same bits, and
+// checkpoints that go on elsewhere. Adam counts its steps per chunk.
+TEST_F(JobsTest, SumsWithOtherWorkersBeginBeforeAllIsComputed) {
+  // Two buckets: the second hidden layer's weights make the first one full.
+  const RunOutcome run =
+      Train("out", {"--in-process", "--trace", "--set", "cluster.workers=2",
+                    "--set", "consistency.dense=allreduce", "--set",
+                    "model.hidden=[256,256]", "--set", "train.batch_size=256"});
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  // When the work of a worker on a step began and ended, in us.
+  struct Span {
+    double compute_end = 0;
+    double sum_begin = 0;
+    double sum_end = 0;
+  };
+  std::map<std::pair<int, int64_t>, Span> spans;
+  const auto trace = nlohmann::json::parse(Read("out/trace.json"));
+  for (const auto& event : trace.is_array() ? trace : trace.at("traceEvents")) {
+    const std::string name = event.at("name");
+    if (name != "compute" && name != "allreduce") {
+      continue;
+    }
+    Span& span = spans[{event.at("pid"), event.at("args").at("number")}];
+    const double begin = event.at("ts");
+    const double end = begin + event.at("dur").get<double>();
+    if (name == "allreduce") {
+      span.sum_begin = begin;
+      span.sum_end = end;
+    } else if (span.compute_end == 0) {  // Later ones are of evaluations.
+      span.compute_end = end;
+    }
+  }
+  int steps = 0;
+  int early = 0;
+  for (const auto& [key, span] : spans) {
+    if (span.sum_end > 0) {
+      ++steps;
+      early += span.sum_begin < span.compute_end ? 1 : 0;
+      EXPECT_GT(span.sum_end, span.compute_end)
+          << "values have changed while they were used";
+    }
+  }
+  EXPECT_GE(steps, 18);
+  // A thread that is not scheduled in time may be late for some.
+  EXPECT_GT(early, 0) << "of " << steps;
+}
+
+TEST_F(JobsTest, OneDigestForAShardedOptimizer) {
+  const std::vector<std::string> wide = {
+      "--set", "train.max_steps=30",        "--set", "model.hidden=[300, 200]",
+      "--set", "checkpoint.every_steps=10", "--set", "checkpoint.keep=9"};
+  const auto train = [&](const std::string& out,
+                         std::vector<std::string> more) {
+    more.insert(more.end(), wide.begin(), wide.end());
+    const RunOutcome run = Train(out, more);
+    EXPECT_EQ(run.exit_code, 0) << run.output;
+    return Digest(out);
+  };
+  const std::vector<std::string> sharded = {
+      "--set", "consistency={dense: allreduce, sharded_optimizer: true}"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), sharded.begin(), sharded.end());
+    return more;
+  };
+  const std::string digest = train("servers", {"--in-process"});
+  for (const char* workers : {"1", "2", "4"}) {
+    const std::string set = std::string("cluster.workers=") + workers;
+    EXPECT_EQ(train("out", with({"--in-process", "--set", set})), digest)
+        << workers;
+    fs::remove_all(folder_ / "out");
+  }
+  EXPECT_EQ(train("parts", with({"--set", "transport=shm", "--set",
+                                 "cluster.workers=3"})),
+            digest);
+  EXPECT_EQ(train("on-servers",
+                  {"--in-process", "--set",
+                   "checkpoint.restore=" + Path("parts/checkpoints/step-10")}),
+            digest);
+  EXPECT_EQ(train("on-parts",
+                  with({"--in-process", "--set", "cluster.workers=4", "--set",
+                        "checkpoint.restore=" +
+                            Path("servers/checkpoints/step-10")})),
+            digest);
+  EXPECT_EQ(
+      train("on-other-parts",
+            with({"--in-process", "--set", "cluster.workers=2", "--set",
+                  "checkpoint.restore=" + Path("parts/checkpoints/step-20")})),
+      digest);
+}
+
+TEST_F(JobsTest, AutoSaysWhatItChoseAndTrainsTheSame) {
+  const std::vector<std::string> job = {"--in-process", "--set",
+                                        "train.max_steps=20", "--set",
+                                        "cluster.workers=4"};
+  const auto train = [&](const std::string& out,
+                         std::vector<std::string> more) {
+    more.insert(more.end(), job.begin(), job.end());
+    const RunOutcome run = Train(out, more);
+    EXPECT_EQ(run.exit_code, 0) << run.output;
+    return run.output;
+  };
+  EXPECT_THAT(train("out", {}), Not(HasSubstr("auto is")));
+  EXPECT_THAT(Read("out/metrics.json"), HasSubstr("\"dense\": \"sync\""));
+  for (const auto& [servers, choice] :
+       {std::pair<std::string, std::string>{"1", "allreduce"}, {"5", "sync"}}) {
+    const std::string out = "auto-" + servers;
+    const std::string line = "consistency.dense: auto is " + choice + ": with";
+    EXPECT_THAT(
+        train(out, {"--set", "consistency={tables: auto, dense: auto}", "--set",
+                    "cluster.servers=" + servers}),
+        AllOf(HasSubstr(line), HasSubstr("consistency.tables: auto is sync")));
+    EXPECT_EQ(Digest(out), Digest("out"));
+    EXPECT_THAT(Read(out + "/metrics.json"),
+                HasSubstr("\"dense\": \"" + choice + "\""));
+    EXPECT_THAT(Read(out + "/report.html"), HasSubstr("auto is " + choice));
+  }
+}
+
+// Rows that may be behind by no step are those of sync; behind by some, the
+// model learns as in the other modes.
+TEST_F(JobsTest, TablesOutsideSyncBesideAllReduce) {
+  const std::vector<std::string> beside = {
+      "--set", "consistency.dense=allreduce", "--set", "train.epochs=6"};
+  const auto train = [&](const std::string& out,
+                         std::vector<std::string> more) {
+    more.insert(more.end(), beside.begin(), beside.end());
+    const RunOutcome run = Train(out, more);
+    EXPECT_EQ(run.exit_code, 0) << run.output;
+    const size_t at = run.output.rfind("test: auc ");
+    return at == std::string::npos ? 0
+                                   : std::atof(run.output.c_str() + at + 10);
+  };
+  const double auc = train("sync", {"--in-process"});
+  for (const char* workers : {"1", "2", "4"}) {
+    train("fresh", {"--set", "transport=shm", "--set",
+                    "consistency={tables: bounded, staleness: 0}", "--set",
+                    std::string("cluster.workers=") + workers});
+    EXPECT_EQ(Digest("fresh"), Digest("sync")) << workers;
+    fs::remove_all(folder_ / "fresh");
+    EXPECT_NEAR(
+        train("async", {"--set", "transport=shm", "--set",
+                        "consistency={tables: async, sharded_optimizer: true}",
+                        "--set", std::string("cluster.workers=") + workers}),
+        auc, 0.03)
+        << workers;
+    EXPECT_THAT(Read("async/metrics.json"),
+                AllOf(HasSubstr("\"mode\": \"async\""),
+                      HasSubstr("\"dense\": \"allreduce\"")));
+  }
 }
 
 TEST_F(JobsTest, RanksOfMpirunGiveTheSameDigest) {
@@ -410,6 +565,24 @@ TEST_F(BadInputTest, ImpossibleValueIsRefused) {
   const RunOutcome run = Train("out", {"--set", "cluster.workers=0"});
   ExpectRefused(run, "out");
   EXPECT_THAT(run.output, HasSubstr("cluster.workers"));
+}
+
+TEST_F(BadInputTest, PairsThatHaveNoMeaningAreRefusedWithTheReason) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"{tables: async}", "sync does not go with tables in async: a worker "},
+      {"{dense: bounded}", "a step in sync ends with one commit"},
+      {"{tables: bounded, dense: async}", "the stricter would count for both"},
+      {"{mode: bounded, dense: auto}", "say allreduce or bounded"},
+      {"{sharded_optimizer: true}", "consistency.sharded_optimizer"},
+      {"{tables: allreduce}", "allowed: sync, bounded, async or auto"},
+      {"{sharded_optimizer: maybe}", "expected true or false"}};
+  for (const auto& [consistency, reason] : cases) {
+    const RunOutcome run =
+        Train("out", {"--set", "consistency=" + consistency});
+    ExpectRefused(run, "out");
+    EXPECT_THAT(run.output,
+                AllOf(HasSubstr("consistency."), HasSubstr(reason)));
+  }
 }
 
 TEST_F(BadInputTest, MissingFileIsNamed) {

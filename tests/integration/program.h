@@ -10,6 +10,8 @@
 
 namespace shoal::integration {
 
+using Words = std::vector<std::string>;  // of a command line
+
 struct RunOutcome {
   int exit_code = -1;  // -1: a signal ended it, or it ran past the limit
   std::string output;  // standard output and error together

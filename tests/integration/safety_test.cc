@@ -21,8 +21,6 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-using Words = std::vector<std::string>;
-
 class SafetyTest : public JobsTest {
  protected:
   RunOutcome Shoal(const Words& more) const {
@@ -52,9 +50,12 @@ class SafetyTest : public JobsTest {
 // Five steps an epoch, which no number of workers but 1 and 5 divides, with
 // evaluations in between.
 TEST_F(SafetyTest, EveryModeTrainsOnEveryRow) {
-  for (const char* mode : {"sync", "bounded", "async"}) {
+  for (const std::string mode :
+       {"mode: sync", "mode: bounded", "mode: async",
+        "mode: async, dense: allreduce",
+        "mode: bounded, dense: allreduce, sharded_optimizer: true"}) {
     for (const char* workers : {"1", "2", "3", "5"}) {
-      const std::string what = std::string(mode) + " " + workers;
+      const std::string what = mode + " " + workers;
       const Words job = {"--in-process",
                          "--set",
                          "train.batch_size=500",
@@ -65,7 +66,7 @@ TEST_F(SafetyTest, EveryModeTrainsOnEveryRow) {
                          "--set",
                          "cluster.virtual_workers=5",
                          "--set",
-                         std::string("consistency.mode=") + mode,
+                         "consistency={" + mode + "}",
                          "--set",
                          std::string("cluster.workers=") + workers};
       Words first = job;

@@ -63,7 +63,7 @@ class PreparedSimulatedJob : public SimulatedJob {
   ps::Coordinator::Options CoordinatorOptions() const override {
     ps::Coordinator::Options options;
     options.model = spec_;
-    options.plan = worker::MakeClusterPlan(*job_);
+    options.plan = worker::MakeClusterPlan(*job_, spec_);
     options.train =
         worker::MakeTrainPlan(*job_, data_.train.num_rows, /*has_test=*/true);
     options.num_servers = kServers;
@@ -145,7 +145,7 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
         options.plan.mode = plan.mode;
         options.plan.staleness = plan.staleness;
         options.num_workers = plan.workers;
-        options.dense_on_workers = plan.dense_on_workers;
+        options.plan.dense = plan.dense;
         return decorated("coordinator",
                          std::make_unique<ps::Coordinator>(std::move(options)));
       },

@@ -39,7 +39,7 @@ struct RunPlan {
   ps::Mode mode = ps::Mode::kSync;
   int64_t staleness = 0;  // bounded
   int workers = SimulatedJob::kWorkers;
-  bool dense_on_workers = false;
+  ps::DensePlace dense = ps::DensePlace::kShards;
   bool faults = true;           // lost connections, long delays
   int crashes = 2;              // of workers, at times drawn from the seed
   bool crash_a_server = false;  // for good

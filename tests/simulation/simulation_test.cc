@@ -2,6 +2,7 @@
 // break and workers crash, `sync` gives the bits of the undisturbed run. And
 // bugs of the kind that only such runs show, planted on purpose, are found.
 
+#include <algorithm>
 #include <cstdlib>
 #include <iostream>
 #include <map>
@@ -119,34 +120,139 @@ TEST_F(SimulationTest, OutsideSyncWorkersNeverWaitForEver) {
   }
 }
 
-// Whatever order their messages come in, workers that hold the dense variables
-// end with the bits of the servers. A lost connection ends a collective, and
-// with it the job, naming who was lost.
+// Whatever order their messages come in, workers that hold the dense variables,
+// with all of the optimizer's state or a part, end with the bits of the
+// servers; also beside tables whose rows may be behind by no step. A lost
+// connection ends a collective, and with it the job, naming who was lost.
 TEST_F(SimulationTest, DenseVariablesOnWorkersHaveTheBitsOfTheServers) {
-  for (uint64_t seed = 1; seed <= 30; ++seed) {
-    RunPlan plan{.seed = seed,
-                 .workers = 1 + static_cast<int>(seed % 4),
-                 .dense_on_workers = true,
-                 .faults = false,
-                 .crashes = 0};
-    const RunResult result = RunJob(*job, plan);
-    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
-    ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
-  }
-  int lost = 0;
-  for (uint64_t seed = 1; seed <= 30; ++seed) {
-    const RunResult result =
-        RunJob(*job, {.seed = seed, .dense_on_workers = true});
-    ASSERT_TRUE(result.ended) << "seed " << seed;
-    if (result.status.ok()) {
-      EXPECT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
-    } else {
-      EXPECT_THAT(result.status.message(), HasSubstr("worker")) << seed;
-      EXPECT_LT(result.seconds, 30) << "seed " << seed;
-      ++lost;
+  const std::vector<RunPlan> kinds = {
+      {.dense = ps::DensePlace::kWorkers},
+      {.dense = ps::DensePlace::kWorkerParts},
+      {.mode = ps::Mode::kBounded, .dense = ps::DensePlace::kWorkers},
+      {.mode = ps::Mode::kBounded, .dense = ps::DensePlace::kWorkerParts}};
+  for (size_t kind = 0; kind < kinds.size(); ++kind) {
+    int lost = 0;
+    for (uint64_t seed = 1; seed <= 30; ++seed) {
+      SCOPED_TRACE(StrCat("kind ", kind, ", seed ", seed));
+      RunPlan plan = kinds[kind];
+      plan.seed = seed;
+      const RunResult faulty = RunJob(*job, plan);
+      ASSERT_TRUE(faulty.ended);
+      if (faulty.status.ok()) {
+        EXPECT_EQ(faulty.digest, undisturbed_digest);
+      } else {
+        EXPECT_THAT(faulty.status.message(), HasSubstr("worker"));
+        EXPECT_LT(faulty.seconds, 30);
+        ++lost;
+      }
+      plan.faults = false;
+      plan.crashes = 0;
+      plan.workers = 1 + static_cast<int>(seed % 4);
+      const RunResult result = RunJob(*job, plan);
+      ASSERT_TRUE(result.status.ok()) << result.status;
+      ASSERT_EQ(result.digest, undisturbed_digest);
     }
+    EXPECT_GT(lost, 0) << "nothing was tried";
   }
-  EXPECT_GT(lost, 0) << "nothing was tried";
+}
+
+// Looks at how many steps the rows that pulls bring are behind the step that
+// they are for.
+class LagContext : public ForwardingContext {
+ public:
+  LagContext(comm::NodeContext& to, std::map<uint64_t, int64_t>& pulls)
+      : ForwardingContext(to), pulls_(pulls) {}
+  Status Send(comm::EndpointId peer, comm::Lane lane,
+              comm::Message message) override {
+    ps::wire::Pull pull;
+    if (message.header.kind == comm::MessageKind::kRequest &&
+        message.header.method == static_cast<uint16_t>(ps::Method::kPull) &&
+        ps::Decode(message, pull).ok()) {
+      pulls_[message.header.request] = pull.step();
+    }
+    return ForwardingContext::Send(peer, lane, std::move(message));
+  }
+
+ private:
+  std::map<uint64_t, int64_t>& pulls_;
+};
+
+class LagNode : public ForwardingNode {
+ public:
+  // `lags` counts pulls by the step that they are for and their lag.
+  LagNode(std::unique_ptr<comm::Node> to,
+          std::map<std::pair<int64_t, int64_t>, int>& lags)
+      : ForwardingNode(std::move(to)), lags_(lags) {}
+  ~LagNode() override { to_.reset(); }
+  void OnStart(comm::NodeContext& context) override {
+    watched_ = std::make_unique<LagContext>(context, pulls_);
+    ForwardingNode::OnStart(*watched_);
+  }
+  void OnMessage(comm::EndpointId from, comm::Message message) override {
+    const auto pull = pulls_.find(message.header.request);
+    ps::wire::PullReply reply;
+    if (message.header.kind == comm::MessageKind::kReply &&
+        message.header.status == 0 && pull != pulls_.end() &&
+        ps::Decode(message, reply).ok()) {
+      ++lags_[{pull->second, pull->second - reply.step()}];
+    }
+    ForwardingNode::OnMessage(from, std::move(message));
+  }
+
+ private:
+  std::map<uint64_t, int64_t> pulls_;
+  std::unique_ptr<LagContext> watched_;
+  std::map<std::pair<int64_t, int64_t>, int>& lags_;
+};
+
+// Tables in bounded or async beside dense variables that are reduced each step:
+// rows are behind by what the mode allows and no more, and by nothing where the
+// job evaluates or saves.
+TEST_F(SimulationTest, RowsBesideAllReduceAreAsFreshAsTheirModeSays) {
+  // A worker has at most three steps whose pushes are not acknowledged.
+  const std::vector<std::pair<ps::Mode, int64_t>> modes = {
+      {ps::Mode::kBounded, 0},
+      {ps::Mode::kBounded, 1},
+      {ps::Mode::kBounded, 4},
+      {ps::Mode::kAsync, 0}};
+  for (const auto& [mode, staleness] : modes) {
+    const int64_t most =
+        mode == ps::Mode::kAsync ? 3 : std::min<int64_t>(staleness, 3);
+    std::map<std::pair<int64_t, int64_t>, int> lags;
+    int late = 0;
+    for (uint64_t seed = 1; seed <= 50; ++seed) {
+      SCOPED_TRACE(StrCat("staleness ", staleness, ", seed ", seed));
+      const RunResult result = RunJob(
+          *job, {.seed = seed,
+                 .mode = mode,
+                 .staleness = staleness,
+                 .workers = 1 + static_cast<int>(seed % 4),
+                 .dense = seed % 2 == 0 ? ps::DensePlace::kWorkers
+                                        : ps::DensePlace::kWorkerParts,
+                 // Connections are lost where a worker has none to another one.
+                 .faults = seed % 4 == 0,
+                 .crashes = 0,
+                 .decorate = [&lags](const std::string& name,
+                                     std::unique_ptr<comm::Node> node)
+                     -> std::unique_ptr<comm::Node> {
+                   if (!name.starts_with("worker")) {
+                     return node;
+                   }
+                   return std::make_unique<LagNode>(std::move(node), lags);
+                 }});
+      ASSERT_TRUE(result.status.ok()) << result.status;
+      ASSERT_EQ(result.digest.size(), 32U);
+    }
+    for (const auto& [pull, count] : lags) {
+      const auto [step, lag] = pull;
+      const bool boundary =
+          step == 20 || step == 30 || step == 40 || step == 50;
+      EXPECT_GE(lag, 0) << "at step " << step;
+      EXPECT_LE(lag, boundary ? 0 : most) << "at step " << step;
+      late += lag > 0 ? count : 0;
+    }
+    EXPECT_EQ(late > 0, most > 0) << "staleness " << staleness;
+  }
 }
 
 TEST_F(SimulationTest, SeedReplaysExactly) {

@@ -31,6 +31,7 @@ std::string MetricsJson(const TrainingSummary& summary) {
   SetIfKnown(json, "model", summary.model);
   SetIfKnown(json, "task", summary.task);
   SetIfKnown(json, "mode", summary.mode);
+  SetIfKnown(json, "dense", summary.dense);
   SetIfKnown(json, "started", summary.started);
   SetIfKnown(json, "outcome", summary.outcome);
   json["examples"] = summary.examples;

@@ -100,8 +100,12 @@ class ReportPage {
 
   void AddChips() {
     html_ += "<div class=\"chips\">";
-    for (const std::string& text :
-         {summary_.model, summary_.task, summary_.mode}) {
+    const bool one_mode =
+        summary_.dense.empty() || summary_.dense == summary_.mode;
+    const std::string mode =
+        one_mode ? summary_.mode
+                 : StrCat(summary_.mode, ", dense ", summary_.dense);
+    for (const std::string& text : {summary_.model, summary_.task, mode}) {
       if (!text.empty()) {
         html_ += StrCat("<span class=\"chip\">", EscapeHtml(text), "</span>");
       }

@@ -33,7 +33,8 @@ struct TrainingSummary {
   std::string job;      // its name
   std::string model;    // "deepfm"
   std::string task;     // "binary"
-  std::string mode;     // "sync"
+  std::string mode;     // "sync", of the tables
+  std::string dense;    // "allreduce"; empty: as `mode`
   std::string started;  // wall time as people read it, or empty
   std::string outcome;  // "finished", "stopped early: ...", or empty
 

@@ -1,0 +1,54 @@
+#ifndef SHOAL_COMM_NODE_COLLECTIVE_H_
+#define SHOAL_COMM_NODE_COLLECTIVE_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "base/registry.h"
+#include "base/status.h"
+#include "base/time.h"
+#include "comm/collective.h"
+#include "comm/node.h"
+
+namespace shoal::comm {
+
+// The method of the messages between the members of a collective, which are
+// one-way; nodes keep it free.
+inline constexpr uint16_t kCollectiveMethod = 0xC011;
+
+// `request` in the headers of these messages, which tells groups of a node and
+// operations of a group apart.
+uint64_t CollectiveRequest(const Group& group, uint64_t sequence);
+bool IsOfGroup(const Message& message, const Group& group);
+uint64_t SequenceOf(const Message& message);
+
+// kAborted: what the message says with which `member` gave up, in frame 0.
+Status GaveUpError(const Group::Member& member, const Message& message);
+
+// A collective as a part of a node, which hands over the collective's messages
+// and what becomes of the members. Belongs to the node's thread.
+class NodeCollective : public Collective {
+ public:
+  // Takes messages of this group; false for others.
+  virtual bool OnMessage(EndpointId from, Message& message) = 0;
+  virtual void OnPeerDown(EndpointId peer, const Status& why) = 0;
+  virtual void OnSendable(EndpointId peer) = 0;
+};
+
+// Makes this member's part of a collective. `context` must outlive it;
+// `timeout` is that of each operation.
+using CollectiveFactory = StatusOr<std::unique_ptr<NodeCollective>> (*)(
+    NodeContext& context, Group group, Duration timeout);
+
+// The backends that are linked in, by name: "transport", over the endpoints of
+// the members' nodes, and "mpi", by MPI's own collectives.
+Registry<CollectiveFactory>& CollectiveRegistry();
+
+}  // namespace shoal::comm
+
+#define SHOAL_REGISTER_COLLECTIVE(name, factory)                     \
+  [[maybe_unused]] static const bool SHOAL_CONCAT(shoal_collective_, \
+                                                  __LINE__) =        \
+      ::shoal::comm::CollectiveRegistry().Add(name, factory, __FILE__)
+
+#endif  // SHOAL_COMM_NODE_COLLECTIVE_H_

@@ -1,0 +1,151 @@
+#include "launch/kubernetes/yaml_json.h"
+
+#include <cctype>
+#include <charconv>
+
+#include <nlohmann/json.hpp>
+#include <yaml-cpp/yaml.h>
+
+#include "base/strcat.h"
+
+namespace shoal::launch {
+namespace {
+
+using nlohmann::json;
+
+template <typename T>
+bool ParsesAs(const std::string& text, T* value) {
+  const char* const end = text.data() + text.size();
+  const auto [at, error] = std::from_chars(text.data(), end, *value);
+  return error == std::errc() && at == end;
+}
+
+json PlainScalar(const std::string& text) {
+  if (text.empty() || text == "~" || text == "null") {
+    return nullptr;
+  }
+  if (text == "true" || text == "false") {
+    return text == "true";
+  }
+  if (int64_t whole = 0; ParsesAs(text, &whole)) {
+    return whole;
+  }
+  const bool like_number =
+      text.find_first_not_of("+-.0123456789eE") == std::string::npos;
+  if (double real = 0; like_number && ParsesAs(text, &real)) {
+    return real;
+  }
+  return text;
+}
+
+json FromNode(const YAML::Node& node) {
+  switch (node.Type()) {
+    case YAML::NodeType::Scalar:
+      // Quoted scalars and blocks have the tag "!".
+      return node.Tag() == "!" ? json(node.Scalar())
+                               : PlainScalar(node.Scalar());
+    case YAML::NodeType::Sequence: {
+      json list = json::array();
+      for (const YAML::Node& item : node) {
+        list.push_back(FromNode(item));
+      }
+      return list;
+    }
+    case YAML::NodeType::Map: {
+      json map = json::object();
+      for (const auto& entry : node) {
+        map[entry.first.Scalar()] = FromNode(entry.second);
+      }
+      return map;
+    }
+    default:
+      return nullptr;
+  }
+}
+
+// Whether a text stays a text without quotes in YAML 1.1 and 1.2: letters first
+// and no word that means something.
+bool IsPlain(const std::string& text) {
+  if (text.empty() || (std::isalpha(static_cast<unsigned char>(text[0])) == 0 &&
+                       text[0] != '/')) {
+    return false;
+  }
+  for (const char* word :
+       {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}) {
+    if (text.size() == std::char_traits<char>::length(word) &&
+        std::equal(text.begin(), text.end(), word, [](char a, char b) {
+          return std::tolower(static_cast<unsigned char>(a)) == b;
+        })) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void Emit(YAML::Emitter& out, const json& value) {
+  switch (value.type()) {
+    case json::value_t::object:
+      if (value.empty()) {
+        out << YAML::Flow;
+      }
+      out << YAML::BeginMap;
+      for (const auto& [key, item] : value.items()) {
+        out << YAML::Key << key << YAML::Value;
+        Emit(out, item);
+      }
+      out << YAML::EndMap;
+      return;
+    case json::value_t::array:
+      if (value.empty()) {
+        out << YAML::Flow;
+      }
+      out << YAML::BeginSeq;
+      for (const json& item : value) {
+        Emit(out, item);
+      }
+      out << YAML::EndSeq;
+      return;
+    case json::value_t::string: {
+      const auto& text = value.get_ref<const std::string&>();
+      if (text.find('\n') != std::string::npos && text.back() == '\n' &&
+          !text.ends_with("\n\n") && text.front() != ' ' &&
+          text.front() != '\n' && text.find('\t') == std::string::npos &&
+          text.find('\r') == std::string::npos) {
+        out << YAML::Literal << text;
+      } else if (IsPlain(text)) {
+        out << text;
+      } else {
+        out << YAML::DoubleQuoted << text;
+      }
+      return;
+    }
+    default:
+      out << value.dump();
+  }
+}
+
+}  // namespace
+
+StatusOr<std::vector<json>> ParseYaml(std::string_view text,
+                                      const std::string& file) {
+  try {
+    std::vector<json> documents;
+    for (const YAML::Node& node : YAML::LoadAll(std::string(text))) {
+      if (json document = FromNode(node); !document.is_null()) {
+        documents.push_back(std::move(document));
+      }
+    }
+    return documents;
+  } catch (const YAML::Exception& e) {
+    return InvalidArgumentError(
+        StrCat(file, ":", e.mark.line + 1, ": ", e.msg));
+  }
+}
+
+std::string ToYaml(const json& json) {
+  YAML::Emitter out;
+  Emit(out, json);
+  return StrCat(out.c_str(), "\n");
+}
+
+}  // namespace shoal::launch

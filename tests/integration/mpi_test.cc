@@ -1,0 +1,390 @@
+// Jobs as ranks of mpirun: transport and collective mpi, `shoal launch mpi`,
+// several hosts as network namespaces.
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <csignal>
+#include <cstdlib>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include <nlohmann/json.hpp>
+
+#include "tests/integration/job_fixture.h"
+#include "tests/integration/program.h"
+
+namespace shoal::integration {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class MpiTest : public JobsTest {
+ protected:
+  void SetUp() override {
+    if (RunProgram({"mpirun", "--version"}).exit_code != 0) {
+      GTEST_SKIP() << "there is no mpirun";
+    }
+    if (!fs::exists(Built("libshoal_mpi.so"))) {
+      GTEST_SKIP() << "the MPI plug-in was not built";
+    }
+    JobsTest::SetUp();
+  }
+
+  static std::string Built(const std::string& name) {
+    return fs::path(SHOAL_PROGRAM).parent_path() / name;
+  }
+
+  // `shoal launch mpi` of the small job with 60 steps.
+  Words LaunchCommand(const std::string& out, const Words& more) const {
+    Words argv = {SHOAL_PROGRAM, "launch",  "mpi",   Path("job.yaml"),
+                  "--out",       Path(out), "--set", "train.max_steps=60"};
+    argv.insert(argv.end(), more.begin(), more.end());
+    return argv;
+  }
+  RunOutcome Launch(const std::string& out, const Words& more) const {
+    return RunProgram(LaunchCommand(out, more));
+  }
+  std::string Reference() const {
+    EXPECT_EQ(Train("threads", {"--in-process", "--set", "train.max_steps=60"})
+                  .exit_code,
+              0);
+    return Digest("threads");
+  }
+  std::vector<double> Losses(const std::string& out) const {
+    std::vector<double> losses;
+    const auto json = nlohmann::json::parse(Read(out + "/metrics.json"));
+    for (const auto& point : json["losses"]) {
+      losses.push_back(point["loss"]);
+    }
+    return losses;
+  }
+};
+
+Words Sets(const Words& keys) {
+  Words words;
+  for (const std::string& key : keys) {
+    words.insert(words.end(), {"--set", key});
+  }
+  return words;
+}
+
+// The tests of comm that need ranks; what they are is in their files.
+TEST_F(MpiTest, TransportAndCollectiveKeepTheirContracts) {
+  ASSERT_TRUE(fs::exists(Built("comm_test")));
+  const auto run = [&](const Words& before, const std::string& ranks,
+                       const std::string& filter) {
+    // This program's own results file is not theirs.
+    Words argv = {"env", "-u", "GTEST_OUTPUT"};
+    argv.insert(argv.end(), before.begin(), before.end());
+    argv.insert(argv.end(), {"mpirun", "-np", ranks, Built("comm_test"),
+                             "--gtest_brief=1", "--gtest_filter=" + filter});
+    const RunOutcome outcome = RunProgram(argv, {}, std::chrono::seconds(120));
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    EXPECT_THAT(outcome.output, HasSubstr("PASSED"));
+    EXPECT_THAT(outcome.output, Not(HasSubstr("not under mpirun")));
+  };
+  run({}, "2", "*/mpi:MpiRanksTest.*:MpiCollectiveTest.*");
+  // Where MPI takes one call at a time.
+  run({"SHOAL_TEST_SERIALIZED=1"}, "2", "*/mpi:MpiRanksTest.*");
+  run({}, "4", "MpiCollectiveTest.All*:MpiCollectiveTest.Operations*");
+}
+
+TEST_F(MpiTest, TransportMpiGivesTheDigestOfTheOthers) {
+  const std::string digest = Reference();
+  for (const char* workers : {"1", "2", "4"}) {
+    for (const char* dense : {"sync", "allreduce"}) {
+      const Words cluster =
+          Sets({"transport=mpi", std::string("cluster.workers=") + workers,
+                "cluster.servers=2", "cluster.shards=2",
+                std::string("consistency.dense=") + dense});
+      const RunOutcome run = Launch("out", cluster);
+      ASSERT_EQ(run.exit_code, 0) << run.output;
+      EXPECT_EQ(Digest("out"), digest) << ::testing::PrintToString(cluster);
+      fs::remove_all(folder_ / "out");
+    }
+  }
+}
+
+// MPI orders its sums as it likes.
+TEST_F(MpiTest, CollectiveMpiTrainsAsTheOthersDo) {
+  const Words log = Sets({"train.log_every_steps=5"});
+  Words threads = {"--in-process", "--set", "train.max_steps=60"};
+  threads.insert(threads.end(), log.begin(), log.end());
+  ASSERT_EQ(Train("threads", threads).exit_code, 0);
+  const std::vector<double> want = Losses("threads");
+  ASSERT_GE(want.size(), 10U);
+  for (const char* transport : {"mpi", "auto"}) {
+    for (const char* workers : {"2", "3"}) {
+      Words cluster =
+          Sets({std::string("transport=") + transport,
+                std::string("cluster.workers=") + workers,
+                "consistency.dense=allreduce", "cluster.collective=mpi"});
+      cluster.insert(cluster.end(), log.begin(), log.end());
+      const RunOutcome run = Launch("out", cluster);
+      ASSERT_EQ(run.exit_code, 0) << run.output;
+      const std::vector<double> got = Losses("out");
+      ASSERT_EQ(got.size(), want.size());
+      for (size_t i = 0; i < got.size(); ++i) {
+        EXPECT_LT(std::abs(got[i] - want[i]), 1e-6) << "point " << i;
+      }
+      fs::remove_all(folder_ / "out");
+    }
+  }
+}
+
+TEST_F(MpiTest, WithoutMpirunBothSayWhatToDo) {
+  RunOutcome run = Train("out", Sets({"transport=mpi"}));
+  ExpectRefused(run, "out");
+  EXPECT_THAT(run.output,
+              AllOf(HasSubstr("transport: mpi"), HasSubstr("shoal launch mpi"),
+                    HasSubstr("--set transport=auto")));
+  run = Train("out",
+              Sets({"cluster.collective=mpi", "consistency.dense=allreduce"}));
+  ExpectRefused(run, "out");
+  EXPECT_THAT(run.output, HasSubstr("cluster.collective: mpi"));
+}
+
+TEST_F(MpiTest, TooFewRanksSayWhatWasAskedAndWhatIsThere) {
+  Words argv = {"mpirun", "-np", "2"};
+  const Words train =
+      TrainCommand("out", Sets({"cluster.workers=3", "transport=mpi"}));
+  argv.insert(argv.end(), train.begin(), train.end());
+  const RunOutcome run = RunProgram(argv);
+  ExpectRefused(run, "out");
+  EXPECT_THAT(run.output,
+              AllOf(HasSubstr("mpirun started 2 ranks"),
+                    HasSubstr("the job needs 4"), HasSubstr("mpirun -np 4")));
+}
+
+TEST_F(MpiTest, DryRunPrintsRanksAndLineAndRunsNothing) {
+  const RunOutcome run = Launch(
+      "out", {"--set",
+              "placement={hosts: [{name: a, slots: 2}, {name: b, slots: 4}], "
+              "servers: [a], workers: [b]}",
+              "--set", "cluster.workers=2", "--mpirun-arg", "--report-bindings",
+              "--dry-run"});
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_THAT(run.output,
+              AllOf(HasSubstr("# rank 0: server 0 and the coordinator, on a\n"),
+                    HasSubstr("# rank 2: worker 1, on b\n"),
+                    HasSubstr("mpirun -np 3 --host a:1,b:2 "),
+                    HasSubstr(" --report-bindings " SHOAL_PROGRAM " train "),
+                    HasSubstr("'placement={hosts: [{name: a")));
+  EXPECT_FALSE(fs::exists(folder_ / "out"));
+
+  const RunOutcome full =
+      Launch("out", {"--set", "placement={hosts: [{name: a, slots: 2}]}",
+                     "--set", "cluster.workers=2", "--dry-run"});
+  EXPECT_EQ(full.exit_code, 1);
+  EXPECT_THAT(full.output, HasSubstr("a has 2"));
+  const RunOutcome missing = Launch("out", {"--mpirun", "mpirun-of-nobody"});
+  EXPECT_EQ(missing.exit_code, 1);
+  EXPECT_THAT(missing.output, HasSubstr("no mpirun-of-nobody in PATH"));
+}
+
+// The ranks of a launch that are workers.
+std::vector<pid_t> Ranks(pid_t launch) {
+  std::vector<pid_t> ranks;
+  for (const pid_t mpirun : ChildrenWith(launch, "mpirun")) {
+    for (const pid_t rank : ChildrenWith(mpirun, " train ")) {
+      ranks.push_back(rank);
+    }
+  }
+  std::sort(ranks.begin(), ranks.end());
+  return ranks;
+}
+
+TEST_F(MpiTest, KilledRankIsNamedAndRestartsGoOnFromTheLastCheckpoint) {
+  WriteRows("rows.csv", 30'000);
+  const Words job = Sets({"train.max_steps=400", "transport=mpi",
+                          "checkpoint.every_steps=20", "cluster.workers=2"});
+  const RunOutcome undisturbed =
+      Train("threads", {"--in-process", "--set", "train.max_steps=400"});
+  ASSERT_EQ(undisturbed.exit_code, 0) << undisturbed.output;
+
+  // An earlier training in the same folder is not what a restart goes on from.
+  ASSERT_EQ(Train("out", {"--in-process", "--set", "train.max_steps=60",
+                          "--set", "seed=9"})
+                .exit_code,
+            0);
+  int kills = 0;
+  const auto kill_worker = [&](pid_t launch) {
+    const fs::path step20 = folder_ / "out/checkpoints/step-20/manifest.json";
+    if (kills == 0 && fs::exists(step20)) {
+      const std::vector<pid_t> ranks = Ranks(launch);
+      if (ranks.size() == 3) {
+        kills += kill(ranks[2], SIGKILL) == 0 ? 1 : 0;
+      }
+    }
+  };
+  Words restarts = {"--restarts", "2"};
+  restarts.insert(restarts.end(), job.begin(), job.end());
+  RunOutcome run = RunProgram(LaunchCommand("out", restarts), kill_worker);
+  ASSERT_EQ(kills, 1) << run.output;
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_THAT(run.output,
+              AllOf(HasSubstr("rank 2"), HasSubstr("# rank 2: worker 1"),
+                    HasSubstr("exit code 137 (a rank was ended by signal 9); "
+                              "restart 1 of 2, from "),
+                    HasSubstr("checkpoints/step-")));
+  EXPECT_EQ(Digest("out"), Digest("threads"));
+
+  // One that is lost before it has saved anything begins anew: what lies there
+  // is still the earlier training's.
+  fs::remove_all(folder_ / "out");
+  ASSERT_EQ(Train("out", {"--in-process", "--set", "train.max_steps=60",
+                          "--set", "seed=9"})
+                .exit_code,
+            0);
+  kills = 0;
+  run = RunProgram(LaunchCommand("out", restarts), [&](pid_t launch) {
+    const std::vector<pid_t> ranks = Ranks(launch);
+    if (kills == 0 && ranks.size() == 3) {
+      kills += kill(ranks[2], SIGKILL) == 0 ? 1 : 0;
+    }
+  });
+  ASSERT_EQ(kills, 1) << run.output;
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("restart 1 of 2, as it began"));
+  EXPECT_EQ(Digest("out"), Digest("threads"));
+
+  // The limit, and the exit code.
+  fs::remove_all(folder_ / "out");
+  kills = 0;
+  run = RunProgram(LaunchCommand("out", job), kill_worker);
+  ASSERT_EQ(kills, 1) << run.output;
+  EXPECT_EQ(run.exit_code, 137) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("go on with --set checkpoint.restore="));
+}
+
+TEST_F(MpiTest, WhatWouldFailAgainIsNotStartedAgain) {
+  const RunOutcome run =
+      Launch("out", {"--restarts", "3", "--set", "data.files=[nothing.csv]"});
+  EXPECT_EQ(run.exit_code, 1) << run.output;
+  EXPECT_THAT(run.output, AllOf(HasSubstr("nothing.csv"),
+                                HasSubstr("it is not started again"),
+                                Not(HasSubstr("restart 1"))));
+}
+
+// --- Several hosts ----------------------------------------------------------
+
+// Network namespaces joined by a bridge, each with a name as a host of its own,
+// and an agent that mpirun reaches them by. All have names of this process, and
+// go with this object.
+class Hosts {
+ public:
+  explicit Hosts(int count) : folder_(fs::temp_directory_path() / Name("d")) {
+    fs::create_directories(folder_);
+    std::string hosts = "127.0.0.1 localhost\n";
+    ok_ = Ip({"netns", "add", Name("s")}) &&
+          Ip({"-n", Name("s"), "link", "add", "br0", "type", "bridge"}) &&
+          Ip({"-n", Name("s"), "link", "set", "br0", "up"});
+    for (int i = 0; i < count && ok_; ++i) {
+      const std::string name = this->name(i);
+      const std::string port = "p" + std::to_string(i);
+      const std::string address = "10.213.7." + std::to_string(i + 1);
+      ok_ = Ip({"netns", "add", name}) &&
+            Ip({"-n", Name("s"), "link", "add", port, "type", "veth", "peer",
+                "name", "eth0", "netns", name}) &&
+            Ip({"-n", Name("s"), "link", "set", port, "master", "br0"}) &&
+            Ip({"-n", Name("s"), "link", "set", port, "up"}) &&
+            Ip({"-n", name, "addr", "add", address + "/24", "dev", "eth0"}) &&
+            Ip({"-n", name, "link", "set", "eth0", "up"}) &&
+            Ip({"-n", name, "link", "set", "lo", "up"});
+      hosts += address + " " + name + "\n";
+      ++count_;
+    }
+    std::ofstream(folder_ / "hosts") << hosts;
+    std::ofstream(agent())
+        << "#!/bin/sh\nhost=$1\nshift\nexec ip netns exec \"$host\" unshare -u "
+           "sh -c 'hostname \"$1\" && mount --bind "
+        << (folder_ / "hosts").string()
+        << " /etc/hosts && shift && exec sh -c \"$*\"' agent \"$host\" "
+           "\"$@\"\n";
+    fs::permissions(agent(), fs::perms::owner_all);
+  }
+  ~Hosts() {
+    for (int i = 0; i < count_; ++i) {
+      RunProgram(
+          {"sh", "-c", "kill -9 $(ip netns pids " + name(i) + ") 2>/dev/null"});
+      Ip({"netns", "del", name(i)});
+    }
+    Ip({"netns", "del", Name("s")});
+    fs::remove_all(folder_);
+  }
+  Hosts(const Hosts&) = delete;
+  Hosts& operator=(const Hosts&) = delete;
+
+  bool ok() const { return ok_; }
+  std::string name(int i) const { return Name(std::to_string(i)); }
+  std::string agent() const { return folder_ / "agent"; }
+
+  // Runs a command on host 0, with mpirun told how to reach the others.
+  RunOutcome Run(const Words& command) const {
+    std::string line;
+    for (const std::string& word : command) {
+      line += " '" + word + "'";
+    }
+    return RunProgram({"env", "OMPI_MCA_plm_rsh_agent=" + agent(),
+                       "OMPI_MCA_oob_tcp_if_include=10.213.7.0/24",
+                       "OMPI_MCA_btl_tcp_if_include=10.213.7.0/24", agent(),
+                       name(0), line});
+  }
+
+ private:
+  static std::string Name(const std::string& end) {
+    return "shoal" + std::to_string(getpid()) + "-" + end;
+  }
+  static bool Ip(Words argv) {
+    argv.insert(argv.begin(), "ip");
+    return RunProgram(argv).exit_code == 0;
+  }
+
+  const fs::path folder_;
+  int count_ = 0;
+  bool ok_ = false;
+};
+
+TEST_F(MpiTest, FourHostsGiveTheDigestOfOne) {
+  if (geteuid() != 0 || RunProgram({"ip", "netns"}).exit_code != 0) {
+    GTEST_SKIP() << "network namespaces need root and ip";
+  }
+  const Hosts hosts(4);
+  if (!hosts.ok()) {
+    GTEST_SKIP() << "no network namespaces can be made here";
+  }
+  const std::string digest = Reference();
+  const std::string placement =
+      "placement={hosts: [{name: " + hosts.name(0) +
+      ", slots: 2}, {name: " + hosts.name(1) +
+      ", slots: 2}, {name: " + hosts.name(2) +
+      ", slots: 2}, {name: " + hosts.name(3) + ", slots: 2}], servers: [" +
+      hosts.name(0) + ", " + hosts.name(1) + "], workers: [" + hosts.name(1) +
+      ", " + hosts.name(2) + ", " + hosts.name(3) + "]}";
+  for (const char* transport : {"mpi", "auto"}) {
+    const RunOutcome run = hosts.Run(LaunchCommand(
+        "out", Sets({placement, "cluster.servers=2", "cluster.workers=3",
+                     std::string("transport=") + transport})));
+    ASSERT_EQ(run.exit_code, 0) << run.output;
+    EXPECT_EQ(Digest("out"), digest) << transport;
+    fs::remove_all(folder_ / "out");
+  }
+  // A host that the placement does not name.
+  const RunOutcome wrong = hosts.Run(
+      {"mpirun", "-np", "2", "--host", hosts.name(0) + "," + hosts.name(1),
+       SHOAL_PROGRAM, "train", Path("job.yaml"), "--out", Path("wrong"),
+       "--set",
+       "placement={hosts: [{name: " + hosts.name(0) + ", slots: 2}]}"});
+  EXPECT_NE(wrong.exit_code, 0);
+  EXPECT_THAT(wrong.output, HasSubstr("rank 1 runs on host '" + hosts.name(1)));
+}
+
+}  // namespace
+}  // namespace shoal::integration

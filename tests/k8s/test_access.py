@@ -1,0 +1,191 @@
+"""How `shoal launch k8s` finds a cluster, and whom it trusts and tells."""
+
+import base64
+import os
+import ssl
+import subprocess
+
+import pytest
+
+from conftest import JOB, kubeconfig
+from fake_api import FakeApi
+
+
+def openssl(folder, *args):
+    subprocess.run(["openssl", *args], cwd=folder, check=True,
+                   capture_output=True, timeout=60)
+
+
+class Authority:
+    """A certificate authority with what it has signed."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        folder.mkdir()
+        openssl(folder, "req", "-x509", "-newkey", "rsa:2048", "-nodes",
+                "-keyout", "ca.key", "-out", "ca.crt", "-days", "2",
+                "-subj", "/CN=test authority")
+
+    def sign(self, name, subject_alt_name):
+        (self.folder / "ext").write_text(f"subjectAltName={subject_alt_name}")
+        openssl(self.folder, "req", "-newkey", "rsa:2048", "-nodes", "-keyout",
+                f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        openssl(self.folder, "x509", "-req", "-in", f"{name}.csr", "-CA",
+                "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+                "-extfile", "ext", "-out", f"{name}.crt")
+
+    def server(self, name="server", clients=False):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.folder / f"{name}.crt",
+                                self.folder / f"{name}.key")
+        if clients:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(self.folder / "ca.crt")
+        return context
+
+    def data(self, file):
+        return base64.b64encode((self.folder / file).read_bytes()).decode()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    a = Authority(tmp_path_factory.mktemp("tls") / "ours")
+    a.sign("server", "IP:127.0.0.1,DNS:localhost")
+    a.sign("elsewhere", "DNS:kubernetes.example")
+    a.sign("me", "DNS:me")
+    return a
+
+
+@pytest.fixture
+def api():
+    started = []
+
+    def make(**args):
+        started.append(FakeApi(**args))
+        return started[-1]
+
+    yield make
+    for each in started:
+        each.close()
+
+
+@pytest.fixture
+def delete(program, tmp_path):
+    """`shoal launch k8s --delete`: the shortest talk with an API server."""
+    (tmp_path / "job.yaml").write_text(JOB)
+
+    def run(*args, env=None):
+        return subprocess.run(
+            [program, "launch", "k8s", "job.yaml", "--delete", "--api-within",
+             "2", *map(str, args)], cwd=tmp_path, capture_output=True,
+            text=True, timeout=30, env=env or os.environ)
+    return run
+
+
+def test_tls_with_a_token(api, authority, delete, tmp_path):
+    a = api(tls=authority.server(), token="s3cret")
+    ca = f", certificate-authority-data: {authority.data('ca.crt')}"
+    run = delete("--kubeconfig", kubeconfig(tmp_path / "c", a.url,
+                                            "token: s3cret", ca))
+    assert run.returncode == 0, run
+    assert "removed from namespace train" in run.stderr
+    # The token is read anew from its file, which may change.
+    (tmp_path / "token").write_text("s3cret\n")
+    run = delete("--kubeconfig", kubeconfig(tmp_path / "c", a.url,
+                                            "tokenFile: token", ca))
+    assert run.returncode == 0, run
+    run = delete("--kubeconfig", kubeconfig(tmp_path / "c", a.url,
+                                            "token: wrong", ca))
+    assert run.returncode == 1, run
+    assert "401 Unauthorized" in run.stderr and "not accepted" in run.stderr
+
+
+def test_a_server_that_is_not_trusted_gets_nothing(api, authority, delete,
+                                                   tmp_path,
+                                                   tmp_path_factory):
+    other = Authority(tmp_path_factory.mktemp("tls") / "other")
+    a = api(tls=authority.server())
+    for ca, said in [(f", certificate-authority: {other.folder}/ca.crt",
+                      "certificate is not trusted"),
+                     ("", "certificate is not trusted")]:
+        run = delete("--kubeconfig", kubeconfig(tmp_path / "c", a.url,
+                                                "token: s3cret", ca))
+        assert run.returncode == 1 and said in run.stderr, run
+    assert a.requests == []
+
+
+def test_a_certificate_of_another_name_is_refused(api, authority, delete,
+                                                  tmp_path):
+    a = api(tls=authority.server("elsewhere"))
+    run = delete("--kubeconfig", kubeconfig(
+        tmp_path / "c", a.url, "token: s3cret",
+        f", certificate-authority: {authority.folder}/ca.crt"))
+    assert run.returncode == 1, run
+    assert "not trusted: it is for another name" in run.stderr
+    assert a.requests == []
+
+
+def test_client_certificates(api, authority, delete, tmp_path):
+    a = api(tls=authority.server(clients=True))
+    ca = f", certificate-authority: {authority.folder}/ca.crt"
+    run = delete("--kubeconfig", kubeconfig(
+        tmp_path / "c", a.url,
+        f"client-certificate-data: {authority.data('me.crt')}, "
+        f"client-key-data: {authority.data('me.key')}", ca))
+    assert run.returncode == 0, run
+    run = delete("--kubeconfig", kubeconfig(tmp_path / "c", a.url, "", ca))
+    assert run.returncode == 75, run  # the server hangs up
+    run = delete("--kubeconfig", kubeconfig(
+        tmp_path / "c", a.url,
+        f"client-certificate: {authority.folder}/me.crt, "
+        f"client-key: {authority.folder}/server.key", ca))
+    assert run.returncode == 1 and "no pair" in run.stderr, run
+
+
+@pytest.mark.parametrize("user, cluster, said", [
+    ("exec: {command: aws}", "", "signs in by 'exec'"),
+    ("auth-provider: {name: gcp}", "", "signs in by 'auth-provider'"),
+    ("username: me, password: x", "", "signs in by 'username'"),
+    ("", ", insecure-skip-tls-verify: true", "insecure-skip-tls-verify"),
+    ("", ", proxy-url: 'http://p'", "proxy-url is not supported"),
+    ("client-certificate: /none", "", "'/none' can't be read"),
+    ("client-key-data: '***'", "", "client-key-data is not base64"),
+    ("token: x", "", "is not https: no token is sent there"),
+])
+def test_what_is_not_done_is_said(delete, tmp_path, user, cluster, said):
+    run = delete("--kubeconfig", kubeconfig(tmp_path / "c",
+                                            "http://127.0.0.1:1", user,
+                                            cluster))
+    assert run.returncode == 1 and said in run.stderr, run
+
+
+def test_contexts_and_files(api, delete, tmp_path):
+    a = api()
+    good = kubeconfig(tmp_path / "good", a.url)
+    run = delete("--kubeconfig", good, "--context", "there")
+    assert run.returncode == 1, run
+    assert "no context 'there'; there are: here" in run.stderr
+    run = delete("--kubeconfig", tmp_path / "none")
+    assert run.returncode == 1 and "none' can't be read" in run.stderr, run
+    (tmp_path / "bad").write_text("a: [\n")
+    run = delete("--kubeconfig", tmp_path / "bad")
+    assert run.returncode == 1 and "bad:" in run.stderr, run
+    # The first file that has a name wins, and files that are not there are
+    # passed over.
+    env = {**os.environ, "KUBECONFIG": f"{tmp_path}/none:{good}"}
+    assert delete(env=env).returncode == 0
+    env = {k: v for k, v in os.environ.items()
+           if not k.startswith("KUBE")} | {"HOME": str(tmp_path)}
+    run = delete(env=env)
+    assert run.returncode == 1 and "no Kubernetes cluster is known" in \
+        run.stderr, run
+    (tmp_path / ".kube").mkdir()
+    kubeconfig(tmp_path / ".kube/config", a.url)
+    assert delete(env=env).returncode == 0
+
+
+def test_nobody_there(delete, tmp_path):
+    run = delete("--kubeconfig", kubeconfig(tmp_path / "c",
+                                            "http://127.0.0.1:1"))
+    assert run.returncode == 75, run
+    assert "http://127.0.0.1:1 does not answer" in run.stderr
