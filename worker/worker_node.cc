@@ -87,6 +87,7 @@ void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
     return;
   }
   joined_ = *std::move(joined);
+  opening_ = 1;
   if (const Status opened = OpenReplica(); !opened.ok()) {
     Fail(opened);
     return;
@@ -101,10 +102,17 @@ void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
         }
         client_.emplace(*caller_, joined_.model, joined_.plan, joined_.route);
         tree_.emplace(joined_.plan.virtual_workers);
-        last_report_ = context_->Now();
-        Report();
-        AskOrder();
+        OnOpened();
       });
+}
+
+void WorkerNode::OnOpened() {
+  if (stopped_ || --opening_ > 0) {
+    return;
+  }
+  last_report_ = context_->Now();
+  Report();
+  AskOrder();
 }
 
 void WorkerNode::OnMessage(comm::EndpointId from, comm::Message message) {
@@ -158,7 +166,23 @@ void WorkerNode::OnSendable(comm::EndpointId peer) {
 
 Status WorkerNode::OpenReplica() {
   if (joined_.route.dense_on_workers()) {
-    SHOAL_ASSIGN_OR_RETURN(replica_, DenseReplica::Create(*context_, joined_));
+    // By value: it may run on after this worker.
+    SHOAL_ASSIGN_OR_RETURN(
+        replica_, DenseReplica::Create(
+                      *context_, joined_,
+                      options_.open_device == nullptr
+                          ? DenseReplica::OpenDeviceFn()
+                          : [open = options_.open_device, joined = joined_] {
+                              return open(joined);
+                            }));
+    ++opening_;
+    replica_->Open([this](const Status& status) {
+      if (!status.ok()) {
+        Fail(status);
+        return;
+      }
+      OnOpened();
+    });
     for (auto& [from, message] : early_) {
       replica_->OnMessage(from, message);
     }
