@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include <nlohmann/json.hpp>
 
 #include "tests/integration/program.h"
 
@@ -114,12 +113,7 @@ class JobsTest : public ::testing::Test {
   }
   // The points of the curve of a run's loss.
   std::vector<double> Losses(const std::string& out) const {
-    std::vector<double> losses;
-    const auto json = nlohmann::json::parse(Read(out + "/metrics.json"));
-    for (const auto& point : json["losses"]) {
-      losses.push_back(point["loss"]);
-    }
-    return losses;
+    return LossesOf(Read(out + "/metrics.json"));
   }
   // A refused run leaves nothing that looks like a result.
   void ExpectRefused(const RunOutcome& run, const std::string& out) const {
