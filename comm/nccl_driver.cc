@@ -225,7 +225,9 @@ Status NcclDriver::Serve() {
     }
     const size_t before = running_.size();
     status = EndDone();
-    if (running_.size() < before) {
+    if (!status.ok()) {
+      Ended(running_.front().operation->sequence, status);
+    } else if (running_.size() < before) {
       begin = std::chrono::steady_clock::now();
     } else {
       Pause(begin);
