@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "base/strcat.h"
 #include "base/thread_pool.h"
 
 namespace shoal {
@@ -68,6 +69,11 @@ StatusOr<std::unique_ptr<RecordedWork>> Stream::EndRecording() {
   return CanNotRecord();
 }
 Status Stream::Launch(const RecordedWork& /*work*/) { return CanNotRecord(); }
+
+StatusOr<DeviceCollectives*> Device::collectives() {
+  return FailedPreconditionError(
+      StrCat("device ", name(), " has no collectives of its own"));
+}
 
 std::unique_ptr<Device> CreateCpuDevice(ThreadPool& pool) {
   return std::make_unique<CpuDevice>(pool);

@@ -8,6 +8,7 @@
 
 namespace shoal {
 
+class DeviceCollectives;
 class ThreadPool;
 
 // A point in a stream's work. Thread-safe.
@@ -74,6 +75,10 @@ class Device {
   // Errors: kFailedPrecondition (memory of neither kind).
   virtual Status Copy(void* to, const void* from, int64_t size_bytes,
                       Stream& stream) = 0;
+
+  // What sums among devices of this kind; may block to load a library.
+  // Errors: kFailedPrecondition (there is none, or it can't be used, and why).
+  virtual StatusOr<DeviceCollectives*> collectives();
 };
 
 // The host. `pool` must outlive the device.

@@ -21,19 +21,11 @@
 namespace shoal::comm {
 namespace {
 
-// Messages between members: how far are you, so far, and I have given up (the
-// text is frame 0).
-constexpr uint8_t kAsk = 1;
-constexpr uint8_t kSoFar = 2;
-constexpr uint8_t kAbort = 3;
-
 // An operation is asked for again and again at first, then with pauses of an
 // eighth of its age.
 constexpr Duration kAskFor = 50us;
 constexpr Duration kPauseMin = 20us;
 constexpr Duration kPauseMax = 500us;
-// One that has lost its connection may have ended in order, its part done.
-constexpr Duration kGrace = std::chrono::seconds(1);
 // Kept for the next operations.
 constexpr size_t kSpareMax = 4;
 
@@ -54,15 +46,10 @@ void Copy(void* to, const void* from, int64_t bytes) {
 struct MpiCollective::Operation {
   uint64_t sequence = 0;
   const char* name = "";
-  DType dtype = DType::kF32;
-  int64_t count = 0;
-  Done done;
-  TimerId ask_timer = TimerId::kNone;
-  TimerId deadline_timer = TimerId::kNone;
+  int64_t bytes = 0;
   std::vector<Buffer> memory;
   std::function<int(ShoalMpiRequest**)> start;
   std::function<void()> finish;  // on the node's thread: results to their place
-  int64_t bytes() const { return count * SizeOf(dtype); }
 };
 
 // The thread that starts operations in their order and asks MPI for them.
@@ -180,8 +167,7 @@ MpiCollective::MpiCollective(const MpiWorld& world, NodeContext& context,
     : world_(world),
       context_(context),
       group_(std::move(group)),
-      timeout_(timeout),
-      members_(group_.members.size()) {
+      watch_(context, group_, {.timeout = timeout, .library = "MPI"}) {
   // Posted to this object only while its thread is there, and that ends first;
   // a post that comes later finds no owner.
   progress_ = std::make_unique<Progress>(
@@ -195,18 +181,10 @@ MpiCollective::MpiCollective(const MpiWorld& world, NodeContext& context,
       });
 }
 
-MpiCollective::~MpiCollective() {
-  for (const auto& [sequence, op] : operations_) {
-    context_.CancelTimer(op->ask_timer);
-    context_.CancelTimer(op->deadline_timer);
-  }
-  for (const TimerId timer : grace_timers_) {
-    context_.CancelTimer(timer);
-  }
-}
+MpiCollective::~MpiCollective() = default;
 
 StatusOr<std::unique_ptr<NodeCollective>> MpiCollective::Create(
-    NodeContext& context, Group group, Duration timeout) {
+    NodeContext& context, Group group, const CollectiveOptions& options) {
   const MpiWorld* const world = MpiWorld::Current();
   if (world == nullptr || world->group() == nullptr ||
       world->threads() == MpiWorld::Threads::kOne) {
@@ -223,15 +201,8 @@ StatusOr<std::unique_ptr<NodeCollective>> MpiCollective::Create(
                group.size(), ", but MPI was told ", rank, " of ", size));
   }
   std::unique_ptr<MpiCollective> made(
-      new MpiCollective(*world, context, std::move(group), timeout));
-  for (int other = 0; other < size; ++other) {
-    const Group::Member& member =
-        made->group_.members[static_cast<size_t>(other)];
-    if (other != rank) {
-      SHOAL_RETURN_IF_ERROR(context.Connect(member.endpoint, member.address)
-                                .WithPrefix(member.name));
-    }
-  }
+      new MpiCollective(*world, context, std::move(group), options.timeout));
+  SHOAL_RETURN_IF_ERROR(made->watch_.Connect());
   return std::unique_ptr<NodeCollective>(std::move(made));
 }
 
@@ -243,36 +214,24 @@ SHOAL_REGISTER_COLLECTIVE("mpi", &MpiCollective::Create);
 // its memory.
 std::shared_ptr<MpiCollective::Operation> MpiCollective::NewOperation(
     const char* name, DType dtype, int64_t count, int rows, Done done) {
-  auto op = std::make_shared<Operation>();
-  op->sequence = next_sequence_++;
-  op->name = name;
-  op->dtype = dtype;
-  op->count = count;
-  if (broken_.ok() && op->bytes() > kBytesMax / rows) {
-    Fail(InvalidArgumentError(
-             StrCat(Describe(*op),
-                    ": collective mpi takes less than 2 GiB at a time; give "
-                    "it in parts, or choose cluster.collective: transport")),
-         true);
-  }
-  for (size_t r = 0; broken_.ok() && r < members_.size(); ++r) {
-    if (!members_[r].down.ok()) {
-      Fail(UnavailableError(StrCat(Describe(*op), ": ", group_.members[r].name,
-                                   " is lost: ", members_[r].down.message())),
-           true);
-    }
-  }
-  if (!broken_.ok()) {
-    context_.Post([done = std::move(done), why = broken_] { done(why); });
+  const std::optional<uint64_t> sequence =
+      watch_.Begin(name, dtype, count, std::move(done));
+  if (!sequence) {
     return nullptr;
   }
-  op->done = std::move(done);
+  const int64_t bytes = count * SizeOf(dtype);
+  if (bytes > kBytesMax / rows) {
+    watch_.Fail(InvalidArgumentError(
+        StrCat(watch_.TextOf(*sequence),
+               ": collective mpi takes less than 2 GiB at a time; give it in "
+               "parts, or choose cluster.collective: transport")));
+    return nullptr;
+  }
+  auto op = std::make_shared<Operation>();
+  op->sequence = *sequence;
+  op->name = name;
+  op->bytes = bytes;
   return op;
-}
-
-std::string MpiCollective::Describe(const Operation& op) {
-  return StrCat(op.name, " ", op.sequence, " of ", op.count, " ",
-                Name(op.dtype));
 }
 
 // Memory for MPI to work on.
@@ -322,7 +281,7 @@ void MpiCollective::AllReduce(DType dtype, std::span<const void* const> terms,
     return world_.table().allreduce(world_.group(), static_cast<int>(dtype),
                                     data, static_cast<int>(count), request);
   };
-  op->finish = [data, out, bytes = op->bytes()] { Copy(out, data, bytes); };
+  op->finish = [data, out, bytes = op->bytes] { Copy(out, data, bytes); };
   Start(std::move(op));
 }
 
@@ -378,7 +337,7 @@ void MpiCollective::AllGather(DType dtype, void* data, int64_t count,
   if (op == nullptr) {
     return;
   }
-  const int64_t bytes = op->bytes();
+  const int64_t bytes = op->bytes;
   op->memory = {Take(bytes)};
   void* const all = op->memory[0].data();
   Copy(all, data, bytes);
@@ -399,7 +358,7 @@ void MpiCollective::AllToAll(DType dtype, const void* from, void* to,
   if (op == nullptr) {
     return;
   }
-  const int64_t bytes = op->bytes() * group_.size();
+  const int64_t bytes = op->bytes * group_.size();
   op->memory = {Take(bytes), Take(bytes)};
   void* const sent = op->memory[0].data();
   void* const got = op->memory[1].data();
@@ -420,7 +379,7 @@ void MpiCollective::Broadcast(DType dtype, void* data, int64_t count, int root,
   if (op == nullptr) {
     return;
   }
-  const int64_t bytes = op->bytes();
+  const int64_t bytes = op->bytes;
   op->memory = {Take(bytes)};
   void* const copy = op->memory[0].data();
   if (root == group_.rank) {
@@ -451,37 +410,26 @@ void MpiCollective::Barrier(Done done) {
 }
 
 void MpiCollective::Start(std::shared_ptr<Operation> op) {
-  const Time now = context_.Now();
-  // Late enough that who is asked has had most of its time.
-  op->ask_timer = context_.SetTimer(now + timeout_ * 3 / 4, [this] { Ask(); });
-  op->deadline_timer = context_.SetTimer(
-      now + timeout_,
-      [this, sequence = op->sequence] { OnDeadline(sequence); });
   operations_.emplace(op->sequence, op);
   progress_->Add(std::move(op));
 }
 
-// --- Ends ------------------------------------------------------------------
-
 void MpiCollective::OnEnded(uint64_t sequence, const Status& status) {
-  const auto it = operations_.find(sequence);
-  if (it == operations_.end()) {
-    return;
-  }
+  const auto node = operations_.extract(sequence);
   if (!status.ok()) {
-    Fail(InternalError(StrCat(
-             Describe(*it->second), ": ", status.message(),
-             "; all members must call the same operations in the same order "
-             "with the same sizes")),
-         true);
+    watch_.Fail(InternalError(
+        StrCat(watch_.TextOf(sequence), ": ", status.message(),
+               "; all members must call the same operations in the same order "
+               "with the same sizes")));
     return;
   }
-  const std::shared_ptr<Operation> op = std::move(it->second);
-  operations_.erase(it);
-  context_.CancelTimer(op->ask_timer);
-  context_.CancelTimer(op->deadline_timer);
-  op->finish();
-  for (Buffer& memory : op->memory) {
+  const Done done = watch_.End(sequence);
+  if (done == nullptr) {
+    return;
+  }
+  Operation& op = *node.mapped();
+  op.finish();
+  for (Buffer& memory : op.memory) {
     if (!memory.empty()) {
       spare_.push_back(std::move(memory));
     }
@@ -490,136 +438,7 @@ void MpiCollective::OnEnded(uint64_t sequence, const Status& status) {
     spare_.erase(spare_.begin(),
                  spare_.end() - static_cast<ptrdiff_t>(kSpareMax));
   }
-  op->done(OkStatus());
-}
-
-bool MpiCollective::OnMessage(EndpointId from, Message& message) {
-  if (!IsOfGroup(message, group_)) {
-    return false;
-  }
-  const int rank = group_.RankOf(from);
-  if (rank < 0) {
-    return true;
-  }
-  const Group::Member& member = group_.members[static_cast<size_t>(rank)];
-  switch (message.header.status) {
-    case kAsk:
-      Tell(from, kSoFar, next_sequence_ - 1, "");
-      return true;
-    case kSoFar: {
-      Member& told = members_[static_cast<size_t>(rank)];
-      told.sequence = SequenceOf(message);
-      told.answered = true;
-      return true;
-    }
-    case kAbort:
-      Fail(GaveUpError(member, message), false);
-      return true;
-    default:
-      Fail(InvalidArgumentError(
-               StrCat(member.name,
-                      " sent a message of another collective backend: is "
-                      "cluster.collective the same everywhere?")),
-           true);
-      return true;
-  }
-}
-
-void MpiCollective::Tell(EndpointId to, uint8_t phase, uint64_t sequence,
-                         const std::string& text) {
-  Message message;
-  message.header.method = kCollectiveMethod;
-  message.header.request = CollectiveRequest(group_, sequence);
-  message.header.status = phase;
-  if (!text.empty()) {
-    message.frames.push_back(Buffer::CopyOf(text));
-  }
-  // One that does not get it has its own deadline.
-  (void)context_.Send(to, Lane::kUrgent, std::move(message));
-}
-
-void MpiCollective::Ask() {
-  for (int rank = 0; rank < group_.size(); ++rank) {
-    if (rank != group_.rank) {
-      members_[static_cast<size_t>(rank)].answered = false;
-      Tell(group_.members[static_cast<size_t>(rank)].endpoint, kAsk, 0, "");
-    }
-  }
-}
-
-// Who keeps an operation from its end, as far as it is known.
-std::string MpiCollective::Late(const Operation& op) const {
-  std::string late;
-  for (size_t rank = 0; rank < members_.size(); ++rank) {
-    const Member& member = members_[rank];
-    if (static_cast<int>(rank) == group_.rank ||
-        (member.answered && member.sequence >= op.sequence)) {
-      continue;
-    }
-    late +=
-        StrCat(late.empty() ? "" : ", ", group_.members[rank].name,
-               member.answered ? " (has not called it)" : " (does not answer)");
-  }
-  return late;
-}
-
-void MpiCollective::OnDeadline(uint64_t sequence) {
-  const auto it = operations_.find(sequence);
-  if (it == operations_.end()) {
-    return;
-  }
-  const Operation& op = *it->second;
-  const std::string late = Late(op);
-  Fail(DeadlineExceededError(
-           StrCat(Describe(op), ": waited ", ToString(timeout_),
-                  late.empty() ? StrCat(" for MPI, though all ", group_.size(),
-                                        " members have called it")
-                               : StrCat(" for ", late))),
-       true);
-}
-
-void MpiCollective::OnPeerDown(EndpointId peer, const Status& why) {
-  const int rank = group_.RankOf(peer);
-  if (rank < 0 || rank == group_.rank) {
-    return;
-  }
-  members_[static_cast<size_t>(rank)].down = why;
-  if (!operations_.empty()) {
-    grace_timers_.push_back(context_.SetTimer(
-        context_.Now() + std::min(kGrace, timeout_),
-        [this, rank, last = next_sequence_ - 1] { OnGrace(rank, last); }));
-  }
-}
-
-// What went on when `rank` was lost, and still does, will not end.
-void MpiCollective::OnGrace(int rank, uint64_t last) {
-  for (const auto& [sequence, op] : operations_) {
-    if (sequence <= last) {
-      const auto r = static_cast<size_t>(rank);
-      Fail(UnavailableError(StrCat(Describe(*op), ": ", group_.members[r].name,
-                                   " is lost: ", members_[r].down.message())),
-           true);
-      return;
-    }
-  }
-}
-
-void MpiCollective::Fail(const Status& why, bool tell) {
-  if (!broken_.ok()) {
-    return;
-  }
-  broken_ = why;
-  for (int rank = 0; tell && rank < group_.size(); ++rank) {
-    if (rank != group_.rank) {
-      Tell(group_.members[static_cast<size_t>(rank)].endpoint, kAbort, 0,
-           why.message());
-    }
-  }
-  for (auto& [sequence, op] : std::exchange(operations_, {})) {
-    context_.CancelTimer(op->ask_timer);
-    context_.CancelTimer(op->deadline_timer);
-    context_.Post([done = std::move(op->done), why] { done(why); });
-  }
+  done(OkStatus());
 }
 
 }  // namespace shoal::comm

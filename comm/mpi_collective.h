@@ -11,6 +11,7 @@
 #include "base/buffer.h"
 #include "base/time.h"
 #include "comm/node_collective.h"
+#include "comm/operation_watch.h"
 
 struct ShoalMpiGroup;
 
@@ -24,10 +25,9 @@ class MpiWorld;
 // the bits of backend `transport`. All members get the same bits, as far as the
 // MPI does what its standard advises.
 //
-// MPI neither ends an operation at a deadline nor says who is missing: members
-// ask each other over their nodes' endpoints how far they are when one takes
-// long. MPI works on memory of its own, so that one that is given up leaves the
-// caller's free. A thread asks MPI for progress while an operation goes on.
+// Deadlines and names are OperationWatch's. MPI works on memory of its own, so
+// that one that is given up leaves the caller's free. A thread asks MPI for
+// progress while an operation goes on.
 //
 // Belongs to the node's thread.
 class MpiCollective : public NodeCollective {
@@ -35,13 +35,16 @@ class MpiCollective : public NodeCollective {
   // Connects to the other members. Errors: those of Connect();
   // kFailedPrecondition (not under mpirun, or the group is not the one that MPI
   // was told).
-  static StatusOr<std::unique_ptr<NodeCollective>> Create(NodeContext& context,
-                                                          Group group,
-                                                          Duration timeout);
+  static StatusOr<std::unique_ptr<NodeCollective>> Create(
+      NodeContext& context, Group group, const CollectiveOptions& options);
   ~MpiCollective() override;
 
-  bool OnMessage(EndpointId from, Message& message) override;
-  void OnPeerDown(EndpointId peer, const Status& why) override;
+  bool OnMessage(EndpointId from, Message& message) override {
+    return watch_.OnMessage(from, message);
+  }
+  void OnPeerDown(EndpointId peer, const Status& why) override {
+    watch_.OnPeerDown(peer, why);
+  }
   void OnSendable(EndpointId /*peer*/) override {}
 
   const Group& group() const override { return group_; }
@@ -58,11 +61,6 @@ class MpiCollective : public NodeCollective {
 
  private:
   struct Operation;
-  struct Member {
-    uint64_t sequence = 0;  // the last operation that it has called
-    bool answered = false;  // since this end asked
-    Status down;
-  };
   class Progress;
 
   MpiCollective(const MpiWorld& world, NodeContext& context, Group group,
@@ -70,29 +68,17 @@ class MpiCollective : public NodeCollective {
 
   std::shared_ptr<Operation> NewOperation(const char* name, DType dtype,
                                           int64_t count, int rows, Done done);
-  static std::string Describe(const Operation& op);
   Buffer SumOfTerms(DType dtype, std::span<const void* const> terms,
                     int64_t count);
   Buffer Take(int64_t bytes);
   void Start(std::shared_ptr<Operation> op);
   void OnEnded(uint64_t sequence, const Status& status);
-  void Ask();
-  void OnDeadline(uint64_t sequence);
-  void OnGrace(int rank, uint64_t last);
-  std::string Late(const Operation& op) const;
-  void Fail(const Status& why, bool tell);
-  void Tell(EndpointId to, uint8_t phase, uint64_t sequence,
-            const std::string& text);
 
   const MpiWorld& world_;
   NodeContext& context_;
   const Group group_;
-  const Duration timeout_;
-  std::vector<Member> members_;  // by rank
-  Status broken_;
-  uint64_t next_sequence_ = 1;
+  OperationWatch watch_;
   std::map<uint64_t, std::shared_ptr<Operation>> operations_;
-  std::vector<TimerId> grace_timers_;
   std::vector<Buffer> spare_;  // memory of operations that have ended
   const std::shared_ptr<const bool> alive_ = std::make_shared<bool>(true);
   std::unique_ptr<Progress> progress_;  // last: ends first

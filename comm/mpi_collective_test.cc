@@ -1,12 +1,9 @@
 // Collective `mpi` between ranks: all of mpirun's run these tests alike
-// (MpiTest of integration_tests starts them with 2, 3 and 4). Sums are of small
-// whole numbers, which every type holds exactly in every order.
+// (MpiTest of integration_tests starts them with 2, 3 and 4).
 
 #include "comm/mpi_collective.h"
 
 #include <chrono>
-#include <cstring>
-#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -17,6 +14,7 @@
 #include "gtest/gtest.h"
 
 #include "base/strcat.h"
+#include "comm/collective_testing.h"
 #include "comm/mpi_table.h"
 #include "comm/mpi_world.h"
 #include "comm/pump.h"
@@ -26,59 +24,6 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-
-// Runs a script of operations as one member.
-class MpiMember : public Node {
- public:
-  using Step = std::function<void(Collective&, Collective::Done)>;
-
-  MpiMember(Group group, Duration timeout, std::vector<Step> script)
-      : group_(std::move(group)),
-        timeout_(timeout),
-        script_(std::move(script)) {}
-
-  void OnStart(NodeContext& context) override {
-    context_ = &context;
-    auto made = MpiCollective::Create(context, group_, timeout_);
-    ASSERT_TRUE(made.ok()) << made.status();
-    collective_ = *std::move(made);
-    Next();
-  }
-  void OnMessage(EndpointId from, Message message) override {
-    EXPECT_TRUE(collective_->OnMessage(from, message));
-  }
-  void OnPeerDown(EndpointId peer, const Status& why) override {
-    collective_->OnPeerDown(peer, why);
-  }
-
-  std::function<void(NodeContext&)> at_end;  // instead of stopping
-
- private:
-  void Next() {
-    if (next_ == script_.size()) {
-      if (at_end) {
-        return at_end(*context_);
-      }
-      return context_->Stop(OkStatus());
-    }
-    const auto inside = std::make_shared<bool>(true);
-    script_[next_++](*collective_, [this, inside](const Status& why) {
-      EXPECT_FALSE(*inside);
-      if (!why.ok()) {
-        return context_->Stop(why);
-      }
-      Next();
-    });
-    *inside = false;
-  }
-
-  const Group group_;
-  const Duration timeout_;
-  const std::vector<Step> script_;
-  size_t next_ = 0;
-  NodeContext* context_ = nullptr;
-  std::unique_ptr<NodeCollective> collective_;
-};
 
 class MpiCollectiveTest : public ::testing::Test {
  protected:
@@ -130,8 +75,9 @@ class MpiCollectiveTest : public ::testing::Test {
     }
   }
 
-  Status Run(std::vector<MpiMember::Step> script, Duration timeout = 20s) {
-    MpiMember member(group_, timeout, std::move(script));
+  Status Run(std::vector<ScriptMember::Step> script, Duration timeout = 20s) {
+    ScriptMember member(&MpiCollective::Create, group_, {.timeout = timeout},
+                        std::move(script));
     return pump_->Run(member);
   }
 
@@ -142,121 +88,11 @@ class MpiCollectiveTest : public ::testing::Test {
   std::unique_ptr<Pump> pump_;
 };
 
-// A whole number up to 255 in the form of a type.
-void Put(DType dtype, int value, std::byte* to) {
-  const auto put = [to](auto x) { std::memcpy(to, &x, sizeof(x)); };
-  switch (dtype) {
-    case DType::kF32:
-      return put(static_cast<float>(value));
-    case DType::kF64:
-      return put(static_cast<double>(value));
-    case DType::kF16:
-      return put(static_cast<_Float16>(value));
-    case DType::kBF16: {
-      const auto f = static_cast<float>(value);
-      uint32_t bits = 0;
-      std::memcpy(&bits, &f, sizeof(bits));
-      return put(static_cast<uint16_t>(bits >> 16));
-    }
-    case DType::kI32:
-      return put(static_cast<int32_t>(value));
-    case DType::kI64:
-    case DType::kU64:
-      return put(static_cast<int64_t>(value));
-  }
-}
-
-int Term(int rank, int64_t i) {
-  return (rank * 3 + static_cast<int>(i % 7)) % 16;
-}
-
-using Bytes = std::vector<std::byte>;
-
-// count values, value(i) each.
-template <typename ValueFn>
-Bytes Make(DType dtype, int64_t count, const ValueFn& value) {
-  Bytes bytes(static_cast<size_t>(count * SizeOf(dtype)));
-  for (int64_t i = 0; i < count; ++i) {
-    Put(dtype, value(i), bytes.data() + i * SizeOf(dtype));
-  }
-  return bytes;
-}
-
-constexpr DType kTypes[] = {DType::kF32,  DType::kF64, DType::kF16,
-                            DType::kBF16, DType::kI32, DType::kI64};
-
 TEST_F(MpiCollectiveTest, AllOperationsInAllTypesGiveExactResults) {
-  std::vector<MpiMember::Step> script;
-  std::vector<std::pair<std::shared_ptr<Bytes>, Bytes>> results;
-  const auto keep = [&](Bytes begin, Bytes want) {
-    results.emplace_back(std::make_shared<Bytes>(std::move(begin)),
-                         std::move(want));
-    return results.back().first;
-  };
-  for (const DType dtype : kTypes) {
-    for (const int64_t count : {int64_t{0}, int64_t{1}, int64_t{1001}}) {
-      const auto mine = [&](int64_t i) { return Term(rank_, i); };
-      const auto sum = [&](int64_t i) {
-        int total = 0;
-        for (int r = 0; r < size_; ++r) {
-          total += Term(r, i);
-        }
-        return total;
-      };
-      const auto segment = [&](int64_t i, const auto& inside,
-                               const auto& outside) {
-        const auto [begin, end] = SegmentOf(count, rank_, size_);
-        return i >= begin && i < end ? inside(i) : outside(i);
-      };
-      const auto zero = [](int64_t) { return 0; };
-      // In place.
-      auto data = keep(Make(dtype, count, mine), Make(dtype, count, sum));
-      script.emplace_back([=](Collective& c, Collective::Done done) {
-        const void* const terms[] = {data->data()};
-        c.AllReduce(dtype, terms, data->data(), count, std::move(done));
-      });
-      auto terms_of = std::make_shared<Bytes>(Make(dtype, count, mine));
-      data = keep(Make(dtype, count, zero), Make(dtype, count, [&](int64_t i) {
-                    return segment(i, sum, zero);
-                  }));
-      script.emplace_back([=](Collective& c, Collective::Done done) {
-        const void* const terms[] = {terms_of->data()};
-        c.ReduceScatter(dtype, terms, data->data(), count, std::move(done));
-      });
-      const auto index = [](int64_t i) { return static_cast<int>(i % 200); };
-      data = keep(Make(dtype, count,
-                       [&](int64_t i) { return segment(i, index, zero); }),
-                  Make(dtype, count, index));
-      script.emplace_back([=](Collective& c, Collective::Done done) {
-        c.AllGather(dtype, data->data(), count, std::move(done));
-      });
-      const int64_t all = count * size_;
-      auto rows = std::make_shared<Bytes>(Make(dtype, all, [&](int64_t i) {
-        return rank_ * 16 + static_cast<int>(i / count);
-      }));
-      data = keep(Make(dtype, all, zero), Make(dtype, all, [&](int64_t i) {
-                    return static_cast<int>(i / count) * 16 + rank_;
-                  }));
-      script.emplace_back([=](Collective& c, Collective::Done done) {
-        c.AllToAll(dtype, rows->data(), data->data(), count, std::move(done));
-      });
-      const int root = static_cast<int>(count) % size_;
-      data = keep(Make(dtype, count,
-                       [&](int64_t i) { return rank_ == root ? index(i) : 0; }),
-                  Make(dtype, count, index));
-      script.emplace_back([=](Collective& c, Collective::Done done) {
-        c.Broadcast(dtype, data->data(), count, root, std::move(done));
-      });
-    }
-  }
-  script.emplace_back(
-      [](Collective& c, Collective::Done done) { c.Barrier(std::move(done)); });
-  const Status ran = Run(std::move(script));
+  const EveryOperation all(rank_, size_, {0, 1, 1001});
+  const Status ran = Run(all.script());
   ASSERT_TRUE(ran.ok()) << ran;
-  for (size_t i = 0; i < results.size(); ++i) {
-    EXPECT_TRUE(*results[i].first == results[i].second)
-        << "operation " << i % 5 << " of case " << i / 5;
-  }
+  all.ExpectResults();
 }
 
 TEST_F(MpiCollectiveTest, MembersAddTheirOwnTermsFirst) {
@@ -320,7 +156,8 @@ TEST_F(MpiCollectiveTest, LateMemberIsNamedAtTheDeadline) {
   Status ran;
   if (rank_ == 1) {
     // It is there, but calls nothing, until it hears that the others gave up.
-    MpiMember member(group_, 20s, {reduce});
+    ScriptMember member(&MpiCollective::Create, group_, {.timeout = 20s},
+                        {reduce});
     member.at_end = [&](NodeContext& context) {
       context.SetTimer(context.Now() + 2s,
                        [&context] { context.Stop(OkStatus()); });

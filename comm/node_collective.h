@@ -1,9 +1,12 @@
 #ifndef SHOAL_COMM_NODE_COLLECTIVE_H_
 #define SHOAL_COMM_NODE_COLLECTIVE_H_
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
+#include "base/device.h"
 #include "base/registry.h"
 #include "base/status.h"
 #include "base/time.h"
@@ -35,13 +38,22 @@ class NodeCollective : public Collective {
   virtual void OnSendable(EndpointId peer) = 0;
 };
 
-// Makes this member's part of a collective. `context` must outlive it;
-// `timeout` is that of each operation.
+struct CollectiveOptions {
+  Duration timeout = std::chrono::seconds(20);  // of each operation
+  // The device that this member computes on, for backends that sum there; or
+  // none. Runs on a thread of the backend's, and may block.
+  std::function<StatusOr<std::shared_ptr<Device>>()> open_device;
+};
+
+// Makes this member's part of a collective. `context` must outlive it. What it
+// needs may turn out to be missing only when it is used: the first operation
+// then fails.
 using CollectiveFactory = StatusOr<std::unique_ptr<NodeCollective>> (*)(
-    NodeContext& context, Group group, Duration timeout);
+    NodeContext& context, Group group, const CollectiveOptions& options);
 
 // The backends that are linked in, by name: "transport", over the endpoints of
-// the members' nodes, and "mpi", by MPI's own collectives.
+// the members' nodes, "mpi", by MPI's own collectives, and "nccl", by those of
+// the members' devices.
 Registry<CollectiveFactory>& CollectiveRegistry();
 
 }  // namespace shoal::comm

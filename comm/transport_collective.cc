@@ -24,12 +24,12 @@ std::vector<int64_t> AllNodes(const Group& group) {
   return nodes;
 }
 
-StatusOr<std::unique_ptr<NodeCollective>> CreateTransport(NodeContext& context,
-                                                          Group group,
-                                                          Duration timeout) {
-  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<NodeCollective> made,
-                         TransportCollective::Create(context, std::move(group),
-                                                     {.timeout = timeout}));
+StatusOr<std::unique_ptr<NodeCollective>> CreateTransport(
+    NodeContext& context, Group group, const CollectiveOptions& options) {
+  SHOAL_ASSIGN_OR_RETURN(
+      std::unique_ptr<NodeCollective> made,
+      TransportCollective::Create(context, std::move(group),
+                                  {.timeout = options.timeout}));
   return made;
 }
 

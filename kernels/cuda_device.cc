@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "base/device_collective.h"
 #include "base/mutex.h"
 #include "base/plugin.h"
 #include "base/strcat.h"
@@ -172,6 +173,8 @@ class CudaStream : public Stream {
                : Check("copying", table().copy(handle_, to, from, size_bytes));
   }
 
+  ShoalCudaStream* handle() const { return handle_; }
+
   Status Run(const ShoalCudaKernel& kernel, const KernelArgs& args) {
     SetTensors(args.inputs, inputs_);
     SetTensors(args.outputs, outputs_);
@@ -246,10 +249,110 @@ KernelMap KernelsOf(const ShoalCudaTable& table) {
   return kernels;
 }
 
+// Errors of NCCL say whose they are.
+Status NcclError(const ShoalCudaTable& table, int error, bool lost) {
+  const std::string text = table.error_text(error);
+  return lost ? UnavailableError(text) : InternalError(text);
+}
+
+class CudaCollective : public DeviceCollective {
+ public:
+  CudaCollective(std::shared_ptr<Context> context, ShoalNccl* handle)
+      : context_(std::move(context)), handle_(handle) {}
+  ~CudaCollective() override { Abort(); }
+
+  StatusOr<bool> Ready() override {
+    int ready = 0;
+    int lost = 0;
+    const int error = table().nccl_ready(handle_, &ready, &lost);
+    if (error != 0) {
+      return NcclError(table(), error, lost != 0);
+    }
+    return ready != 0;
+  }
+  Status Enqueue(const DeviceCollectiveCall& call, Stream& stream) override {
+    const ShoalNcclCall plain = {.kind = static_cast<int32_t>(call.kind),
+                                 .dtype = static_cast<int32_t>(call.dtype),
+                                 .data = call.data,
+                                 .from = call.from,
+                                 .count = call.count,
+                                 .root = call.root};
+    return Check(table().nccl_enqueue(
+        handle_, &plain, static_cast<CudaStream&>(stream).handle()));
+  }
+  Status Finish() override { return Check(table().nccl_finish(handle_)); }
+  void Abort() override { table().nccl_close(std::exchange(handle_, nullptr)); }
+
+ private:
+  const ShoalCudaTable& table() const { return context_->table; }
+  Status Check(int error) const {
+    return error == 0 ? OkStatus() : NcclError(table(), error, false);
+  }
+
+  const std::shared_ptr<Context> context_;
+  ShoalNccl* handle_;
+};
+
+StatusOr<std::string> NcclLibrary(const ShoalCudaTable& table) {
+  int version = 0;
+  if (const int error = table.nccl_version(&version); error != 0) {
+    return FailedPreconditionError(table.error_text(error));
+  }
+  return StrCat("NCCL ", version / 10000, ".", version % 10000 / 100, ".",
+                version % 100);
+}
+
+class CudaCollectives : public DeviceCollectives {
+ public:
+  explicit CudaCollectives(std::shared_ptr<Context> context)
+      : context_(std::move(context)) {}
+
+  std::string library() const override {
+    const StatusOr<std::string> name = NcclLibrary(table());
+    return name.ok() ? *name : "";
+  }
+  StatusOr<std::string> DeviceId() const override {
+    std::string id(16, '\0');
+    SHOAL_RETURN_IF_ERROR(
+        CudaError(table(), "asking for the GPU's number",
+                  table().nccl_device_id(context_->handle, id.data())));
+    return id;
+  }
+  StatusOr<Buffer> MakeGroupId() override {
+    Buffer id = Buffer::Allocate(SHOAL_NCCL_ID_BYTES);
+    const int error = table().nccl_group_id(reinterpret_cast<char*>(id.data()));
+    if (error != 0) {
+      return NcclError(table(), error, false);
+    }
+    return id;
+  }
+  StatusOr<std::unique_ptr<DeviceCollective>> Join(
+      std::span<const std::byte> group_id, int rank, int size) override {
+    if (group_id.size() < SHOAL_NCCL_ID_BYTES) {
+      return InvalidArgumentError("this is no id of a group of NCCL's");
+    }
+    ShoalNccl* handle = nullptr;
+    const int error = table().nccl_join(
+        context_->handle, reinterpret_cast<const char*>(group_id.data()), rank,
+        size, &handle);
+    if (error != 0) {
+      return NcclError(table(), error, false);
+    }
+    return std::unique_ptr<DeviceCollective>(
+        std::make_unique<CudaCollective>(context_, handle));
+  }
+
+ private:
+  const ShoalCudaTable& table() const { return context_->table; }
+
+  const std::shared_ptr<Context> context_;
+};
+
 class CudaDevice : public Device {
  public:
   CudaDevice(std::shared_ptr<Context> context, bool fast_math)
       : context_(std::move(context)),
+        collectives_(context_),
         math_(fast_math ? SHOAL_CUDA_FAST : SHOAL_CUDA_EXACT) {}
 
   std::string_view name() const override { return "cuda"; }
@@ -276,6 +379,11 @@ class CudaDevice : public Device {
   Status Copy(void* to, const void* from, int64_t size_bytes,
               Stream& stream) override {
     return static_cast<CudaStream&>(stream).Copy(to, from, size_bytes);
+  }
+
+  StatusOr<DeviceCollectives*> collectives() override {
+    SHOAL_RETURN_IF_ERROR(NcclLibrary(table()).status());
+    return &collectives_;
   }
 
  private:
@@ -307,6 +415,7 @@ class CudaDevice : public Device {
   const ShoalCudaTable& table() const { return context_->table; }
 
   const std::shared_ptr<Context> context_;
+  CudaCollectives collectives_;
   const ShoalCudaMath math_;
 };
 
@@ -367,6 +476,9 @@ CudaReport ProbeCuda() {
   const StatusOr<const ShoalCudaTable*> table = LoadedTable();
   report.loaded = table.ok();
   report.status = table.ok() ? DescribeGpus(**table, report) : table.status();
+  if (table.ok()) {
+    report.nccl = NcclLibrary(**table);
+  }
   return report;
 }
 

@@ -29,6 +29,9 @@ struct CudaReport {
   int runtime = 0;      // of the toolkit that the plug-in was loaded with
   bool loaded = false;  // the plug-in
   std::vector<Gpu> gpus;
+  // "NCCL 2.28.9", or why it can't be used.
+  StatusOr<std::string> nccl =
+      FailedPreconditionError("the plug-in does not load");
 };
 
 // Loads the plug-in unless it is loaded: SHOAL_CUDA_PLUGIN names another than

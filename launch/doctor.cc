@@ -156,12 +156,21 @@ Status PrintCuda(bool need_gpu) {
                 report.driver == 0 ? "none" : CudaVersion(report.driver),
                 ", runtime ", CudaVersion(report.runtime)));
   }
+  const auto print_nccl = [&report] {
+    if (report.loaded) {
+      Line("nccl", report.nccl.ok()
+                       ? StrCat(*report.nccl, " loads")
+                       : StrCat("no: ", report.nccl.status().message(),
+                                "; needed for cluster.collective: nccl alone"));
+    }
+  };
   Status all = report.status;
   if (!all.ok()) {
     constexpr std::string_view kSubject = "cuda: ";
     std::string_view why = all.message();
     why.remove_prefix(why.starts_with(kSubject) ? kSubject.size() : 0);
     Line(report.loaded ? "" : "cuda", StrCat("no: ", why));
+    print_nccl();
     return need_gpu ? all : OkStatus();
   }
   for (size_t i = 0; i < report.gpus.size(); ++i) {
@@ -175,6 +184,7 @@ Status PrintCuda(bool need_gpu) {
                 status.ok() ? "works, with the CPU's bits" : status.message()));
     all = all.ok() ? status : all;
   }
+  print_nccl();
   return all;
 }
 

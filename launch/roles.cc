@@ -136,6 +136,7 @@ StatusOr<std::unique_ptr<Role>> Role::CreateWorker(const RoleOptions& options) {
           .worker = options.index,
           .join_within = options.join_within,
           .open = &worker::OpenWorker,
+          .open_device = &worker::OpenWorkerDevice,
           .report = WorkerReport(options.board)})));
   return std::unique_ptr<Role>(std::move(role));
 }

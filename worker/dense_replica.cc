@@ -37,7 +37,8 @@ comm::Group GroupOf(const ps::JoinResult& joined) {
 }  // namespace
 
 StatusOr<std::unique_ptr<DenseReplica>> DenseReplica::Create(
-    comm::NodeContext& context, const ps::JoinResult& joined) {
+    comm::NodeContext& context, const ps::JoinResult& joined,
+    OpenDeviceFn open_device) {
   auto replica =
       std::unique_ptr<DenseReplica>(new DenseReplica(context, joined.model));
   SHOAL_RETURN_IF_ERROR(replica->MakeStore(joined));
@@ -45,9 +46,10 @@ StatusOr<std::unique_ptr<DenseReplica>> DenseReplica::Create(
   SHOAL_ASSIGN_OR_RETURN(
       const comm::CollectiveFactory* const factory,
       comm::CollectiveRegistry().Find(joined.plan.collective));
-  SHOAL_ASSIGN_OR_RETURN(
-      replica->collective_,
-      (*factory)(context, GroupOf(joined), joined.plan.timeout));
+  SHOAL_ASSIGN_OR_RETURN(replica->collective_,
+                         (*factory)(context, GroupOf(joined),
+                                    {.timeout = joined.plan.timeout,
+                                     .open_device = std::move(open_device)}));
   return replica;
 }
 

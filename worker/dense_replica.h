@@ -35,15 +35,21 @@ namespace shoal::worker {
 class DenseReplica {
  public:
   using Done = std::function<void(const Status&)>;
+  using OpenDeviceFn = std::function<StatusOr<std::shared_ptr<Device>>()>;
 
   // What is summed while the rest is computed: takes much longer than the
   // latency of a sum.
   static constexpr int64_t kBucketBytes = int64_t{256} << 10;
 
-  // `context` must outlive it. Errors: those of DenseStore::Create() and of the
-  // collective's backend.
+  // `context` must outlive it; `open_device` is the collective's, see there.
+  // Errors: those of DenseStore::Create() and of the collective's backend.
   static StatusOr<std::unique_ptr<DenseReplica>> Create(
-      comm::NodeContext& context, const ps::JoinResult& joined);
+      comm::NodeContext& context, const ps::JoinResult& joined,
+      OpenDeviceFn open_device = {});
+
+  // Ends when the collective works among all workers, or says why it does not;
+  // called by all of them.
+  void Open(Done done) { collective_->Barrier(std::move(done)); }
 
   // Takes messages of the collective; false for others.
   bool OnMessage(comm::EndpointId from, comm::Message& message) {

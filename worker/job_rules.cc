@@ -279,6 +279,20 @@ Problem CheckConsistency(const JobSpec& job) {
                              " sums gradients where consistency.dense is "
                              "allreduce; set that, or leave it out")};
   }
+  if (collective == "nccl") {
+    const DevicesSpec& devices = job.devices();
+    for (int i = 0; i < job.cluster().workers(); ++i) {
+      const std::string& device =
+          i < devices.workers_size() ? devices.workers(i) : job.device();
+      if (device != "auto" && !device.starts_with("cuda")) {
+        return JobProblem{
+            "cluster.collective",
+            StrCat("nccl sums on the workers' GPUs, but worker ", i,
+                   " computes on ", device,
+                   "; set device: cuda, or collective: transport")};
+      }
+    }
+  }
   if (consistency.sharded_optimizer() && dense != "allreduce") {
     return JobProblem{"consistency.sharded_optimizer",
                       StrCat("it divides what workers hold, which they do with "

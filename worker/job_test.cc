@@ -640,6 +640,20 @@ TEST(JobTest, CollectiveBackendNeedsAllReduce) {
   EXPECT_THAT(ErrorOfSet({"cluster.collective=mpi"}),
               HasSubstr("cluster.collective: mpi sums gradients where "
                         "consistency.dense is allreduce"));
+  const auto nccl = [](std::vector<std::string> more) {
+    more.insert(more.end(),
+                {"cluster.collective=nccl", "consistency.dense=allreduce",
+                 "cluster.workers=2"});
+    return ErrorOfSet(more);
+  };
+  EXPECT_EQ(nccl({"device=cuda"}), "OK");
+  EXPECT_EQ(nccl({"device=auto"}), "OK");
+  EXPECT_EQ(nccl({"device=cpu", "devices.workers=[cuda:0, cuda:1]"}), "OK");
+  EXPECT_THAT(nccl({"device=cpu"}),
+              HasSubstr("cluster.collective: nccl sums on the workers' GPUs, "
+                        "but worker 0 computes on cpu; set device: cuda"));
+  EXPECT_THAT(nccl({"device=shadow", "devices.workers=[cuda]"}),
+              HasSubstr("but worker 1 computes on shadow"));
 }
 
 TEST(JobTest, ExplainNamesEveryKeyWithinEightyColumns) {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/strcat.h"
+#include "base/thread_pool.h"
 #include "worker/consistency.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
@@ -63,6 +64,15 @@ Status CheckSameModel(const ps::ModelSpec& built, const ps::ModelSpec& held) {
   return OkStatus();
 }
 
+DeviceOptions DeviceOf(const JobSpec& job, int worker) {
+  const DevicesSpec& devices = job.devices();
+  return {.name = worker < devices.workers_size() ? devices.workers(worker)
+                                                  : job.device(),
+          .rank = worker,
+          .fast_math = devices.math() == "fast",
+          .seed = job.seed()};
+}
+
 }  // namespace
 
 Buffer EncodeSetup(const PreparedData& data) {
@@ -107,23 +117,30 @@ StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined) {
       .groups = model->groups,
       .slot_bits = joined.route.slot_bits,
       .num_shards = static_cast<int>(joined.route.shards.size())});
-  const DevicesSpec& devices = job->devices();
   SHOAL_ASSIGN_OR_RETURN(
-      out.runner,
-      ModelRunner::Create(
-          model, {.share_size_max = out.source->share_size_max(),
-                  .threads = job->cluster().threads(),
-                  .device = {.name = joined.index < devices.workers_size()
-                                         ? devices.workers(joined.index)
-                                         : job->device(),
-                             .rank = joined.index,
-                             .fast_math = devices.math() == "fast",
-                             .seed = job->seed()}}));
+      out.runner, ModelRunner::Create(
+                      model, {.share_size_max = out.source->share_size_max(),
+                              .threads = job->cluster().threads(),
+                              .device = DeviceOf(*job, joined.index)}));
   out.log_every_steps = job->train().log_every_steps();
   out.learning_rate_factor =
       [plan = MakeTrainPlan(*job, train.num_rows(), test.num_rows() > 0)](
           int64_t step) { return plan.LearningRateFactor(step); };
   return out;
+}
+
+StatusOr<std::shared_ptr<Device>> OpenWorkerDevice(
+    const ps::JoinResult& joined) {
+  struct Owner {
+    ThreadPool pool{1};  // Nothing is computed on it.
+    std::unique_ptr<Device> device;
+  };
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobSpec> job,
+                         ParseSerializedJob(joined.job_text));
+  auto owner = std::make_shared<Owner>();
+  SHOAL_ASSIGN_OR_RETURN(owner->device,
+                         OpenDevice(DeviceOf(*job, joined.index), owner->pool));
+  return std::shared_ptr<Device>(owner, owner->device.get());
 }
 
 ps::TrainPlan MakeTrainPlan(const JobSpec& job, int64_t train_rows,

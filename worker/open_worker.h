@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/buffer.h"
+#include "base/device.h"
 #include "base/status.h"
 #include "ps/member.h"
 #include "ps/train_plan.h"
@@ -21,6 +22,11 @@ Buffer EncodeSetup(const PreparedData& data);
 // Errors: those of reading the data; kFailedPrecondition when the model that
 // this program builds is not the one that the servers hold.
 StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined);
+
+// The device that this worker computes on, opened once more for its collective.
+// Blocks. Errors: those of OpenDevice().
+StatusOr<std::shared_ptr<Device>> OpenWorkerDevice(
+    const ps::JoinResult& joined);
 
 // The course of a job over `train_rows` training examples. `has_test`: there
 // is something to evaluate on.

@@ -86,6 +86,7 @@ void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
     return;
   }
   joined_ = *std::move(joined);
+  opening_ = 1;
   if (const Status opened = OpenReplica(); !opened.ok()) {
     Fail(opened);
     return;
@@ -102,10 +103,17 @@ void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
         sums_.emplace(joined_.model, client_->layout(), *job_->runner,
                       joined_.plan.virtual_workers, joined_.virtual_begin,
                       joined_.virtual_end);
-        last_report_ = context_->Now();
-        Report();
-        AskOrder();
+        OnOpened();
       });
+}
+
+void WorkerNode::OnOpened() {
+  if (stopped_ || --opening_ > 0) {
+    return;
+  }
+  last_report_ = context_->Now();
+  Report();
+  AskOrder();
 }
 
 void WorkerNode::OnMessage(comm::EndpointId from, comm::Message message) {
@@ -159,7 +167,23 @@ void WorkerNode::OnSendable(comm::EndpointId peer) {
 
 Status WorkerNode::OpenReplica() {
   if (joined_.route.dense_on_workers()) {
-    SHOAL_ASSIGN_OR_RETURN(replica_, DenseReplica::Create(*context_, joined_));
+    // By value: it may run on after this worker.
+    SHOAL_ASSIGN_OR_RETURN(
+        replica_, DenseReplica::Create(
+                      *context_, joined_,
+                      options_.open_device == nullptr
+                          ? DenseReplica::OpenDeviceFn()
+                          : [open = options_.open_device, joined = joined_] {
+                              return open(joined);
+                            }));
+    ++opening_;
+    replica_->Open([this](const Status& status) {
+      if (!status.ok()) {
+        Fail(status);
+        return;
+      }
+      OnOpened();
+    });
     for (auto& [from, message] : early_) {
       replica_->OnMessage(from, message);
     }

@@ -44,6 +44,9 @@ class WorkerNode : public comm::Node {
     Duration join_within = std::chrono::seconds(30);
     // Runs on compute lane 0 after the job is joined; may block.
     std::function<StatusOr<WorkerJob>(const ps::JoinResult&)> open;
+    // The device of the same job, for collectives that sum there; may block.
+    std::function<StatusOr<std::shared_ptr<Device>>(const ps::JoinResult&)>
+        open_device;
     ps::ReportFn report;  // or none
   };
 
@@ -72,6 +75,8 @@ class WorkerNode : public comm::Node {
   void OnJoined(StatusOr<ps::JoinResult> joined);
   // Of a worker that holds the dense variables.
   Status OpenReplica();
+  // One of the things that a worker needs before its first order is there.
+  void OnOpened();
   void OnSave(comm::EndpointId from, comm::Message request);
   void OnLoad(comm::EndpointId from, comm::Message request);
   void AskOrder();
@@ -114,6 +119,7 @@ class WorkerNode : public comm::Node {
   StatusOr<WorkerJob> job_;
   std::optional<GradientSums> sums_;
   bool stopped_ = false;
+  int opening_ = 0;  // things that the first order waits for
 
   Order order_;
   int64_t last_unit_ = 0;       // the first unit that is not of this order

@@ -2,6 +2,7 @@
 #include <new>
 #include <string>
 
+#include "kernels/cuda/nccl.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/runtime.cuh"
 
@@ -31,6 +32,9 @@ std::string TextOf(int error) {
   }
   if (error == kArgumentsError) {
     return "bad arguments";
+  }
+  if (error == kNcclError) {
+    return "NCCL failed";
   }
   const std::string number = " (error " + std::to_string(error) + ")";
   if (error == cudaErrorInsufficientDriver) {
@@ -576,6 +580,14 @@ constexpr ShoalCudaTable kTable = {
     .destroy_graph = &DestroyGraph,
     .kernels = kKernels,
     .num_kernels = sizeof(kKernels) / sizeof(kKernels[0]),
+    .nccl_version = &NcclVersion,
+    .nccl_device_id = &NcclDeviceId,
+    .nccl_group_id = &NcclGroupId,
+    .nccl_join = &NcclJoin,
+    .nccl_ready = &NcclReady,
+    .nccl_enqueue = &NcclEnqueue,
+    .nccl_finish = &NcclFinish,
+    .nccl_close = &NcclClose,
 };
 
 }  // namespace

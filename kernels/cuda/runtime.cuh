@@ -19,6 +19,7 @@ namespace shoal::cuda {
 
 // Errors that are not cudaError_t. Those of cuBLASLt are kBlasError + status.
 inline constexpr int kArgumentsError = 1000001;
+inline constexpr int kNcclError = 1000002;  // comes with a text of its own
 inline constexpr int kBlasError = 2000000;
 
 #define SHOAL_CUDA_TRY(expression)                          \

@@ -11,7 +11,7 @@
 // A context is one GPU; everything made of it belongs to it. Functions may be
 // called from any thread, those of one stream from one thread at a time.
 
-#define SHOAL_CUDA_TABLE_VERSION 1
+#define SHOAL_CUDA_TABLE_VERSION 2
 
 extern "C" {
 
@@ -89,6 +89,21 @@ struct ShoalCudaMemory {
 // kernels/gemm.h, with the bits of the CPU. Fast: by cuBLASLt in f32.
 enum ShoalCudaMath { SHOAL_CUDA_EXACT = 0, SHOAL_CUDA_FAST = 1 };
 
+// One member of a group of GPUs that NCCL joins.
+struct ShoalNccl;
+
+#define SHOAL_NCCL_ID_BYTES 128
+
+// Those of shoal::DeviceCollectiveCall, whose numbers `kind` has.
+struct ShoalNcclCall {
+  int32_t kind;
+  int32_t dtype;
+  void* data;
+  const void* from;
+  int64_t count;
+  int32_t root;
+};
+
 struct ShoalCudaTable {
   int version;
 
@@ -135,6 +150,24 @@ struct ShoalCudaTable {
   // One for every op.
   const ShoalCudaKernel* kernels;
   int num_kernels;
+
+  // NCCL, which the plug-in loads when it is asked for first: SHOAL_NCCL names
+  // another library than libnccl.so.2. 22809 is 2.28.9. Errors: why it can't be
+  // used.
+  int (*nccl_version)(int* version);
+  int (*nccl_device_id)(ShoalCudaContext* context, char id[16]);
+  int (*nccl_group_id)(char id[SHOAL_NCCL_ID_BYTES]);
+  // Nothing waits for other members: see shoal::DeviceCollective. Functions of
+  // one member are called by one thread at a time.
+  int (*nccl_join)(ShoalCudaContext* context, const char* group_id, int rank,
+                   int size, ShoalNccl** nccl);
+  // `lost`: whether an error is that of another member or of the way to it.
+  int (*nccl_ready)(ShoalNccl* nccl, int* ready, int* lost);
+  int (*nccl_enqueue)(ShoalNccl* nccl, const ShoalNcclCall* call,
+                      ShoalCudaStream* stream);
+  int (*nccl_finish)(ShoalNccl* nccl);
+  // Aborts what is under way unless the member has finished, and is ready.
+  void (*nccl_close)(ShoalNccl* nccl);
 };
 
 // The only symbol of the plug-in.

@@ -38,6 +38,15 @@ dense: {kind: adam, learning_rate: 0.003}
 train: {epochs: 2, batch_size: 64}
 )";
 
+// --set before each key.
+inline Words Sets(const Words& keys) {
+  Words words;
+  for (const std::string& key : keys) {
+    words.insert(words.end(), {"--set", key});
+  }
+  return words;
+}
+
 // A small job on 3000 rows in a folder of its own.
 class JobsTest : public ::testing::Test {
  protected:
@@ -101,6 +110,10 @@ class JobsTest : public ::testing::Test {
     const RunOutcome run =
         RunProgram({SHOAL_PROGRAM, "checkpoint", "digest", Path(out)});
     return run.exit_code == 0 ? run.output : "no digest: " + run.output;
+  }
+  // The points of the curve of a run's loss.
+  std::vector<double> Losses(const std::string& out) const {
+    return LossesOf(Read(out + "/metrics.json"));
   }
   // A refused run leaves nothing that looks like a result.
   void ExpectRefused(const RunOutcome& run, const std::string& out) const {

@@ -13,7 +13,6 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include <nlohmann/json.hpp>
 
 #include "tests/integration/job_fixture.h"
 #include "tests/integration/program.h"
@@ -57,23 +56,7 @@ class MpiTest : public JobsTest {
               0);
     return Digest("threads");
   }
-  std::vector<double> Losses(const std::string& out) const {
-    std::vector<double> losses;
-    const auto json = nlohmann::json::parse(Read(out + "/metrics.json"));
-    for (const auto& point : json["losses"]) {
-      losses.push_back(point["loss"]);
-    }
-    return losses;
-  }
 };
-
-Words Sets(const Words& keys) {
-  Words words;
-  for (const std::string& key : keys) {
-    words.insert(words.end(), {"--set", key});
-  }
-  return words;
-}
 
 // The tests of comm that need ranks; what they are is in their files.
 TEST_F(MpiTest, TransportAndCollectiveKeepTheirContracts) {

@@ -10,6 +10,7 @@
 #include <iterator>
 #include <thread>
 
+#include <nlohmann/json.hpp>
 #include <sys/wait.h>
 
 namespace shoal::integration {
@@ -118,6 +119,15 @@ bool AnyRunningWith(const std::string& words) {
     }
   }
   return false;
+}
+
+std::vector<double> LossesOf(const std::string& metrics) {
+  std::vector<double> losses;
+  const auto json = nlohmann::json::parse(metrics);
+  for (const auto& point : json["losses"]) {
+    losses.push_back(point["loss"]);
+  }
+  return losses;
 }
 
 }  // namespace shoal::integration

@@ -29,6 +29,9 @@ std::vector<pid_t> ChildrenWith(pid_t parent, const std::string& words);
 
 bool IsRunning(pid_t pid);
 
+// The points of the curve in a metrics.json.
+std::vector<double> LossesOf(const std::string& metrics);
+
 // Whether any process of this machine has all of `words` in its command line.
 bool AnyRunningWith(const std::string& words);
 

@@ -68,11 +68,15 @@ cudaError_t cudaGetLastError();
 cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaRuntimeGetVersion(int* version);
 
+struct cudaUUID_t {
+  char bytes[16];
+};
 struct cudaDeviceProp {
   char name[256];
   int major;
   int minor;
   int multiProcessorCount;
+  cudaUUID_t uuid;
 };
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount,

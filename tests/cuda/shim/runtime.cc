@@ -213,7 +213,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (const cudaError_t error = CheckDevice(device); error != cudaSuccess) {
     return error;
   }
-  *properties = {"stand-in GPU (the host)", 9, 0, kMultiprocessors};
+  *properties = {"stand-in GPU (the host)", 9, 0, kMultiprocessors, {}};
+  properties->uuid.bytes[0] = static_cast<char>(device);
   return cudaSuccess;
 }
 
