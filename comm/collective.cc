@@ -56,51 +56,44 @@ std::vector<AllReduceSwitch> DefaultSwitches() {
           {int64_t{256} << 10, AllReduceAlgorithm::kHierarchical}};
 }
 
-std::string FormatSwitches(std::span<const AllReduceSwitch> switches) {
-  std::string text;
+std::vector<std::string> FormatSwitches(
+    std::span<const AllReduceSwitch> switches) {
+  std::vector<std::string> entries;
   for (const AllReduceSwitch& from : switches) {
-    text += StrCat(from.from_bytes, " ", Name(from.algorithm), "\n");
+    entries.push_back(StrCat(from.from_bytes, " ", Name(from.algorithm)));
   }
-  return text;
+  return entries;
 }
 
-StatusOr<std::vector<AllReduceSwitch>> ParseSwitches(std::string_view text) {
+StatusOr<std::vector<AllReduceSwitch>> ParseSwitches(
+    std::span<const std::string> entries) {
   std::vector<AllReduceSwitch> switches;
-  std::istringstream lines{std::string(text)};
-  std::string line;
-  for (int number = 1; std::getline(lines, line); ++number) {
-    if (line.empty() || line[0] == '#') {
-      continue;
-    }
-    std::istringstream words(line);
+  for (const std::string& entry : entries) {
+    std::istringstream words(entry);
     AllReduceSwitch from;
     std::string name;
     std::string more;
     if (!(words >> from.from_bytes >> name) || words >> more) {
-      return InvalidArgumentError(
-          StrCat("line ", number, " is '", line,
-                 "'; expected bytes and an algorithm, as '65536 read'"));
+      return InvalidArgumentError(StrCat(
+          "'", entry, "' is not bytes and an algorithm, as '65536 segments'"));
     }
     const int64_t before = switches.empty() ? -1 : switches.back().from_bytes;
     if (switches.empty() ? from.from_bytes != 0 : from.from_bytes <= before) {
-      return InvalidArgumentError(StrCat(
-          "line ", number, " begins at ", from.from_bytes, " bytes; expected ",
-          switches.empty() ? "0" : StrCat("more than ", before)));
+      return InvalidArgumentError(
+          StrCat("'", entry, "' begins at ", from.from_bytes, " bytes, not at ",
+                 switches.empty() ? "0" : StrCat("more than ", before)));
     }
     const StatusOr<AllReduceAlgorithm> algorithm =
         ParseAllReduceAlgorithm(name);
     if (!algorithm.ok()) {
-      return algorithm.status().WithPrefix(StrCat("line ", number));
+      return algorithm.status().WithPrefix(StrCat("'", entry, "'"));
     }
     if (*algorithm == AllReduceAlgorithm::kAuto) {
       return InvalidArgumentError(
-          StrCat("line ", number, " says 'auto', which is the whole list"));
+          StrCat("'", entry, "' says auto, which is the whole list"));
     }
     from.algorithm = *algorithm;
     switches.push_back(from);
-  }
-  if (switches.empty()) {
-    return InvalidArgumentError("there is no line with an algorithm");
   }
   return switches;
 }

@@ -97,11 +97,12 @@ struct AllReduceSwitch {
 // measures others.
 std::vector<AllReduceSwitch> DefaultSwitches();
 
-// A line for each, "65536 read", rising from 0; in files lines that begin with
-// # are comments.
-std::string FormatSwitches(std::span<const AllReduceSwitch> switches);
-// Errors: kInvalidArgument (the line and what is wrong with it).
-StatusOr<std::vector<AllReduceSwitch>> ParseSwitches(std::string_view text);
+// An entry for each, "65536 read", rising from 0: cluster.allreduce of jobs.
+std::vector<std::string> FormatSwitches(
+    std::span<const AllReduceSwitch> switches);
+// Errors: kInvalidArgument (the entry and what is wrong with it).
+StatusOr<std::vector<AllReduceSwitch>> ParseSwitches(
+    std::span<const std::string> entries);
 
 // Operations that all members of a group call alike, in the same order; sums go
 // along the step tree, so that they have the same bits for every number of

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "base/device.h"
 #include "base/registry.h"
@@ -40,6 +41,8 @@ class NodeCollective : public Collective {
 
 struct CollectiveOptions {
   Duration timeout = std::chrono::seconds(20);  // of each operation
+  // Of backend "transport", the same on all members; empty: DefaultSwitches().
+  std::vector<AllReduceSwitch> switches = {};
   // The device that this member computes on, for backends that sum there; or
   // none. Runs on a thread of the backend's, and may block.
   std::function<StatusOr<std::shared_ptr<Device>>()> open_device;

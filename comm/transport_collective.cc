@@ -28,8 +28,11 @@ StatusOr<std::unique_ptr<NodeCollective>> CreateTransport(
     NodeContext& context, Group group, const CollectiveOptions& options) {
   SHOAL_ASSIGN_OR_RETURN(
       std::unique_ptr<NodeCollective> made,
-      TransportCollective::Create(context, std::move(group),
-                                  {.timeout = options.timeout}));
+      TransportCollective::Create(
+          context, std::move(group),
+          {.timeout = options.timeout,
+           .switches = options.switches.empty() ? DefaultSwitches()
+                                                : options.switches}));
   return made;
 }
 

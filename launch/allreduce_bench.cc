@@ -436,11 +436,16 @@ class BenchNode : public comm::Node {
   }
 
   Status KeepSwitches() const {
-    std::string text = StrCat(
-        "# allreduce by size, measured by `shoal bench allreduce --tune`: ",
-        size_, " ranks, transport ", options_.transport,
-        "\n# from so many bytes on, this algorithm\n",
-        comm::FormatSwitches(switches_));
+    std::string list;
+    for (const std::string& entry : comm::FormatSwitches(switches_)) {
+      list += StrCat(list.empty() ? "" : ", ", entry);
+    }
+    const std::string text =
+        StrCat("# Measured by `shoal bench allreduce --tune`: ", size_,
+               " ranks, transport ", options_.transport,
+               ".\n# For job files: from so many bytes on, this algorithm.\n"
+               "cluster:\n  allreduce: [",
+               list, "]\n");
     std::printf("\n%s", text.c_str());
     if (options_.tune_file.empty()) {
       return OkStatus();

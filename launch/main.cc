@@ -235,7 +235,7 @@ int main(int argc, char** argv) {
                     "Times all algorithms and prints which to take from which "
                     "size on");
   command->add_option("--tune-file", allreduce.tune_file,
-                      "Where --tune stores that");
+                      "Where --tune stores that, as lines for job files");
   command
       ->add_option_function<int>(
           "--look-us",

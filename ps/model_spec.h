@@ -76,6 +76,8 @@ struct ClusterPlan {
   Duration timeout = std::chrono::seconds(20);
   // The backend that sums what the workers hold, see comm::CollectiveRegistry.
   std::string collective = "transport";
+  // Of that backend, see comm::ParseSwitches().
+  std::vector<std::string> allreduce = {};
 
   bool dense_on_workers() const { return dense != DensePlace::kShards; }
   // Each worker runs its part of every step, and a step changes a row once, by

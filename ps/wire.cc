@@ -122,6 +122,9 @@ void ToWire(const ClusterPlan& plan, wire::Plan& out) {
   out.set_timeout_ns(plan.timeout.count());
   out.set_dense(static_cast<int>(plan.dense));
   out.set_collective(plan.collective);
+  for (const std::string& entry : plan.allreduce) {
+    out.add_allreduce(entry);
+  }
 }
 
 void ToWire(const RouteTable& route, wire::Route& out) {
@@ -193,12 +196,14 @@ StatusOr<ClusterPlan> FromWire(const wire::Plan& in) {
       in.virtual_workers() < 1 || in.timeout_ns() < 1) {
     return InvalidArgumentError("the cluster's plan is not valid");
   }
-  return ClusterPlan{.mode = static_cast<Mode>(in.mode()),
-                     .dense = static_cast<DensePlace>(in.dense()),
-                     .staleness = in.staleness(),
-                     .virtual_workers = in.virtual_workers(),
-                     .timeout = Duration(in.timeout_ns()),
-                     .collective = in.collective()};
+  return ClusterPlan{
+      .mode = static_cast<Mode>(in.mode()),
+      .dense = static_cast<DensePlace>(in.dense()),
+      .staleness = in.staleness(),
+      .virtual_workers = in.virtual_workers(),
+      .timeout = Duration(in.timeout_ns()),
+      .collective = in.collective(),
+      .allreduce = {in.allreduce().begin(), in.allreduce().end()}};
 }
 
 StatusOr<RouteTable> FromWire(const wire::Route& in) {

@@ -46,9 +46,12 @@ StatusOr<std::unique_ptr<DenseReplica>> DenseReplica::Create(
   SHOAL_ASSIGN_OR_RETURN(
       const comm::CollectiveFactory* const factory,
       comm::CollectiveRegistry().Find(joined.plan.collective));
+  SHOAL_ASSIGN_OR_RETURN(std::vector<comm::AllReduceSwitch> switches,
+                         comm::ParseSwitches(joined.plan.allreduce));
   SHOAL_ASSIGN_OR_RETURN(replica->collective_,
                          (*factory)(context, GroupOf(joined),
                                     {.timeout = joined.plan.timeout,
+                                     .switches = std::move(switches),
                                      .open_device = std::move(open_device)}));
   return replica;
 }

@@ -307,6 +307,62 @@ TEST(DenseReplicaTest, BucketsAreOfABoundedSize) {
   EXPECT_EQ(parts.nodes[0]->replica->num_buckets(), 1);
 }
 
+std::vector<comm::AllReduceSwitch>& SwitchesSeen() {
+  static std::vector<comm::AllReduceSwitch> seen;
+  return seen;
+}
+
+StatusOr<std::unique_ptr<comm::NodeCollective>> SeeSwitches(
+    comm::NodeContext& /*context*/, comm::Group /*group*/,
+    const comm::CollectiveOptions& options) {
+  SwitchesSeen() = options.switches;
+  return UnavailableError("only looks");
+}
+
+SHOAL_REGISTER_COLLECTIVE("seer", &SeeSwitches);
+
+// Creates a replica with the plan's collective and keeps what came of it.
+class CreatingNode : public comm::Node {
+ public:
+  explicit CreatingNode(ps::JoinResult joined) : joined_(std::move(joined)) {}
+  void OnStart(comm::NodeContext& context) override {
+    status = DenseReplica::Create(context, joined_).status();
+    done = true;
+  }
+  void OnMessage(comm::EndpointId /*from*/, comm::Message /*m*/) override {}
+  void OnPeerDown(comm::EndpointId /*peer*/, const Status& /*why*/) override {}
+
+  Status status;
+  bool done = false;
+
+ private:
+  const ps::JoinResult joined_;
+};
+
+TEST(DenseReplicaTest, CollectiveGetsThePlansAlgorithms) {
+  ps::JoinResult joined;
+  joined.model = Model();
+  joined.num_workers = 1;
+  joined.plan = {.dense = ps::DensePlace::kWorkers,
+                 .virtual_workers = kVirtualWorkers,
+                 .collective = "seer",
+                 .allreduce = {"0 exchange", "77 halving"}};
+  joined.route.workers.push_back({comm::EndpointId{1}, "sim:1", "worker 0"});
+  comm::SimWorld world(1);
+  CreatingNode* node = nullptr;
+  world.AddNode(
+      "worker 0",
+      [&] {
+        auto made = std::make_unique<CreatingNode>(joined);
+        node = made.get();
+        return made;
+      },
+      comm::EndpointId{1});
+  ASSERT_TRUE(world.Run([&] { return node->done; }, 1s).ok());
+  EXPECT_THAT(node->status.message(), HasSubstr("only looks"));
+  EXPECT_EQ(comm::FormatSwitches(SwitchesSeen()), joined.plan.allreduce);
+}
+
 TEST(DenseReplicaTest, PartsOfTheOptimizersStateTakeLessMemory) {
   const auto bytes = [](int workers, ps::DensePlace place) {
     int64_t most = 0;

@@ -12,6 +12,7 @@
 #include <google/protobuf/message.h>
 
 #include "base/strcat.h"
+#include "comm/collective.h"
 #include "kernels/devices.h"
 #include "worker/consistency.h"
 #include "worker/job.pb.h"
@@ -278,6 +279,21 @@ Problem CheckConsistency(const JobSpec& job) {
                       StrCat(collective,
                              " sums gradients where consistency.dense is "
                              "allreduce; set that, or leave it out")};
+  }
+  if (job.cluster().allreduce_size() > 0) {
+    if (dense != "allreduce" ||
+        (collective != "auto" && collective != "transport")) {
+      return JobProblem{"cluster.allreduce",
+                        "it is about collective transport where "
+                        "consistency.dense is allreduce; set that, or leave it "
+                        "out"};
+    }
+    const std::vector<std::string> entries(job.cluster().allreduce().begin(),
+                                           job.cluster().allreduce().end());
+    if (const Status status = comm::ParseSwitches(entries).status();
+        !status.ok()) {
+      return JobProblem{"cluster.allreduce", std::string(status.message())};
+    }
   }
   if (collective == "nccl") {
     const DevicesSpec& devices = job.devices();

@@ -656,6 +656,24 @@ TEST(JobTest, CollectiveBackendNeedsAllReduce) {
               HasSubstr("but worker 1 computes on shadow"));
 }
 
+TEST(JobTest, AllReduceSwitchesAreChecked) {
+  const auto error = [](const std::string& entries,
+                        std::vector<std::string> more = {}) {
+    more.insert(more.end(), {"cluster.allreduce=" + entries,
+                             "consistency.dense=allreduce"});
+    return ErrorOfSet(more);
+  };
+  EXPECT_EQ(error("[0 exchange, 4096 halving]"), "OK");
+  EXPECT_THAT(error("[0 spiral]"),
+              HasSubstr("cluster.allreduce: '0 spiral': there is no allreduce "
+                        "algorithm 'spiral'"));
+  EXPECT_THAT(error("[9 read]"), HasSubstr("'9 read' begins at 9 bytes"));
+  EXPECT_THAT(error("[0 read]", {"cluster.collective=mpi"}),
+              HasSubstr("cluster.allreduce: it is about collective transport"));
+  EXPECT_THAT(ErrorOfSet({"cluster.allreduce=[0 read]"}),
+              HasSubstr("where consistency.dense is allreduce"));
+}
+
 TEST(JobTest, ExplainNamesEveryKeyWithinEightyColumns) {
   const std::string text = ExplainJob();
   EXPECT_THAT(text, HasSubstr("  servers: (whole number, 1 to 1024; default "

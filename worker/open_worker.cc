@@ -179,7 +179,9 @@ ps::ClusterPlan MakeClusterPlan(const JobSpec& job,
           .timeout = FromSeconds(job.cluster().timeout_seconds()),
           .collective = job.cluster().collective() == "auto"
                             ? "transport"
-                            : job.cluster().collective()};
+                            : job.cluster().collective(),
+          .allreduce = {job.cluster().allreduce().begin(),
+                        job.cluster().allreduce().end()}};
 }
 
 }  // namespace shoal::worker

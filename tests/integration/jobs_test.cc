@@ -116,7 +116,13 @@ TEST_F(JobsTest, OneDigestForDenseVariablesByServersAndByAllReduce) {
       {"--in-process", "--set", "cluster.workers=3"},
       {"--set", "transport=shm", "--set", "cluster.workers=4"},
       {"--set", "transport=zmq", "--set", "cluster.shards=2", "--set",
-       "cluster.workers=3", "--set", "cluster.threads=2"}};
+       "cluster.workers=3", "--set", "cluster.threads=2"},
+      {"--set", "transport=shm", "--set", "cluster.workers=4", "--set",
+       "cluster.allreduce=[0 halving]"},
+      {"--set", "transport=shm", "--set", "cluster.workers=3", "--set",
+       "cluster.allreduce=[0 read]"},
+      {"--set", "transport=zmq", "--set", "cluster.workers=2", "--set",
+       "cluster.allreduce=[0 segments, 9999 exchange]"}};
   for (std::vector<std::string> cluster : clusters) {
     cluster.insert(cluster.end(), allreduce.begin(), allreduce.end());
     train("out", cluster);
