@@ -235,18 +235,22 @@ class GraphModelRunner : public ModelRunner {
  public:
   GraphModelRunner(std::shared_ptr<const ModelGraph> model,
                    std::unique_ptr<ThreadPool> pool,
-                   std::unique_ptr<Device> device, const Options& options)
+                   std::vector<std::unique_ptr<Device>> devices,
+                   const Options& options)
       : model_(std::move(model)),
         layout_(model_->spec),
         pool_(std::move(pool)),
-        device_(std::move(device)),
-        score_(*model_, model_->score, layout_, *device_, options.threads) {
+        devices_(std::move(devices)),
+        host_can_read_(devices_[0]->host_can_read()),
+        score_(*model_, model_->score, layout_, *devices_[0], options.threads) {
     // A device that works beside the host has two shares under way.
-    const size_t under_way = device_->host_can_read() ? 1 : 2;
+    const size_t under_way = devices_.size() * (host_can_read_ ? 1 : 2);
     for (size_t i = 0; i < under_way; ++i) {
-      training_.push_back(
-          {.graph = std::make_unique<GraphRunner>(
-               *model_, model_->train, layout_, *device_, options.threads)});
+      const size_t device = i % devices_.size();
+      training_.push_back({.graph = std::make_unique<GraphRunner>(
+                               *model_, model_->train, layout_,
+                               *devices_[device], options.threads),
+                           .trace_name = StrCat("share on device ", device)});
       GraphRunner& train = *training_.back().graph;
       train.AddFetch(model_->loss_sum, /*external=*/false);
       for (const auto* gradients :
@@ -264,7 +268,8 @@ class GraphModelRunner : public ModelRunner {
   }
 
   StatusOr<double> Train(const ShareInput& share, const PulledValues& values,
-                         Gradients& out, const ShareInput* next) override {
+                         Gradients& out,
+                         std::span<const ShareInput> next) override {
     Size(values, out);
     if (share.batch.size == 0) {
       Clear(out);
@@ -273,7 +278,7 @@ class GraphModelRunner : public ModelRunner {
     Training& training = training_[turn_];
     if (training.share != &share || training.version != values.version) {
       SHOAL_RETURN_IF_ERROR(Drop());
-      if (device_->host_can_read()) {
+      if (host_can_read_) {
         SHOAL_RETURN_IF_ERROR(training.graph->Bind(share, values));
         SHOAL_RETURN_IF_ERROR(BindFetches(training, out));
         SHOAL_RETURN_IF_ERROR(training.graph->executor().Start());
@@ -282,16 +287,17 @@ class GraphModelRunner : public ModelRunner {
       }
     }
     turn_ = (turn_ + 1) % training_.size();
-    Training& after = training_[turn_];
-    if (&after != &training && next != nullptr && next->batch.size > 0) {
-      SHOAL_RETURN_IF_ERROR(Begin(after, *next, values));
-    }
+    SHOAL_RETURN_IF_ERROR(BeginNext(next, values));
     training.share = nullptr;
     graph::Executor& executor = training.graph->executor();
-    if (!device_->host_can_read()) {
+    if (!host_can_read_) {
       SHOAL_RETURN_IF_ERROR(BindFetches(training, out));
     }
     SHOAL_RETURN_IF_ERROR(executor.Finish());
+    if (TraceIsOn() && !host_can_read_) {
+      RecordTrace(training.trace_name, share.virtual_worker, training.begin,
+                  clock_.Now());
+    }
     return static_cast<double>(executor.fetch(0).as<float>()[0]);
   }
 
@@ -314,14 +320,40 @@ class GraphModelRunner : public ModelRunner {
     std::unique_ptr<GraphRunner> graph = {};
     const ShareInput* share = nullptr;
     uint64_t version = 0;
+    std::string trace_name = {};
+    Time begin = {};
   };
 
-  static Status Begin(Training& training, const ShareInput& share,
-                      const PulledValues& values) {
+  Status Begin(Training& training, const ShareInput& share,
+               const PulledValues& values) const {
+    training.begin = clock_.Now();
     SHOAL_RETURN_IF_ERROR(training.graph->Bind(share, values));
     SHOAL_RETURN_IF_ERROR(training.graph->executor().Start());
     training.share = &share;
     training.version = values.version;
+    return OkStatus();
+  }
+
+  // As many of the shares of the next calls as there are runs for, but that of
+  // this call.
+  Status BeginNext(std::span<const ShareInput> next,
+                   const PulledValues& values) {
+    size_t turn = turn_;
+    size_t free = training_.size() - 1;
+    for (const ShareInput& share : next) {
+      if (free == 0) {
+        break;
+      }
+      if (share.batch.size == 0) {
+        continue;  // It takes no turn.
+      }
+      Training& training = training_[turn];
+      if (training.share != &share || training.version != values.version) {
+        SHOAL_RETURN_IF_ERROR(Begin(training, share, values));
+      }
+      turn = (turn + 1) % training_.size();
+      --free;
+    }
     return OkStatus();
   }
 
@@ -382,9 +414,11 @@ class GraphModelRunner : public ModelRunner {
   std::shared_ptr<const ModelGraph> model_;
   ps::DenseLayout layout_;
   std::unique_ptr<ThreadPool> pool_;
-  std::unique_ptr<Device> device_;
+  std::vector<std::unique_ptr<Device>> devices_;  // of one kind
+  const bool host_can_read_;
   std::vector<Training> training_;
   size_t turn_ = 0;
+  SystemClock clock_;
   GraphRunner score_;
 };
 
@@ -398,10 +432,10 @@ StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(
                                        options.share_size_max));
   }
   auto pool = std::make_unique<ThreadPool>(options.threads);
-  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Device> device,
-                         OpenDevice(options.device, *pool));
+  SHOAL_ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Device>> devices,
+                         OpenDevices(options.device, *pool));
   return std::unique_ptr<ModelRunner>(std::make_unique<GraphModelRunner>(
-      std::move(model), std::move(pool), std::move(device), options));
+      std::move(model), std::move(pool), std::move(devices), options));
 }
 
 }  // namespace shoal::worker

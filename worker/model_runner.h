@@ -46,12 +46,13 @@ class ModelRunner {
   virtual ~ModelRunner() = default;
 
   // Fills `out` (sized as needed) with the gradients of the share and gives the
-  // sum of its examples' losses, penalties not counted. `next`, unless null, is
-  // the share of the next call, with the same values: a device that works
-  // beside the host begins with it before this share is waited for.
+  // sum of its examples' losses, penalties not counted. `next` are the shares
+  // of the next calls, with the same values: devices that work beside the host
+  // begin with them before this share is waited for. Shares go to the devices
+  // in turn.
   virtual StatusOr<double> Train(const ShareInput& share,
                                  const PulledValues& values, Gradients& out,
-                                 const ShareInput* next) = 0;
+                                 std::span<const ShareInput> next) = 0;
 
   // Appends a score per example ([classes] of them for multiclass):
   // probabilities, or predictions of a regression.

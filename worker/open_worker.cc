@@ -108,6 +108,16 @@ StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined) {
       .slot_bits = joined.route.slot_bits,
       .num_shards = static_cast<int>(joined.route.shards.size())});
   const DevicesSpec& devices = job->devices();
+  const int shares = joined.virtual_end - joined.virtual_begin;
+  if (devices.per_worker() > shares) {
+    return InvalidArgumentError(
+        StrCat("devices.per_worker is ", devices.per_worker(), ", but worker ",
+               joined.index, " has ", shares,
+               " share(s) of a batch, so some devices would idle: raise "
+               "cluster.virtual_workers (",
+               job->cluster().virtual_workers(), " for ", joined.num_workers,
+               " workers), or lower devices.per_worker"));
+  }
   SHOAL_ASSIGN_OR_RETURN(
       out.runner,
       ModelRunner::Create(
@@ -117,6 +127,7 @@ StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined) {
                                          ? devices.workers(joined.index)
                                          : job->device(),
                              .rank = joined.index,
+                             .count = devices.per_worker(),
                              .fast_math = devices.math() == "fast",
                              .seed = job->seed()}}));
   out.log_every_steps = job->train().log_every_steps();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <utility>
 
 #include "base/mutex.h"
@@ -558,7 +559,7 @@ Status WorkerNode::SumNode(Unit& unit, int64_t node, Gradients& out,
         const double loss,
         job_->runner->Train(
             shares[share], values, out,
-            share + 1 < shares.size() ? &shares[share + 1] : nullptr));
+            std::span<const ShareInput>(shares).subspan(share + 1)));
     if (!std::isfinite(loss)) {
       return InvalidArgumentError(
           StrCat("the loss of step ", unit.number, " is ", loss,
