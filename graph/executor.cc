@@ -10,7 +10,7 @@
 namespace shoal::graph {
 
 StatusOr<std::unique_ptr<Executor>> Executor::Create(
-    std::shared_ptr<const Plan> plan, Device& device) {
+    std::shared_ptr<const Plan> plan, Device& device, Device* host) {
   if (device.name() != plan->device()) {
     return InvalidArgumentError(StrCat("executor: the plan is for device '",
                                        plan->device(), "', not '",
@@ -26,9 +26,28 @@ StatusOr<std::unique_ptr<Executor>> Executor::Create(
         StrCat("executor: the plan is for ", executor->plan().num_threads(),
                " threads, the device has ", pool->num_threads()));
   }
+  if (executor->plan().mixed()) {
+    if (host == nullptr || host->name() != "cpu") {
+      return InvalidArgumentError(
+          "executor: the plan has steps of the cpu; give it a device 'cpu'");
+    }
+    SHOAL_RETURN_IF_ERROR(executor->OpenHost(*host));
+  }
   SHOAL_RETURN_IF_ERROR(executor->Allocate());
   executor->LayOutViews();
+  executor->LayOutSegments();
   return executor;
+}
+
+Status Executor::OpenHost(Device& host) {
+  SHOAL_ASSIGN_OR_RETURN(host_stream_, host.CreateStream());
+  if (host_stream_->pool()->num_threads() != plan_->num_threads()) {
+    return InvalidArgumentError(
+        StrCat("executor: the plan is for ", plan_->num_threads(),
+               " threads, the host has ", host_stream_->pool()->num_threads()));
+  }
+  SHOAL_ASSIGN_OR_RETURN(host_arena_, host.Allocate(plan_->host_arena_bytes()));
+  return OkStatus();
 }
 
 Executor::Executor(std::shared_ptr<const Plan> plan, Device& device,
@@ -55,7 +74,13 @@ Status Executor::Allocate() {
   const std::vector<Plan::Storage>& storages = plan_->storages();
   for (size_t i = 0; i < storages.size(); ++i) {
     if (storages[i].kind == Plan::Storage::Kind::kArena) {
-      memory_[i] = arena_.data() + storages[i].offset;
+      Buffer& arena = storages[i].side == Side::kHost ? host_arena_ : arena_;
+      memory_[i] = arena.data() + storages[i].offset;
+    } else if (storages[i].kind == Plan::Storage::Kind::kTransfer) {
+      // Each has its own: the shadow device watches over whole allocations.
+      SHOAL_ASSIGN_OR_RETURN(transfers_.emplace_back(),
+                             device_.AllocateHost(storages[i].size_bytes));
+      memory_[i] = transfers_.back().data();
     }
   }
   SHOAL_RETURN_IF_ERROR(CopyConstants());
@@ -71,6 +96,12 @@ Status Executor::CopyConstants() {
   for (size_t i = 0; i < storages.size(); ++i) {
     if (storages[i].kind == Plan::Storage::Kind::kConstant) {
       const int64_t offset = static_cast<int64_t>(i) * Plan::kAlignment;
+      if (storages[i].side == Side::kHost) {
+        // Kernels only read what is an input of theirs.
+        memory_[i] = reinterpret_cast<std::byte*>(
+            const_cast<float*>(&storages[i].value));
+        continue;
+      }
       memory_[i] = constants_.data() + offset;
       std::memcpy(host.data() + offset, &storages[i].value, sizeof(float));
     }
@@ -104,7 +135,9 @@ Status Executor::AllocateStaging() {
       const bool has_version =
           kind == Feed::Kind::kVariable || kind == Feed::Kind::kTableRows;
       if (kind != Feed::Kind::kConstant && has_version == versioned &&
-          plan_->FeedIsUsed(static_cast<int>(i))) {
+          plan_->FeedIsUsed(static_cast<int>(i)) &&
+          storage_of(plan_->FeedValue(static_cast<int>(i))).side ==
+              Side::kDevice) {
         staging_order_.push_back(i);
         feed_bytes += Padded(
             storage_of(plan_->FeedValue(static_cast<int>(i))).size_bytes);
@@ -114,6 +147,9 @@ Status Executor::AllocateStaging() {
   int64_t external_bytes = 0;
   int64_t fetch_bytes = 0;
   for (const Plan::FetchPlace& place : plan_->fetches()) {
+    if (storage_of(place.value).side == Side::kHost) {
+      continue;
+    }
     const int64_t bytes = Padded(storage_of(place.value).size_bytes);
     fetch_bytes += bytes;
     external_bytes += place.external ? bytes : 0;
@@ -146,6 +182,25 @@ void Executor::LayOutViews() {
     }
   }
   views_.resize(view_values_.size());
+}
+
+void Executor::LayOutSegments() {
+  const std::vector<Plan::Step>& steps = plan_->steps();
+  for (size_t s = 0; s < steps.size(); ++s) {
+    if (segments_.empty() || segments_.back().side != steps[s].side ||
+        steps[s].waits) {
+      segments_.push_back(
+          {.begin = s, .side = steps[s].side, .waits = steps[s].waits});
+    }
+    segments_.back().end = s + 1;
+  }
+  for (auto segment = segments_.rbegin(); segment != segments_.rend();
+       ++segment) {
+    if (segment->side == Side::kDevice) {
+      segment->last_of_device = true;
+      break;
+    }
+  }
 }
 
 Status Executor::SetSymbol(int symbol, int64_t value) {
@@ -269,8 +324,14 @@ Status Executor::ResolveStorages() {
     const auto v = static_cast<size_t>(number);
     SHOAL_RETURN_IF_ERROR(
         CheckBound("feed", feed.name, feeds_[i], shapes_[v], feed.type.dtype));
-    memory_[static_cast<size_t>(plan_->values()[v].storage)] =
-        static_cast<std::byte*>(feeds_[i].data);
+  }
+  // One that both sides of a mixed plan read has two.
+  for (size_t i = 0; i < memory_.size(); ++i) {
+    const Plan::Storage& storage = plan_->storages()[i];
+    if (storage.kind == Plan::Storage::Kind::kFeed) {
+      memory_[i] = static_cast<std::byte*>(
+          feeds_[static_cast<size_t>(storage.index)].data);
+    }
   }
   for (size_t i = 0; i < fetches_.size(); ++i) {
     const Plan::FetchPlace& place = plan_->fetches()[i];
@@ -290,6 +351,12 @@ Status Executor::ResolveStorages() {
   return OkStatus();
 }
 
+bool Executor::IsOfHost(const Plan::FetchPlace& place) const {
+  const Plan::Value& value = plan_->values()[static_cast<size_t>(place.value)];
+  return plan_->storages()[static_cast<size_t>(value.storage)].side ==
+         Side::kHost;
+}
+
 int64_t Executor::BytesOf(int value) const {
   const auto v = static_cast<size_t>(value);
   return shapes_[v].num_elements() * SizeOf(plan_->values()[v].type.dtype);
@@ -307,7 +374,7 @@ void Executor::Stage() {
   for (const bool external : {true, false}) {
     for (size_t i = 0; i < fetches_.size(); ++i) {
       const Plan::FetchPlace& place = plan_->fetches()[i];
-      if (place.external == external) {
+      if (place.external == external && !IsOfHost(place)) {
         fetch_offsets_[i] = offset;
         if (external) {
           const Plan::Value& v =
@@ -355,7 +422,7 @@ Status Executor::CopyFetches() {
   }
   for (size_t i = 0; i < fetches_.size(); ++i) {
     const Plan::FetchPlace& place = plan_->fetches()[i];
-    if (!place.external && BytesOf(place.value) > 0) {
+    if (!place.external && !IsOfHost(place) && BytesOf(place.value) > 0) {
       const Plan::Value& v = plan_->values()[static_cast<size_t>(place.value)];
       SHOAL_RETURN_IF_ERROR(
           device_.Copy(fetches_host_.data() + fetch_offsets_[i],
@@ -378,7 +445,9 @@ Status Executor::Start() {
   }
   if (shapes_changed_) {
     same_shape_runs_ = 0;
-    recorded_ = nullptr;
+    for (Segment& segment : segments_) {
+      segment.recorded = nullptr;
+    }
   }
   if (shapes_changed_ || bindings_changed_) {
     UpdateShapes();
@@ -397,7 +466,12 @@ Status Executor::Start() {
     shapes_changed_ = false;
     bindings_changed_ = false;
   }
-  Status status = Enqueue();
+  next_segment_ = 0;
+  ++same_shape_runs_;
+  Status status = staged_ ? CopyFeeds() : OkStatus();
+  if (status.ok()) {
+    status = Continue();
+  }
   running_ = status.ok();
   if (!status.ok() && staged_) {
     // What was enqueued before may still use memory that the caller changes.
@@ -406,38 +480,44 @@ Status Executor::Start() {
   return status;
 }
 
-Status Executor::Enqueue() {
-  if (staged_) {
-    SHOAL_RETURN_IF_ERROR(CopyFeeds());
-  }
-  // Without a stage, memory is wherever callers bind it.
-  constexpr int kRunsBefore = 2;
-  if (staged_ && stream_->can_record() && !trace_ &&
-      ++same_shape_runs_ > kRunsBefore) {
-    if (recorded_ == nullptr) {
-      SHOAL_RETURN_IF_ERROR(RecordSteps());
+// Up to the next segment that must wait for the device, or the end.
+Status Executor::Continue() {
+  const size_t first = next_segment_;
+  for (; next_segment_ < segments_.size(); ++next_segment_) {
+    Segment& segment = segments_[next_segment_];
+    if (segment.waits && next_segment_ > first) {
+      return OkStatus();
     }
-    return stream_->Launch(*recorded_);
+    // Without a stage, memory is wherever callers bind it.
+    constexpr int kRunsBefore = 2;
+    const bool record = staged_ && segment.side == Side::kDevice &&
+                        stream_->can_record() && !trace_ &&
+                        same_shape_runs_ > kRunsBefore;
+    if (record && segment.recorded == nullptr) {
+      SHOAL_RETURN_IF_ERROR(RecordSteps(segment));
+    }
+    SHOAL_RETURN_IF_ERROR(record ? stream_->Launch(*segment.recorded)
+                                 : EnqueueSteps(segment));
   }
-  return EnqueueSteps();
-}
-
-Status Executor::RecordSteps() {
-  SHOAL_RETURN_IF_ERROR(stream_->BeginRecording());
-  const Status status = EnqueueSteps();
-  StatusOr<std::unique_ptr<RecordedWork>> recorded = stream_->EndRecording();
-  SHOAL_RETURN_IF_ERROR(status);
-  SHOAL_ASSIGN_OR_RETURN(recorded_, std::move(recorded));
   return OkStatus();
 }
 
-Status Executor::EnqueueSteps() {
-  for (size_t s = 0; s < step_views_.size(); ++s) {
+Status Executor::RecordSteps(Segment& segment) {
+  SHOAL_RETURN_IF_ERROR(stream_->BeginRecording());
+  const Status status = EnqueueSteps(segment);
+  StatusOr<std::unique_ptr<RecordedWork>> recorded = stream_->EndRecording();
+  SHOAL_RETURN_IF_ERROR(status);
+  SHOAL_ASSIGN_OR_RETURN(segment.recorded, std::move(recorded));
+  return OkStatus();
+}
+
+Status Executor::EnqueueSteps(const Segment& segment) {
+  for (size_t s = segment.begin; s < segment.end; ++s) {
     if (Status status = RunStep(s); !status.ok()) [[unlikely]] {
       return status.WithPrefix(plan_->steps()[s].label);
     }
   }
-  return staged_ ? CopyFetches() : OkStatus();
+  return staged_ && segment.last_of_device ? CopyFetches() : OkStatus();
 }
 
 Status Executor::Finish() {
@@ -446,6 +526,13 @@ Status Executor::Finish() {
   }
   running_ = false;
   SHOAL_RETURN_IF_ERROR(stream_->Synchronize());
+  while (next_segment_ < segments_.size()) {
+    const Status status = Continue();
+    // Nothing is running when there is an error either.
+    const Status ended = stream_->Synchronize();
+    SHOAL_RETURN_IF_ERROR(status);
+    SHOAL_RETURN_IF_ERROR(ended);
+  }
   for (size_t i = 0; staged_ && i < fetches_.size(); ++i) {
     const Plan::FetchPlace& place = plan_->fetches()[i];
     const int64_t bytes = BytesOf(place.value);
@@ -455,18 +542,21 @@ Status Executor::Finish() {
                         plan_->values()[v].type.dtype);
     }
     if (place.external && bytes > 0) {
-      std::memcpy(fetches_[i].data, fetches_host_.data() + fetch_offsets_[i],
+      std::memcpy(fetches_[i].data, fetch(static_cast<int>(i)).data,
                   static_cast<size_t>(bytes));
     }
   }
   return OkStatus();
 }
 
-Status Executor::RunStep(size_t s) {
-  const Plan::Step& step = plan_->steps()[s];
-  const StepViews& place = step_views_[s];
+Status Executor::Abandon() {
+  running_ = false;
+  return stream_->Synchronize();
+}
+
+Status Executor::RunKernel(const Plan::Step& step, const StepViews& place) {
   const std::span<const TensorView> views(views_);
-  const KernelArgs args = {
+  KernelArgs args = {
       .inputs = views.subspan(place.first_input, place.num_inputs),
       .outputs = views.subspan(place.first_input + place.num_inputs,
                                place.num_outputs),
@@ -475,11 +565,25 @@ Status Executor::RunStep(size_t s) {
       .workspace = {arena_.data() + plan_->workspace_offset(),
                     static_cast<size_t>(plan_->workspace_bytes())},
       .label = step.label.c_str()};
-  if (!trace_) {
+  if (step.kernel == nullptr) {
+    return device_.Copy(args.outputs[0].data, args.inputs[0].data,
+                        BytesOf(step.inputs[0]), *stream_);
+  }
+  if (step.side == Side::kDevice) {
     return step.kernel->run(args, *stream_);
   }
+  args.workspace = {host_arena_.data() + plan_->host_workspace_offset(),
+                    static_cast<size_t>(plan_->host_workspace_bytes())};
+  return step.kernel->run(args, *host_stream_);
+}
+
+Status Executor::RunStep(size_t s) {
+  const Plan::Step& step = plan_->steps()[s];
+  if (!trace_) {
+    return RunKernel(step, step_views_[s]);
+  }
   const Time begin = clock_->Now();
-  Status status = step.kernel->run(args, *stream_);
+  Status status = RunKernel(step, step_views_[s]);
   trace_(step.name, step.op, begin, clock_->Now());
   return status;
 }
@@ -489,7 +593,7 @@ TensorView Executor::fetch(int index) const {
   const auto v = static_cast<size_t>(plan_->fetches()[i].value);
   const Plan::Value& value = plan_->values()[v];
   std::byte* memory = memory_[static_cast<size_t>(value.storage)];
-  if (staged_) {
+  if (staged_ && !IsOfHost(plan_->fetches()[i])) {
     memory = const_cast<std::byte*>(fetches_host_.data()) + fetch_offsets_[i];
   }
   return {memory, shapes_[v], value.type.dtype};

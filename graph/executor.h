@@ -23,15 +23,18 @@ namespace shoal::graph {
 //
 // Where the host can't read the device's memory, feeds are copied there when a
 // run starts and fetches back when it ends; all that callers see is the host's.
+// Of a mixed plan, Start() runs the host's steps up to the first one that needs
+// something of the device, and Finish() the others.
 //
 // Thread-compatible. Run() does not allocate.
 class Executor {
  public:
-  // `device` must outlive the executor; its pool has the plan's threads.
+  // `device` must outlive the executor, and so must `host`, a device "cpu" that
+  // a mixed plan needs. Their pools have the plan's threads.
   // Errors: kInvalidArgument (another device or number of threads than the
-  // plan's), kResourceExhausted (no memory).
+  // plan's, no host), kResourceExhausted (no memory).
   static StatusOr<std::unique_ptr<Executor>> Create(
-      std::shared_ptr<const Plan> plan, Device& device);
+      std::shared_ptr<const Plan> plan, Device& device, Device* host = nullptr);
 
   ~Executor();
 
@@ -42,7 +45,9 @@ class Executor {
   Status SetSymbol(int symbol, int64_t value);
   Status SetSymbol(std::string_view name, int64_t value);
 
-  // Memory is borrowed until it is bound anew; nothing is written to a feed. It
+  // Memory is borrowed until it is bound anew (that of feeds until Start()
+  // returns, where the host can't read the device's memory and the plan is not
+  // mixed); nothing is written to a feed. It
   // has the shape that the symbols give when a run starts and may be longer; it
   // must be aligned for its elements. A feed that is bound again with the same
   // `version`, other than 0, has the same contents and is not copied again.
@@ -75,6 +80,10 @@ class Executor {
   // can't read the device's memory, they may be bound until then.
   // Errors: what a kernel says; the fetches are then unspecified.
   Status Finish();
+
+  // Ends a run whose results nobody wants; its feeds may be gone. Blocks until
+  // the device is done. Errors: what a kernel says.
+  Status Abandon();
 
   // Of the last run that is finished; a fetch in the arena is overwritten by
   // the next.
@@ -112,8 +121,22 @@ class Executor {
     size_t num_outputs = 0;
   };
 
+  // Steps that are enqueued together: the device's, or the host's and its
+  // copies to the device.
+  struct Segment {
+    size_t begin = 0;
+    size_t end = 0;
+    Side side = Side::kDevice;
+    bool waits = false;
+    bool last_of_device = false;
+    // Where the device can record, what was recorded.
+    std::unique_ptr<RecordedWork> recorded = nullptr;
+  };
+
   Executor(std::shared_ptr<const Plan> plan, Device& device,
            std::unique_ptr<Stream> stream);
+  Status OpenHost(Device& host);
+  void LayOutSegments();
   Status Allocate();
   Status AllocateStaging();
   Status CopyConstants();
@@ -124,12 +147,14 @@ class Executor {
   Status CopyFeeds();
   Status CopyFetches();
   int64_t BytesOf(int value) const;
+  bool IsOfHost(const Plan::FetchPlace& place) const;
   Status CheckBound(std::string_view kind, std::string_view name,
                     const Bound& bound, const Shape& shape, DType dtype) const;
-  Status Enqueue();
-  Status EnqueueSteps();
-  Status RecordSteps();
+  Status Continue();
+  Status EnqueueSteps(const Segment& segment);
+  Status RecordSteps(Segment& segment);
   Status RunStep(size_t step);
+  Status RunKernel(const Plan::Step& step, const StepViews& place);
 
   std::shared_ptr<const Plan> plan_;
   Device& device_;
@@ -137,11 +162,16 @@ class Executor {
   std::unique_ptr<Stream> stream_;
   Buffer arena_;
   Buffer constants_;
+  // Of a mixed plan.
+  std::unique_ptr<Stream> host_stream_;
+  Buffer host_arena_;
+  std::vector<Buffer> transfers_;
+  std::vector<Segment> segments_;
+  size_t next_segment_ = 0;  // of the run under way
   bool running_ = false;
   // Runs since shapes changed. What is the same again is recorded and then
   // begun at once, where the device can do that.
   int same_shape_runs_ = 0;
-  std::unique_ptr<RecordedWork> recorded_;
   // If staged_: feeds and fetches on the device, and the host's ends of copies.
   // Feeds lie in staging_order_ as close together as their sizes allow, those
   // that callers know a version of before the others, so that what is copied is

@@ -74,7 +74,7 @@ class GraphRewriter {
 
   // Equal for nodes that compute the same bits: attributes count by theirs.
   static std::string KeyOf(const Node& node) {
-    std::string key = node.op->name;
+    std::string key = node.op->name + "@" + node.device;
     const auto append = [&key](const auto& value) {
       key.append(reinterpret_cast<const char*>(&value), sizeof(value));
     };

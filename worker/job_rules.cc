@@ -225,6 +225,14 @@ Problem CheckDevices(const JobSpec& job) {
         StrCat("it names ", devices.workers_size(),
                " devices, but cluster.workers is ", job.cluster().workers())};
   }
+  for (const auto& [op, device] : devices.ops()) {
+    if (device != "cpu" && device != "device") {
+      return JobProblem{StrCat("devices.ops.", op),
+                        StrCat("'", device,
+                               "' is neither cpu nor device, which is the "
+                               "worker's")};
+    }
+  }
   const auto& named = devices.workers();
   const bool any_gpu =
       (devices.workers_size() < job.cluster().workers() &&

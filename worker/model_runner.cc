@@ -52,11 +52,13 @@ std::span<const T> AsSpan(const std::vector<T>& values) {
 class GraphRunner {
  public:
   GraphRunner(const ModelGraph& model, const graph::Graph& graph,
-              const ps::DenseLayout& layout, Device& device, int threads)
+              const ps::DenseLayout& layout, Device& device, Device& host,
+              int threads)
       : model_(model),
         graph_(graph),
         layout_(layout),
         device_(device),
+        host_(host),
         threads_(threads) {
     int variable = 0;
     int table = 0;
@@ -141,8 +143,8 @@ class GraphRunner {
                                      .symbol_max = symbol_max_,
                                      .device = std::string(device_.name()),
                                      .num_threads = threads_}));
-    SHOAL_ASSIGN_OR_RETURN(executor_,
-                           graph::Executor::Create(std::move(plan), device_));
+    SHOAL_ASSIGN_OR_RETURN(
+        executor_, graph::Executor::Create(std::move(plan), device_, &host_));
     if (TraceIsOn()) {
       executor_->SetTrace(
           [](std::string_view /*node*/, std::string_view op, Time begin,
@@ -221,6 +223,7 @@ class GraphRunner {
   const graph::Graph& graph_;
   const ps::DenseLayout& layout_;
   Device& device_;
+  Device& host_;
   int threads_;
   std::vector<Input> inputs_;
   std::vector<graph::Fetch> fetches_;
@@ -240,16 +243,18 @@ class GraphModelRunner : public ModelRunner {
       : model_(std::move(model)),
         layout_(model_->spec),
         pool_(std::move(pool)),
+        host_(CreateCpuDevice(*pool_)),
         devices_(std::move(devices)),
         host_can_read_(devices_[0]->host_can_read()),
-        score_(*model_, model_->score, layout_, *devices_[0], options.threads) {
+        score_(*model_, model_->score, layout_, *devices_[0], *host_,
+               options.threads) {
     // A device that works beside the host has two shares under way.
     const size_t under_way = devices_.size() * (host_can_read_ ? 1 : 2);
     for (size_t i = 0; i < under_way; ++i) {
       const size_t device = i % devices_.size();
       training_.push_back({.graph = std::make_unique<GraphRunner>(
                                *model_, model_->train, layout_,
-                               *devices_[device], options.threads),
+                               *devices_[device], *host_, options.threads),
                            .trace_name = StrCat("share on device ", device)});
       GraphRunner& train = *training_.back().graph;
       train.AddFetch(model_->loss_sum, /*external=*/false);
@@ -362,7 +367,7 @@ class GraphModelRunner : public ModelRunner {
     for (Training& training : training_) {
       if (training.share != nullptr) {
         training.share = nullptr;
-        SHOAL_RETURN_IF_ERROR(training.graph->executor().Finish());
+        SHOAL_RETURN_IF_ERROR(training.graph->executor().Abandon());
       }
     }
     return OkStatus();
@@ -414,6 +419,7 @@ class GraphModelRunner : public ModelRunner {
   std::shared_ptr<const ModelGraph> model_;
   ps::DenseLayout layout_;
   std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<Device> host_;                  // of what is placed there
   std::vector<std::unique_ptr<Device>> devices_;  // of one kind
   const bool host_can_read_;
   std::vector<Training> training_;

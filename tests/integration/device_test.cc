@@ -37,6 +37,15 @@ TEST_F(JobsTest, OneDigestForEveryDevice) {
        "devices.per_worker=4"},
       {"--in-process", "--set", "device=shadow", "--set",
        "devices.per_worker=2", "--set", "cluster.workers=2"},
+      // Parts of the model on the CPU: what is looked up, and the rest.
+      {"--in-process", "--set", "device=shadow", "--set",
+       "devices.ops={gather: cpu, fminteraction: cpu, rowsum: cpu}"},
+      {"--in-process", "--set", "device=shadow", "--set",
+       "devices.ops={deep: cpu}", "--set", "devices.per_worker=2"},
+      {"--in-process", "--set", "device=shadow", "--set",
+       "devices.ops={deep: cpu, deep/1: device}", "--set", "cluster.threads=2"},
+      {"--set", "devices.workers=[shadow, cpu]", "--set", "cluster.workers=2",
+       "--set", "devices.ops={gather: cpu}"},
       {"--in-process"},  // auto
   };
   for (const std::vector<std::string>& other : others) {
@@ -94,6 +103,17 @@ TEST_F(JobsTest, ADeviceThatIsNotThereSaysWhyAndWhatToDo) {
   EXPECT_NE(bad_list.exit_code, 0);
   EXPECT_THAT(bad_list.output, AllOf(HasSubstr("devices.workers.1"),
                                      HasSubstr("'cuda:x' is no device")));
+  const RunOutcome no_op =
+      Train("out", {"--set", "devices.ops={gathr: cpu, deep: cpu}"});
+  EXPECT_NE(no_op.exit_code, 0);
+  EXPECT_THAT(no_op.output,
+              AllOf(HasSubstr("devices.ops: the model has no op or layer "
+                              "'gathr'; there are: "),
+                    HasSubstr(", deep, "), HasSubstr(", gather, ")));
+  const RunOutcome no_side = Train("out", {"--set", "devices.ops.deep=cuda"});
+  EXPECT_NE(no_side.exit_code, 0);
+  EXPECT_THAT(no_side.output, AllOf(HasSubstr("devices.ops.deep"),
+                                    HasSubstr("'cuda' is neither cpu nor")));
   const RunOutcome too_many =
       Train("out", {"--set", "devices.workers=[cpu, cpu]"});
   EXPECT_NE(too_many.exit_code, 0);
@@ -169,6 +189,8 @@ TEST_F(GpuTest, HasTheCpusBits) {
       {"--set", "cluster.workers=2", "--set", "cluster.servers=2"},
       {"--set", "cluster.workers=2", "--set", "consistency.dense=allreduce"},
       {"--set", "cluster.workers=2", "--set", "devices.workers=[cuda:1, cpu]"},
+      {"--in-process", "--set", "devices.ops={gather: cpu}"},
+      {"--in-process", "--set", "devices.ops={deep: cpu}"},
       {"--set", "devices.per_worker=2"},
       {"--in-process", "--set", "devices.per_worker=3"},
       {"--in-process", "--set", "devices.workers=[cuda:1]", "--set",
