@@ -22,6 +22,7 @@ class Planner {
     SHOAL_RETURN_IF_ERROR(CheckFetches());
     if (options_.simplify) {
       graph_ = Simplify(graph_, fetch_refs_);
+      FuseLayers(graph_, fetch_refs_);
     }
     FindNeededNodes();
     SHOAL_ASSIGN_OR_RETURN(
