@@ -65,7 +65,7 @@ Executor::Executor(std::shared_ptr<const Plan> plan, Device& device,
 Executor::~Executor() {
   if (running_) {
     // The device may still use the memory that goes.
-    static_cast<void>(stream_->Synchronize());
+    static_cast<void>(SynchronizeAll());
   }
 }
 
@@ -122,6 +122,8 @@ int64_t Padded(int64_t bytes) {
 }  // namespace
 
 Status Executor::AllocateStaging() {
+  SHOAL_ASSIGN_OR_RETURN(in_stream_, device_.CreateStream());
+  SHOAL_ASSIGN_OR_RETURN(out_stream_, device_.CreateStream());
   copied_.resize(feeds_.size());
   fetch_offsets_.resize(fetches_.size());
   const auto storage_of = [this](int value) -> const Plan::Storage& {
@@ -154,6 +156,7 @@ Status Executor::AllocateStaging() {
     fetch_bytes += bytes;
     external_bytes += place.external ? bytes : 0;
   }
+  OrderFetches();
   SHOAL_ASSIGN_OR_RETURN(feeds_device_, device_.Allocate(feed_bytes));
   SHOAL_ASSIGN_OR_RETURN(feeds_host_, device_.AllocateHost(feed_bytes));
   SHOAL_ASSIGN_OR_RETURN(fetches_device_, device_.Allocate(external_bytes));
@@ -166,6 +169,32 @@ Status Executor::AllocateStaging() {
   SHOAL_RETURN_IF_ERROR(device_.Copy(
       fetches_device_.data(), fetches_host_.data(), external_bytes, *stream_));
   return stream_->Synchronize();
+}
+
+void Executor::OrderFetches() {
+  std::vector<size_t> written_by(plan_->storages().size(), 0);
+  for (size_t s = 0; s < plan_->steps().size(); ++s) {
+    for (const int output : plan_->steps()[s].outputs) {
+      const int storage = plan_->values()[static_cast<size_t>(output)].storage;
+      written_by[static_cast<size_t>(storage)] = s;
+    }
+  }
+  fetch_steps_.resize(fetches_.size());
+  for (size_t i = 0; i < fetches_.size(); ++i) {
+    const Plan::FetchPlace& place = plan_->fetches()[i];
+    if (!IsOfHost(place)) {
+      const int storage =
+          plan_->values()[static_cast<size_t>(place.value)].storage;
+      fetch_steps_[i] = written_by[static_cast<size_t>(storage)];
+      fetch_order_.push_back(i);
+    }
+  }
+  std::stable_sort(
+      fetch_order_.begin(), fetch_order_.end(), [this](size_t a, size_t b) {
+        const bool first = plan_->fetches()[a].external;
+        const bool second = plan_->fetches()[b].external;
+        return first != second ? first : fetch_steps_[a] < fetch_steps_[b];
+      });
 }
 
 void Executor::LayOutViews() {
@@ -193,13 +222,6 @@ void Executor::LayOutSegments() {
           {.begin = s, .side = steps[s].side, .waits = steps[s].waits});
     }
     segments_.back().end = s + 1;
-  }
-  for (auto segment = segments_.rbegin(); segment != segments_.rend();
-       ++segment) {
-    if (segment->side == Side::kDevice) {
-      segment->last_of_device = true;
-      break;
-    }
   }
 }
 
@@ -371,24 +393,43 @@ void Executor::Stage() {
     offset += Padded(BytesOf(value));
   }
   offset = 0;
-  for (const bool external : {true, false}) {
-    for (size_t i = 0; i < fetches_.size(); ++i) {
-      const Plan::FetchPlace& place = plan_->fetches()[i];
-      if (place.external == external && !IsOfHost(place)) {
-        fetch_offsets_[i] = offset;
-        if (external) {
-          const Plan::Value& v =
-              plan_->values()[static_cast<size_t>(place.value)];
-          memory_[static_cast<size_t>(v.storage)] =
-              fetches_device_.data() + offset;
-        }
-        offset += Padded(BytesOf(place.value));
-      }
+  for (const size_t i : fetch_order_) {
+    const Plan::FetchPlace& place = plan_->fetches()[i];
+    fetch_offsets_[i] = offset;
+    if (place.external) {
+      const Plan::Value& v = plan_->values()[static_cast<size_t>(place.value)];
+      memory_[static_cast<size_t>(v.storage)] = fetches_device_.data() + offset;
     }
-    if (external) {
-      external_fetch_bytes_ = offset;
-    }
+    offset += Padded(BytesOf(place.value));
   }
+  CutFetches();
+}
+
+// Neighbours on the device leave together until they are worth a copy.
+void Executor::CutFetches() {
+  constexpr int64_t kWorthACopy = int64_t{256} << 10;
+  fetch_pieces_.clear();
+  bool open = false;
+  for (const size_t i : fetch_order_) {
+    const Plan::FetchPlace& place = plan_->fetches()[i];
+    const int64_t bytes = BytesOf(place.value);
+    if (bytes == 0) {
+      continue;
+    }
+    const Plan::Value& v = plan_->values()[static_cast<size_t>(place.value)];
+    if (!open || !place.external) {
+      fetch_pieces_.push_back(
+          {.offset = fetch_offsets_[i],
+           .from = memory_[static_cast<size_t>(v.storage)]});
+    }
+    FetchPiece& piece = fetch_pieces_.back();
+    piece.step = fetch_steps_[i];
+    piece.size_bytes = fetch_offsets_[i] + bytes - piece.offset;
+    open = place.external && piece.size_bytes < kWorthACopy;
+  }
+  std::stable_sort(
+      fetch_pieces_.begin(), fetch_pieces_.end(),
+      [](const FetchPiece& a, const FetchPiece& b) { return a.step < b.step; });
 }
 
 Status Executor::CopyFeeds() {
@@ -408,29 +449,67 @@ Status Executor::CopyFeeds() {
     }
     copied_[f] = now;
   }
-  return begin < 0
-             ? OkStatus()
-             : device_.Copy(feeds_device_.data() + begin,
-                            feeds_host_.data() + begin, end - begin, *stream_);
+  in_pending_ = begin >= 0;
+  return begin < 0 ? OkStatus()
+                   : device_.Copy(feeds_device_.data() + begin,
+                                  feeds_host_.data() + begin, end - begin,
+                                  *in_stream_);
 }
 
-Status Executor::CopyFetches() {
-  if (external_fetch_bytes_ > 0) {
-    SHOAL_RETURN_IF_ERROR(device_.Copy(fetches_host_.data(),
-                                       fetches_device_.data(),
-                                       external_fetch_bytes_, *stream_));
-  }
-  for (size_t i = 0; i < fetches_.size(); ++i) {
-    const Plan::FetchPlace& place = plan_->fetches()[i];
-    if (!place.external && !IsOfHost(place) && BytesOf(place.value) > 0) {
-      const Plan::Value& v = plan_->values()[static_cast<size_t>(place.value)];
-      SHOAL_RETURN_IF_ERROR(
-          device_.Copy(fetches_host_.data() + fetch_offsets_[i],
-                       memory_[static_cast<size_t>(v.storage)],
-                       BytesOf(place.value), *stream_));
-    }
+// What is complete after the step.
+Status Executor::CopyFetches(size_t step) {
+  auto piece = std::lower_bound(
+      fetch_pieces_.begin(), fetch_pieces_.end(), step,
+      [](const FetchPiece& p, size_t value) { return p.step < value; });
+  for (; piece != fetch_pieces_.end() && piece->step == step; ++piece) {
+    SHOAL_RETURN_IF_ERROR(CopyOut(fetches_host_.data() + piece->offset,
+                                  piece->from, piece->size_bytes));
   }
   return OkStatus();
+}
+
+namespace {
+
+// What is enqueued on `after` from now on starts after what is on `before`.
+Status Order(Stream& before, Stream& after) {
+  SHOAL_ASSIGN_OR_RETURN(const std::shared_ptr<Event> event, before.Record());
+  return after.Wait(*event);
+}
+
+}  // namespace
+
+Status Executor::CopyOut(void* to, const void* from, int64_t size_bytes) {
+  if (!out_waited_) {
+    SHOAL_RETURN_IF_ERROR(Order(*stream_, *out_stream_));
+    out_waited_ = true;
+  }
+  out_pending_ = true;
+  return device_.Copy(to, from, size_bytes, *out_stream_);
+}
+
+Status Executor::WaitForCopiesIn() {
+  return std::exchange(in_pending_, false) ? Order(*in_stream_, *stream_)
+                                           : OkStatus();
+}
+
+// Whoever waits for the kernels then waits for the copies too.
+Status Executor::JoinCopiesOut() {
+  return std::exchange(out_pending_, false) ? Order(*out_stream_, *stream_)
+                                            : OkStatus();
+}
+
+// Where an error left streams apart. Errors: the first.
+Status Executor::SynchronizeAll() {
+  in_pending_ = false;
+  out_pending_ = false;
+  Status status = stream_->Synchronize();
+  for (Stream* const stream : {in_stream_.get(), out_stream_.get()}) {
+    if (stream != nullptr) {
+      const Status of_copies = stream->Synchronize();
+      status = status.ok() ? of_copies : status;
+    }
+  }
+  return status;
 }
 
 Status Executor::Run() {
@@ -475,7 +554,7 @@ Status Executor::Start() {
   running_ = status.ok();
   if (!status.ok() && staged_) {
     // What was enqueued before may still use memory that the caller changes.
-    static_cast<void>(stream_->Synchronize());
+    static_cast<void>(SynchronizeAll());
   }
   return status;
 }
@@ -487,6 +566,9 @@ Status Executor::Continue() {
     Segment& segment = segments_[next_segment_];
     if (segment.waits && next_segment_ > first) {
       return OkStatus();
+    }
+    if (segment.side == Side::kDevice) {
+      SHOAL_RETURN_IF_ERROR(WaitForCopiesIn());
     }
     // Without a stage, memory is wherever callers bind it.
     constexpr int kRunsBefore = 2;
@@ -516,8 +598,11 @@ Status Executor::EnqueueSteps(const Segment& segment) {
     if (Status status = RunStep(s); !status.ok()) [[unlikely]] {
       return status.WithPrefix(plan_->steps()[s].label);
     }
+    if (staged_) {
+      SHOAL_RETURN_IF_ERROR(CopyFetches(s));
+    }
   }
-  return staged_ && segment.last_of_device ? CopyFetches() : OkStatus();
+  return JoinCopiesOut();
 }
 
 Status Executor::Finish() {
@@ -527,11 +612,12 @@ Status Executor::Finish() {
   running_ = false;
   SHOAL_RETURN_IF_ERROR(stream_->Synchronize());
   while (next_segment_ < segments_.size()) {
-    const Status status = Continue();
-    // Nothing is running when there is an error either.
-    const Status ended = stream_->Synchronize();
-    SHOAL_RETURN_IF_ERROR(status);
-    SHOAL_RETURN_IF_ERROR(ended);
+    if (Status status = Continue(); !status.ok()) {
+      // Nothing is running when there is an error either.
+      static_cast<void>(SynchronizeAll());
+      return status;
+    }
+    SHOAL_RETURN_IF_ERROR(stream_->Synchronize());
   }
   for (size_t i = 0; staged_ && i < fetches_.size(); ++i) {
     const Plan::FetchPlace& place = plan_->fetches()[i];
@@ -551,7 +637,7 @@ Status Executor::Finish() {
 
 Status Executor::Abandon() {
   running_ = false;
-  return stream_->Synchronize();
+  return SynchronizeAll();
 }
 
 Status Executor::RunKernel(const Plan::Step& step, const StepViews& place) {
@@ -565,11 +651,17 @@ Status Executor::RunKernel(const Plan::Step& step, const StepViews& place) {
       .workspace = {arena_.data() + plan_->workspace_offset(),
                     static_cast<size_t>(plan_->workspace_bytes())},
       .label = step.label.c_str()};
+  if (step.kernel == nullptr && step.side == Side::kDevice) {
+    return CopyOut(args.outputs[0].data, args.inputs[0].data,
+                   BytesOf(step.inputs[0]));
+  }
   if (step.kernel == nullptr) {
+    in_pending_ = true;
     return device_.Copy(args.outputs[0].data, args.inputs[0].data,
-                        BytesOf(step.inputs[0]), *stream_);
+                        BytesOf(step.inputs[0]), *in_stream_);
   }
   if (step.side == Side::kDevice) {
+    out_waited_ = false;
     return step.kernel->run(args, *stream_);
   }
   args.workspace = {host_arena_.data() + plan_->host_workspace_offset(),

@@ -23,8 +23,9 @@ namespace shoal::graph {
 //
 // Where the host can't read the device's memory, feeds are copied there when a
 // run starts and fetches back when it ends; all that callers see is the host's.
-// Of a mixed plan, Start() runs the host's steps up to the first one that needs
-// something of the device, and Finish() the others.
+// Both ways they are copied on streams of their own: a fetch leaves while later
+// steps run. Of a mixed plan, Start() runs the host's steps up to the first one
+// that needs something of the device, and Finish() the others.
 //
 // Thread-compatible. Run() does not allocate.
 class Executor {
@@ -121,6 +122,13 @@ class Executor {
     size_t num_outputs = 0;
   };
 
+  // What is copied back at once, and the step after which it is complete.
+  struct FetchPiece {
+    size_t step = 0;
+    int64_t offset = 0;  // in the host's memory
+    const std::byte* from = nullptr;
+    int64_t size_bytes = 0;
+  };
   // Steps that are enqueued together: the device's, or the host's and its
   // copies to the device.
   struct Segment {
@@ -128,7 +136,6 @@ class Executor {
     size_t end = 0;
     Side side = Side::kDevice;
     bool waits = false;
-    bool last_of_device = false;
     // Where the device can record, what was recorded.
     std::unique_ptr<RecordedWork> recorded = nullptr;
   };
@@ -144,8 +151,14 @@ class Executor {
   void UpdateShapes();
   Status ResolveStorages();
   void Stage();
+  void OrderFetches();
+  void CutFetches();
   Status CopyFeeds();
-  Status CopyFetches();
+  Status CopyOut(void* to, const void* from, int64_t size_bytes);
+  Status CopyFetches(size_t step);
+  Status WaitForCopiesIn();
+  Status JoinCopiesOut();
+  Status SynchronizeAll();
   int64_t BytesOf(int value) const;
   bool IsOfHost(const Plan::FetchPlace& place) const;
   Status CheckBound(std::string_view kind, std::string_view name,
@@ -159,7 +172,15 @@ class Executor {
   std::shared_ptr<const Plan> plan_;
   Device& device_;
   const bool staged_;
-  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Stream> stream_;  // of kernels
+  // If staged_. What is copied in must be waited for before the next kernel;
+  // what is copied out waits for the last one unless it has, and must be
+  // joined.
+  std::unique_ptr<Stream> in_stream_;
+  std::unique_ptr<Stream> out_stream_;
+  bool in_pending_ = false;
+  bool out_waited_ = false;
+  bool out_pending_ = false;
   Buffer arena_;
   Buffer constants_;
   // Of a mixed plan.
@@ -175,15 +196,18 @@ class Executor {
   // If staged_: feeds and fetches on the device, and the host's ends of copies.
   // Feeds lie in staging_order_ as close together as their sizes allow, those
   // that callers know a version of before the others, so that what is copied is
-  // one piece; then external fetches, then those in the arena.
+  // one piece. Fetches lie in the order in which steps write them, external
+  // ones first.
   Buffer feeds_device_;
   Buffer feeds_host_;
   Buffer fetches_device_;
   Buffer fetches_host_;
   std::vector<size_t> staging_order_;
-  std::vector<Copied> copied_;          // by feed
-  std::vector<int64_t> fetch_offsets_;  // by fetch
-  int64_t external_fetch_bytes_ = 0;
+  std::vector<Copied> copied_;            // by feed
+  std::vector<int64_t> fetch_offsets_;    // by fetch
+  std::vector<size_t> fetch_order_;       // of the device's
+  std::vector<size_t> fetch_steps_;       // by fetch: the one that writes it
+  std::vector<FetchPiece> fetch_pieces_;  // by step
   std::vector<int64_t> symbol_values_;
   bool shapes_changed_ = true;
   bool bindings_changed_ = true;

@@ -241,5 +241,51 @@ TEST_F(PlacementTest, AnErrorOfEitherSideNamesTheNode) {
   }
 }
 
+// What crosses and what is fetched, in order: feeds to the device, a product
+// to the host, its tanh back, and results in pieces.
+Status RunForgettingWait(int64_t forget_wait) {
+  GraphBuilder b;
+  const NodeRef x = b.Placeholder("x", {300, 300});
+  const NodeRef first = Square(b, MatMul(b, x, x));
+  const NodeRef second = Square(b, Tanh(b, first));
+  const NodeRef third = ReduceSum(b, Square(b, second));
+  b.PlaceOps({{"tanh", "cpu"}});
+  SHOAL_ASSIGN_OR_RETURN(const Graph graph, b.Finish());
+  PlanOptions options;
+  options.fetches = {{third}, {second, true}, {first, true}};
+  options.device = "shadow";
+  SHOAL_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan,
+                         Plan::Create(graph, options));
+  ThreadPool pool(1);
+  const std::unique_ptr<Device> device =
+      CreateShadowDevice({.forget_wait = forget_wait});
+  const std::unique_ptr<Device> host = CreateCpuDevice(pool);
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Executor> executor,
+                         Executor::Create(plan, *device, host.get()));
+  const std::vector<float> values = TestUniform(90000, 1);
+  std::vector<float> out(180000);
+  SHOAL_RETURN_IF_ERROR(executor->BindFeed(0, std::span<const float>(values)));
+  const std::span<float> all = out;
+  SHOAL_RETURN_IF_ERROR(executor->BindFetch(1, all.first(90000)));
+  SHOAL_RETURN_IF_ERROR(executor->BindFetch(2, all.last(90000)));
+  return executor->Run();
+}
+
+using PlacementDeathTest = PlacementTest;
+
+// The kernels wait for the feeds; copies out for the kernels; whoever waits for
+// the kernels, for those; the kernels for what the host computed; copies out
+// for the second kernels and for the last; and whoever waits for all.
+TEST_F(PlacementDeathTest, EveryWaitIsNeeded) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  constexpr int64_t kWaits = 7;
+  for (int64_t wait = 0; wait < kWaits; ++wait) {
+    // An error of the shadow device, or a touch of memory that a copy uses.
+    EXPECT_DEATH(SHOAL_CHECK(RunForgettingWait(wait).ok()), "") << wait;
+  }
+  const Status right = RunForgettingWait(kWaits);
+  EXPECT_TRUE(right.ok()) << right;
+}
+
 }  // namespace
 }  // namespace shoal::graph

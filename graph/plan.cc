@@ -328,7 +328,9 @@ class Planner {
     return to;
   }
 
-  // By storage: the step that writes it and the last one that reads it.
+  // By storage: the step that writes it and the last one that reads it. Copies
+  // between the sides run beside other steps: what they read and write on the
+  // device is theirs before and after.
   void FindLifetimes() {
     first_.assign(plan_.storages_.size(), 0);
     last_.assign(plan_.storages_.size(), -1);
@@ -336,12 +338,14 @@ class Planner {
     for (int s = 0; s < num_steps; ++s) {
       const Plan::Step& step = plan_.steps_[static_cast<size_t>(s)];
       for (const int output : step.outputs) {
-        first_[static_cast<size_t>(value(output).storage)] = s;
+        first_[static_cast<size_t>(value(output).storage)] =
+            step.kernel == nullptr ? 0 : s;
         last_[static_cast<size_t>(value(output).storage)] = s;
       }
       for (size_t k = 0; k < step.inputs.size(); ++k) {
         if (!step.shape_only[k]) {
-          last_[static_cast<size_t>(value(step.inputs[k]).storage)] = s;
+          int& last = last_[static_cast<size_t>(value(step.inputs[k]).storage)];
+          last = step.kernel == nullptr ? num_steps : std::max(last, s);
         }
       }
     }

@@ -361,6 +361,10 @@ int RunProduct(ShoalCudaStream& stream, const Product& p,
                   epilogue);
   }
   if (stream.math == SHOAL_CUDA_FAST) {
+    // Streams for copies never need one.
+    if (stream.blas == nullptr) {
+      SHOAL_CUDA_TRY(CreateBlas(&stream.blas));
+    }
     SHOAL_CUDA_TRY(Multiply(*stream.blas, stream.stream, p));
     return epilogue.activation == Activation::kNone || p.relu
                ? 0

@@ -204,6 +204,25 @@ TEST_F(GpuTest, HasTheCpusBits) {
   }
 }
 
+// So many shares that several in a row have one shape: their steps, and copies
+// beside them on other streams, are recorded and begun at once.
+TEST_F(GpuTest, WhatIsRecordedHasTheCpusBits) {
+  const std::vector<std::string> shares = {"--in-process", "--set",
+                                           "cluster.virtual_workers=16"};
+  std::vector<std::string> cpu = shares;
+  cpu.insert(cpu.end(), {"--set", "train.max_steps=8", "--set",
+                         "data.limit=400", "--set", "device=cpu"});
+  ASSERT_EQ(Train("cpu", cpu).exit_code, 0);
+  for (const char* ops : {"{}", "{gather: cpu}", "{deep/0: cpu}"}) {
+    std::vector<std::string> gpu = shares;
+    gpu.insert(gpu.end(), {"--set", std::string("devices.ops=") + ops});
+    const RunOutcome run = TrainOnGpu("SHOAL_SHIM_DEVICES=1", gpu);
+    ASSERT_EQ(run.exit_code, 0) << run.output;
+    EXPECT_EQ(Digest("out"), Digest("cpu")) << ops;
+    fs::remove_all(folder_ / "out");
+  }
+}
+
 TEST_F(GpuTest, WhatIsWrongWithAGpuIsSaid) {
   const RunOutcome none = TrainOnGpu("SHOAL_SHIM_DRIVER=0", {});
   EXPECT_NE(none.exit_code, 0);

@@ -13,14 +13,19 @@
 
 using Work = std::vector<std::function<cudaError_t()>>;
 
+// How much of each stream's work comes before.
+using Clock = std::map<const void*, int64_t>;
+
 // A graph in the making, which streams and events share.
 struct Capture {
   Work work;
+  Clock done;  // of each stream, entering the capture included
   bool ended = false;
 };
 
 struct Captured {
   std::shared_ptr<Capture> capture;
+  Clock before;  // as far as it is ordered after them
 
   bool is_capturing() const { return capture != nullptr && !capture->ended; }
 };
@@ -167,6 +172,7 @@ cudaError_t Enqueue(cudaStream_t stream, std::function<cudaError_t()> work) {
   }
   if (stream->is_capturing()) {
     stream->capture->work.push_back(std::move(work));
+    stream->before[stream] = ++stream->capture->done[stream];
     return cudaSuccess;
   }
   if (const cudaError_t error = Health(); error != cudaSuccess) {
@@ -398,7 +404,13 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event) {
   if (event->is_capturing()) {
-    stream->capture = event->capture;
+    if (!stream->is_capturing()) {
+      stream->capture = event->capture;
+      stream->before = {{stream, ++stream->capture->done[stream]}};
+    }
+    for (const auto& [other, count] : event->before) {
+      stream->before[other] = std::max(stream->before[other], count);
+    }
   }
   return Health();
 }
@@ -419,6 +431,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     return Result(cudaErrorInvalidResourceHandle);
   }
   event->capture = stream->capture;
+  event->before = stream->before;
   return Health();
 }
 
@@ -434,12 +447,18 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream,
                                    cudaStreamCaptureMode /*mode*/) {
   stream->capture = std::make_shared<Capture>();
+  stream->before = {};
   return Health();
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  *graph = new CUgraph_st{std::move(stream->capture->work)};
   stream->capture->ended = true;
+  for (const auto& [other, count] : stream->capture->done) {
+    if (stream->before[other] < count) {
+      return Result(cudaErrorStreamCaptureUnjoined);
+    }
+  }
+  *graph = new CUgraph_st{std::move(stream->capture->work)};
   return Health();
 }
 
