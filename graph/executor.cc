@@ -33,6 +33,7 @@ StatusOr<std::unique_ptr<Executor>> Executor::Create(
     }
     SHOAL_RETURN_IF_ERROR(executor->OpenHost(*host));
   }
+  executor->OrderFetches();
   SHOAL_RETURN_IF_ERROR(executor->Allocate());
   executor->LayOutViews();
   executor->LayOutSegments();
@@ -156,7 +157,6 @@ Status Executor::AllocateStaging() {
     fetch_bytes += bytes;
     external_bytes += place.external ? bytes : 0;
   }
-  OrderFetches();
   SHOAL_ASSIGN_OR_RETURN(feeds_device_, device_.Allocate(feed_bytes));
   SHOAL_ASSIGN_OR_RETURN(feeds_host_, device_.AllocateHost(feed_bytes));
   SHOAL_ASSIGN_OR_RETURN(fetches_device_, device_.Allocate(external_bytes));
@@ -182,10 +182,10 @@ void Executor::OrderFetches() {
   fetch_steps_.resize(fetches_.size());
   for (size_t i = 0; i < fetches_.size(); ++i) {
     const Plan::FetchPlace& place = plan_->fetches()[i];
+    const int storage =
+        plan_->values()[static_cast<size_t>(place.value)].storage;
+    fetch_steps_[i] = written_by[static_cast<size_t>(storage)];
     if (!IsOfHost(place)) {
-      const int storage =
-          plan_->values()[static_cast<size_t>(place.value)].storage;
-      fetch_steps_[i] = written_by[static_cast<size_t>(storage)];
       fetch_order_.push_back(i);
     }
   }
@@ -211,6 +211,11 @@ void Executor::LayOutViews() {
     }
   }
   views_.resize(view_values_.size());
+  for (size_t f = 0; f < fetches_.size(); ++f) {
+    if (plan_->fetches()[f].external) {
+      step_views_[fetch_steps_[f]].fetches.push_back(static_cast<int>(f));
+    }
+  }
 }
 
 void Executor::LayOutSegments() {
@@ -600,6 +605,10 @@ Status Executor::EnqueueSteps(const Segment& segment) {
     }
     if (staged_) {
       SHOAL_RETURN_IF_ERROR(CopyFetches(s));
+    } else if (fetched_) {
+      for (const int fetch : step_views_[s].fetches) {
+        fetched_(fetch);
+      }
     }
   }
   return JoinCopiesOut();
@@ -630,6 +639,9 @@ Status Executor::Finish() {
     if (place.external && bytes > 0) {
       std::memcpy(fetches_[i].data, fetch(static_cast<int>(i)).data,
                   static_cast<size_t>(bytes));
+    }
+    if (place.external && fetched_) {
+      fetched_(static_cast<int>(i));
     }
   }
   return OkStatus();

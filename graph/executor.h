@@ -97,6 +97,13 @@ class Executor {
                                      Time begin, Time end)>;
   void SetTrace(TraceFn trace, const Clock* clock);
 
+  // Called in each run when an external fetch is there, with its number, by
+  // the thread that runs it: after the last step that writes it, or in Finish()
+  // where the host can't read the device's memory. An empty function turns it
+  // off.
+  using FetchedFn = std::function<void(int fetch)>;
+  void SetFetched(FetchedFn fetched) { fetched_ = std::move(fetched); }
+
   // The arena, for tests; in the device's memory.
   std::span<std::byte> arena() {
     return {arena_.data(), static_cast<size_t>(arena_.size())};
@@ -120,6 +127,7 @@ class Executor {
     size_t first_input = 0;
     size_t num_inputs = 0;
     size_t num_outputs = 0;
+    std::vector<int> fetches = {};  // external ones that nothing writes after
   };
 
   // What is copied back at once, and the step after which it is complete.
@@ -206,7 +214,7 @@ class Executor {
   std::vector<Copied> copied_;            // by feed
   std::vector<int64_t> fetch_offsets_;    // by fetch
   std::vector<size_t> fetch_order_;       // of the device's
-  std::vector<size_t> fetch_steps_;       // by fetch: the one that writes it
+  std::vector<size_t> fetch_steps_;       // by fetch: the last that writes it
   std::vector<FetchPiece> fetch_pieces_;  // by step
   std::vector<int64_t> symbol_values_;
   bool shapes_changed_ = true;
@@ -220,6 +228,7 @@ class Executor {
   std::vector<bool> view_shape_only_;
   std::vector<StepViews> step_views_;
   TraceFn trace_;
+  FetchedFn fetched_;
   const Clock* clock_ = nullptr;
 };
 

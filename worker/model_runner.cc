@@ -248,6 +248,11 @@ class GraphModelRunner : public ModelRunner {
         host_can_read_(devices_[0]->host_can_read()),
         score_(*model_, model_->score, layout_, *devices_[0], *host_,
                options.threads) {
+    for (size_t v = 0; v < model_->variable_gradients.size(); ++v) {
+      if (model_->variable_gradients[v].valid()) {
+        fetched_variables_.push_back(static_cast<int>(v));
+      }
+    }
     // A device that works beside the host has two shares under way.
     const size_t under_way = devices_.size() * (host_can_read_ ? 1 : 2);
     for (size_t i = 0; i < under_way; ++i) {
@@ -273,17 +278,19 @@ class GraphModelRunner : public ModelRunner {
   }
 
   StatusOr<double> Train(const ShareInput& share, const PulledValues& values,
-                         Gradients& out,
-                         std::span<const ShareInput> next) override {
+                         Gradients& out, std::span<const ShareInput> next,
+                         const ReadyFn& ready) override {
     Size(values, out);
     if (share.batch.size == 0) {
       Clear(out);
       return 0.0;
     }
     Training& training = training_[turn_];
+    ready_ = nullptr;
     if (training.share != &share || training.version != values.version) {
       SHOAL_RETURN_IF_ERROR(Drop());
       if (host_can_read_) {
+        ready_ = ready ? &ready : nullptr;
         SHOAL_RETURN_IF_ERROR(training.graph->Bind(share, values));
         SHOAL_RETURN_IF_ERROR(BindFetches(training, out));
         SHOAL_RETURN_IF_ERROR(training.graph->executor().Start());
@@ -298,6 +305,7 @@ class GraphModelRunner : public ModelRunner {
     if (!host_can_read_) {
       SHOAL_RETURN_IF_ERROR(BindFetches(training, out));
     }
+    ready_ = ready ? &ready : nullptr;
     SHOAL_RETURN_IF_ERROR(executor.Finish());
     if (TraceIsOn() && !host_can_read_) {
       RecordTrace(training.trace_name, share.virtual_worker, training.begin,
@@ -375,6 +383,7 @@ class GraphModelRunner : public ModelRunner {
 
   Status BindFetches(Training& training, Gradients& out) {
     graph::Executor& executor = training.graph->executor();
+    executor.SetFetched([this](int fetched) { OnFetched(fetched); });
     int fetch = 1;
     for (size_t v = 0; v < model_->variable_gradients.size(); ++v) {
       float* to = out.dense.data() + layout_.offset(static_cast<int>(v));
@@ -394,6 +403,13 @@ class GraphModelRunner : public ModelRunner {
       }
     }
     return OkStatus();
+  }
+
+  void OnFetched(int fetch) const {
+    const auto f = static_cast<size_t>(fetch - 1);
+    if (ready_ != nullptr && f < fetched_variables_.size()) {
+      (*ready_)(fetched_variables_[f]);
+    }
   }
 
   // In the steady state nothing is allocated.
@@ -423,8 +439,10 @@ class GraphModelRunner : public ModelRunner {
   std::vector<std::unique_ptr<Device>> devices_;  // of one kind
   const bool host_can_read_;
   std::vector<Training> training_;
+  std::vector<int> fetched_variables_;  // by fetch, from fetch 1 on
   size_t turn_ = 0;
   SystemClock clock_;
+  const ReadyFn* ready_ = nullptr;  // of the run under way
   GraphRunner score_;
 };
 

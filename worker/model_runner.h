@@ -2,6 +2,7 @@
 #define SHOAL_WORKER_MODEL_RUNNER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -49,10 +50,14 @@ class ModelRunner {
   // sum of its examples' losses, penalties not counted. `next` are the shares
   // of the next calls, with the same values: devices that work beside the host
   // begin with them before this share is waited for. Shares go to the devices
-  // in turn.
+  // in turn. `ready`, unless empty, is called on the way with the numbers of
+  // dense variables whose gradient is whole; those that it is not called with
+  // are by the end.
+  using ReadyFn = std::function<void(int variable)>;
   virtual StatusOr<double> Train(const ShareInput& share,
                                  const PulledValues& values, Gradients& out,
-                                 std::span<const ShareInput> next) = 0;
+                                 std::span<const ShareInput> next,
+                                 const ReadyFn& ready) = 0;
 
   // Appends a score per example ([classes] of them for multiclass):
   // probabilities, or predictions of a regression.
