@@ -4,6 +4,7 @@
 
 #include "graph/gradients.h"
 #include "graph/graph_testing.h"
+#include "graph/op.h"
 #include "graph/ops.h"
 
 namespace shoal::graph {
@@ -202,6 +203,34 @@ TEST(TrainingTest, PartsOnTheCpuDoNotChangeTheModel) {
         Devices{{"deep", "cpu"}}, Devices{{"deep", "cpu"}, {"deep/0", ""}},
         Devices{{"relu", "cpu"}, {"sigmoidcrossentropy", "cpu"}}}) {
     const StatusOr<Trained> got = TrainDeepFm(2, true, 5, "shadow", devices);
+    ASSERT_TRUE(got.ok()) << got.status();
+    EXPECT_TRUE(SameBits(got->losses, want->losses));
+    for (const auto& [name, values] : want->parameters) {
+      EXPECT_TRUE(SameBits(got->parameters.at(name), values)) << name;
+    }
+  }
+}
+
+// Every op by itself, here or there.
+TEST(TrainingTest, AnyPlacementHasTheBitsOfTheCpu) {
+  const StatusOr<Trained> want = TrainDeepFm(1, true, 2, "cpu");
+  ASSERT_TRUE(want.ok()) << want.status();
+  const StatusOr<DeepFm> model = MakeDeepFm({});
+  ASSERT_TRUE(model.ok()) << model.status();
+  CreateShadowDevice({});  // Its kernels are there once it is.
+  const uint64_t first_seed = 1;
+  for (uint64_t seed = first_seed; seed < first_seed + 25; ++seed) {
+    SCOPED_TRACE(StrCat("seed ", seed));
+    Random random(seed);
+    Devices devices;
+    for (const Node& node : model->graph.nodes()) {
+      if (node.op != nullptr && !node.op->alias &&
+          !node.name.starts_with("grad/") && random.Below(2) == 0) {
+        devices[node.name] = "cpu";
+      }
+    }
+    devices.erase("reducesum_1");  // made after the gradients
+    const StatusOr<Trained> got = TrainDeepFm(1, true, 2, "shadow", devices);
     ASSERT_TRUE(got.ok()) << got.status();
     EXPECT_TRUE(SameBits(got->losses, want->losses));
     for (const auto& [name, values] : want->parameters) {
