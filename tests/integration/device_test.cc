@@ -236,6 +236,7 @@ TEST_F(GpuTest, WhatIsWrongWithAGpuIsSaid) {
   const RunOutcome small = TrainOnGpu("SHOAL_SHIM_MEMORY_BYTES=4096", {});
   EXPECT_NE(small.exit_code, 0);
   EXPECT_THAT(small.output, AllOf(HasSubstr("out of memory"),
+                                  HasSubstr("the memory of GPU 0"),
                                   HasSubstr("lower train.batch_size")));
   const RunOutcome missing =
       TrainOnGpu("SHOAL_SHIM_DEVICES=1", {"--set", "devices.workers=[cuda:1]"});
