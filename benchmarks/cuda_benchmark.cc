@@ -164,6 +164,24 @@ BENCHMARK(Product)
     ->ArgsProduct({{16384}, {1024}, {1024}, {0, 1}, {0}, {0}})
     ->ArgsProduct({{4096}, {4096}, {4096}, {0, 1}, {0}, {0}});
 
+// The same with bias and Relu: what their epilogue costs.
+void Layer(benchmark::State& state) {
+  const int64_t m = state.range(0);
+  const int64_t n = state.range(1);
+  const int64_t k = state.range(2);
+  RunCalls(state,
+           Call::Create("Dense", state.range(3) != 0,
+                        {{Shape{m, k}}, {Shape{k, n}}, {Shape{n}}},
+                        {Shape{m, n}}, {1}),
+           "FLOPS", 2.0 * static_cast<double>(m * n * k));
+}
+BENCHMARK(Layer)
+    ->UseRealTime()
+    ->ArgNames({"m", "n", "k", "fast"})
+    ->ArgsProduct({{2048}, {400}, {429, 400}, {0, 1}})
+    ->ArgsProduct({{2048}, {1}, {400}, {0, 1}})
+    ->ArgsProduct({{16384}, {1024}, {1024}, {0, 1}});
+
 constexpr int64_t kMany = int64_t{16} << 20;
 
 void CopyInMemory(benchmark::State& state) {

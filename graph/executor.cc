@@ -10,7 +10,7 @@
 namespace shoal::graph {
 
 StatusOr<std::unique_ptr<Executor>> Executor::Create(
-    std::shared_ptr<const Plan> plan, Device& device) {
+    std::shared_ptr<const Plan> plan, Device& device, Device* host) {
   if (device.name() != plan->device()) {
     return InvalidArgumentError(StrCat("executor: the plan is for device '",
                                        plan->device(), "', not '",
@@ -26,9 +26,29 @@ StatusOr<std::unique_ptr<Executor>> Executor::Create(
         StrCat("executor: the plan is for ", executor->plan().num_threads(),
                " threads, the device has ", pool->num_threads()));
   }
+  if (executor->plan().mixed()) {
+    if (host == nullptr || host->name() != "cpu") {
+      return InvalidArgumentError(
+          "executor: the plan has steps of the cpu; give it a device 'cpu'");
+    }
+    SHOAL_RETURN_IF_ERROR(executor->OpenHost(*host));
+  }
+  executor->OrderFetches();
   SHOAL_RETURN_IF_ERROR(executor->Allocate());
   executor->LayOutViews();
+  executor->LayOutSegments();
   return executor;
+}
+
+Status Executor::OpenHost(Device& host) {
+  SHOAL_ASSIGN_OR_RETURN(host_stream_, host.CreateStream());
+  if (host_stream_->pool()->num_threads() != plan_->num_threads()) {
+    return InvalidArgumentError(
+        StrCat("executor: the plan is for ", plan_->num_threads(),
+               " threads, the host has ", host_stream_->pool()->num_threads()));
+  }
+  SHOAL_ASSIGN_OR_RETURN(host_arena_, host.Allocate(plan_->host_arena_bytes()));
+  return OkStatus();
 }
 
 Executor::Executor(std::shared_ptr<const Plan> plan, Device& device,
@@ -46,7 +66,7 @@ Executor::Executor(std::shared_ptr<const Plan> plan, Device& device,
 Executor::~Executor() {
   if (running_) {
     // The device may still use the memory that goes.
-    static_cast<void>(stream_->Synchronize());
+    static_cast<void>(SynchronizeAll());
   }
 }
 
@@ -55,7 +75,13 @@ Status Executor::Allocate() {
   const std::vector<Plan::Storage>& storages = plan_->storages();
   for (size_t i = 0; i < storages.size(); ++i) {
     if (storages[i].kind == Plan::Storage::Kind::kArena) {
-      memory_[i] = arena_.data() + storages[i].offset;
+      Buffer& arena = storages[i].side == Side::kHost ? host_arena_ : arena_;
+      memory_[i] = arena.data() + storages[i].offset;
+    } else if (storages[i].kind == Plan::Storage::Kind::kTransfer) {
+      // Each has its own: the shadow device watches over whole allocations.
+      SHOAL_ASSIGN_OR_RETURN(transfers_.emplace_back(),
+                             device_.AllocateHost(storages[i].size_bytes));
+      memory_[i] = transfers_.back().data();
     }
   }
   SHOAL_RETURN_IF_ERROR(CopyConstants());
@@ -71,6 +97,12 @@ Status Executor::CopyConstants() {
   for (size_t i = 0; i < storages.size(); ++i) {
     if (storages[i].kind == Plan::Storage::Kind::kConstant) {
       const int64_t offset = static_cast<int64_t>(i) * Plan::kAlignment;
+      if (storages[i].side == Side::kHost) {
+        // Kernels only read what is an input of theirs.
+        memory_[i] = reinterpret_cast<std::byte*>(
+            const_cast<float*>(&storages[i].value));
+        continue;
+      }
       memory_[i] = constants_.data() + offset;
       std::memcpy(host.data() + offset, &storages[i].value, sizeof(float));
     }
@@ -91,6 +123,8 @@ int64_t Padded(int64_t bytes) {
 }  // namespace
 
 Status Executor::AllocateStaging() {
+  SHOAL_ASSIGN_OR_RETURN(in_stream_, device_.CreateStream());
+  SHOAL_ASSIGN_OR_RETURN(out_stream_, device_.CreateStream());
   copied_.resize(feeds_.size());
   fetch_offsets_.resize(fetches_.size());
   const auto storage_of = [this](int value) -> const Plan::Storage& {
@@ -104,7 +138,9 @@ Status Executor::AllocateStaging() {
       const bool has_version =
           kind == Feed::Kind::kVariable || kind == Feed::Kind::kTableRows;
       if (kind != Feed::Kind::kConstant && has_version == versioned &&
-          plan_->FeedIsUsed(static_cast<int>(i))) {
+          plan_->FeedIsUsed(static_cast<int>(i)) &&
+          storage_of(plan_->FeedValue(static_cast<int>(i))).side ==
+              Side::kDevice) {
         staging_order_.push_back(i);
         feed_bytes += Padded(
             storage_of(plan_->FeedValue(static_cast<int>(i))).size_bytes);
@@ -114,6 +150,9 @@ Status Executor::AllocateStaging() {
   int64_t external_bytes = 0;
   int64_t fetch_bytes = 0;
   for (const Plan::FetchPlace& place : plan_->fetches()) {
+    if (storage_of(place.value).side == Side::kHost) {
+      continue;
+    }
     const int64_t bytes = Padded(storage_of(place.value).size_bytes);
     fetch_bytes += bytes;
     external_bytes += place.external ? bytes : 0;
@@ -132,6 +171,32 @@ Status Executor::AllocateStaging() {
   return stream_->Synchronize();
 }
 
+void Executor::OrderFetches() {
+  std::vector<size_t> written_by(plan_->storages().size(), 0);
+  for (size_t s = 0; s < plan_->steps().size(); ++s) {
+    for (const int output : plan_->steps()[s].outputs) {
+      const int storage = plan_->values()[static_cast<size_t>(output)].storage;
+      written_by[static_cast<size_t>(storage)] = s;
+    }
+  }
+  fetch_steps_.resize(fetches_.size());
+  for (size_t i = 0; i < fetches_.size(); ++i) {
+    const Plan::FetchPlace& place = plan_->fetches()[i];
+    const int storage =
+        plan_->values()[static_cast<size_t>(place.value)].storage;
+    fetch_steps_[i] = written_by[static_cast<size_t>(storage)];
+    if (!IsOfHost(place)) {
+      fetch_order_.push_back(i);
+    }
+  }
+  std::stable_sort(
+      fetch_order_.begin(), fetch_order_.end(), [this](size_t a, size_t b) {
+        const bool first = plan_->fetches()[a].external;
+        const bool second = plan_->fetches()[b].external;
+        return first != second ? first : fetch_steps_[a] < fetch_steps_[b];
+      });
+}
+
 void Executor::LayOutViews() {
   for (const Plan::Step& step : plan_->steps()) {
     step_views_.push_back(
@@ -147,19 +212,21 @@ void Executor::LayOutViews() {
   }
   views_.resize(view_values_.size());
   for (size_t f = 0; f < fetches_.size(); ++f) {
-    const auto storage_of = [this](int value) {
-      return plan_->values()[static_cast<size_t>(value)].storage;
-    };
-    const Plan::FetchPlace& place = plan_->fetches()[f];
-    for (size_t s = place.external ? step_views_.size() : 0; s-- > 0;) {
-      const std::vector<int>& outputs = plan_->steps()[s].outputs;
-      if (std::any_of(outputs.begin(), outputs.end(), [&](int output) {
-            return storage_of(output) == storage_of(place.value);
-          })) {
-        step_views_[s].fetches.push_back(static_cast<int>(f));
-        break;
-      }
+    if (plan_->fetches()[f].external) {
+      step_views_[fetch_steps_[f]].fetches.push_back(static_cast<int>(f));
     }
+  }
+}
+
+void Executor::LayOutSegments() {
+  const std::vector<Plan::Step>& steps = plan_->steps();
+  for (size_t s = 0; s < steps.size(); ++s) {
+    if (segments_.empty() || segments_.back().side != steps[s].side ||
+        steps[s].waits) {
+      segments_.push_back(
+          {.begin = s, .side = steps[s].side, .waits = steps[s].waits});
+    }
+    segments_.back().end = s + 1;
   }
 }
 
@@ -284,8 +351,14 @@ Status Executor::ResolveStorages() {
     const auto v = static_cast<size_t>(number);
     SHOAL_RETURN_IF_ERROR(
         CheckBound("feed", feed.name, feeds_[i], shapes_[v], feed.type.dtype));
-    memory_[static_cast<size_t>(plan_->values()[v].storage)] =
-        static_cast<std::byte*>(feeds_[i].data);
+  }
+  // One that both sides of a mixed plan read has two.
+  for (size_t i = 0; i < memory_.size(); ++i) {
+    const Plan::Storage& storage = plan_->storages()[i];
+    if (storage.kind == Plan::Storage::Kind::kFeed) {
+      memory_[i] = static_cast<std::byte*>(
+          feeds_[static_cast<size_t>(storage.index)].data);
+    }
   }
   for (size_t i = 0; i < fetches_.size(); ++i) {
     const Plan::FetchPlace& place = plan_->fetches()[i];
@@ -305,6 +378,12 @@ Status Executor::ResolveStorages() {
   return OkStatus();
 }
 
+bool Executor::IsOfHost(const Plan::FetchPlace& place) const {
+  const Plan::Value& value = plan_->values()[static_cast<size_t>(place.value)];
+  return plan_->storages()[static_cast<size_t>(value.storage)].side ==
+         Side::kHost;
+}
+
 int64_t Executor::BytesOf(int value) const {
   const auto v = static_cast<size_t>(value);
   return shapes_[v].num_elements() * SizeOf(plan_->values()[v].type.dtype);
@@ -319,24 +398,43 @@ void Executor::Stage() {
     offset += Padded(BytesOf(value));
   }
   offset = 0;
-  for (const bool external : {true, false}) {
-    for (size_t i = 0; i < fetches_.size(); ++i) {
-      const Plan::FetchPlace& place = plan_->fetches()[i];
-      if (place.external == external) {
-        fetch_offsets_[i] = offset;
-        if (external) {
-          const Plan::Value& v =
-              plan_->values()[static_cast<size_t>(place.value)];
-          memory_[static_cast<size_t>(v.storage)] =
-              fetches_device_.data() + offset;
-        }
-        offset += Padded(BytesOf(place.value));
-      }
+  for (const size_t i : fetch_order_) {
+    const Plan::FetchPlace& place = plan_->fetches()[i];
+    fetch_offsets_[i] = offset;
+    if (place.external) {
+      const Plan::Value& v = plan_->values()[static_cast<size_t>(place.value)];
+      memory_[static_cast<size_t>(v.storage)] = fetches_device_.data() + offset;
     }
-    if (external) {
-      external_fetch_bytes_ = offset;
-    }
+    offset += Padded(BytesOf(place.value));
   }
+  CutFetches();
+}
+
+// Neighbours on the device leave together until they are worth a copy.
+void Executor::CutFetches() {
+  constexpr int64_t kWorthACopy = int64_t{256} << 10;
+  fetch_pieces_.clear();
+  bool open = false;
+  for (const size_t i : fetch_order_) {
+    const Plan::FetchPlace& place = plan_->fetches()[i];
+    const int64_t bytes = BytesOf(place.value);
+    if (bytes == 0) {
+      continue;
+    }
+    const Plan::Value& v = plan_->values()[static_cast<size_t>(place.value)];
+    if (!open || !place.external) {
+      fetch_pieces_.push_back(
+          {.offset = fetch_offsets_[i],
+           .from = memory_[static_cast<size_t>(v.storage)]});
+    }
+    FetchPiece& piece = fetch_pieces_.back();
+    piece.step = fetch_steps_[i];
+    piece.size_bytes = fetch_offsets_[i] + bytes - piece.offset;
+    open = place.external && piece.size_bytes < kWorthACopy;
+  }
+  std::stable_sort(
+      fetch_pieces_.begin(), fetch_pieces_.end(),
+      [](const FetchPiece& a, const FetchPiece& b) { return a.step < b.step; });
 }
 
 Status Executor::CopyFeeds() {
@@ -356,29 +454,67 @@ Status Executor::CopyFeeds() {
     }
     copied_[f] = now;
   }
-  return begin < 0
-             ? OkStatus()
-             : device_.Copy(feeds_device_.data() + begin,
-                            feeds_host_.data() + begin, end - begin, *stream_);
+  in_pending_ = begin >= 0;
+  return begin < 0 ? OkStatus()
+                   : device_.Copy(feeds_device_.data() + begin,
+                                  feeds_host_.data() + begin, end - begin,
+                                  *in_stream_);
 }
 
-Status Executor::CopyFetches() {
-  if (external_fetch_bytes_ > 0) {
-    SHOAL_RETURN_IF_ERROR(device_.Copy(fetches_host_.data(),
-                                       fetches_device_.data(),
-                                       external_fetch_bytes_, *stream_));
-  }
-  for (size_t i = 0; i < fetches_.size(); ++i) {
-    const Plan::FetchPlace& place = plan_->fetches()[i];
-    if (!place.external && BytesOf(place.value) > 0) {
-      const Plan::Value& v = plan_->values()[static_cast<size_t>(place.value)];
-      SHOAL_RETURN_IF_ERROR(
-          device_.Copy(fetches_host_.data() + fetch_offsets_[i],
-                       memory_[static_cast<size_t>(v.storage)],
-                       BytesOf(place.value), *stream_));
-    }
+// What is complete after the step.
+Status Executor::CopyFetches(size_t step) {
+  auto piece = std::lower_bound(
+      fetch_pieces_.begin(), fetch_pieces_.end(), step,
+      [](const FetchPiece& p, size_t value) { return p.step < value; });
+  for (; piece != fetch_pieces_.end() && piece->step == step; ++piece) {
+    SHOAL_RETURN_IF_ERROR(CopyOut(fetches_host_.data() + piece->offset,
+                                  piece->from, piece->size_bytes));
   }
   return OkStatus();
+}
+
+namespace {
+
+// What is enqueued on `after` from now on starts after what is on `before`.
+Status Order(Stream& before, Stream& after) {
+  SHOAL_ASSIGN_OR_RETURN(const std::shared_ptr<Event> event, before.Record());
+  return after.Wait(*event);
+}
+
+}  // namespace
+
+Status Executor::CopyOut(void* to, const void* from, int64_t size_bytes) {
+  if (!out_waited_) {
+    SHOAL_RETURN_IF_ERROR(Order(*stream_, *out_stream_));
+    out_waited_ = true;
+  }
+  out_pending_ = true;
+  return device_.Copy(to, from, size_bytes, *out_stream_);
+}
+
+Status Executor::WaitForCopiesIn() {
+  return std::exchange(in_pending_, false) ? Order(*in_stream_, *stream_)
+                                           : OkStatus();
+}
+
+// Whoever waits for the kernels then waits for the copies too.
+Status Executor::JoinCopiesOut() {
+  return std::exchange(out_pending_, false) ? Order(*out_stream_, *stream_)
+                                            : OkStatus();
+}
+
+// Where an error left streams apart. Errors: the first.
+Status Executor::SynchronizeAll() {
+  in_pending_ = false;
+  out_pending_ = false;
+  Status status = stream_->Synchronize();
+  for (Stream* const stream : {in_stream_.get(), out_stream_.get()}) {
+    if (stream != nullptr) {
+      const Status of_copies = stream->Synchronize();
+      status = status.ok() ? of_copies : status;
+    }
+  }
+  return status;
 }
 
 Status Executor::Run() {
@@ -393,7 +529,9 @@ Status Executor::Start() {
   }
   if (shapes_changed_) {
     same_shape_runs_ = 0;
-    recorded_ = nullptr;
+    for (Segment& segment : segments_) {
+      segment.recorded = nullptr;
+    }
   }
   if (shapes_changed_ || bindings_changed_) {
     UpdateShapes();
@@ -412,52 +550,68 @@ Status Executor::Start() {
     shapes_changed_ = false;
     bindings_changed_ = false;
   }
-  Status status = Enqueue();
+  next_segment_ = 0;
+  ++same_shape_runs_;
+  Status status = staged_ ? CopyFeeds() : OkStatus();
+  if (status.ok()) {
+    status = Continue();
+  }
   running_ = status.ok();
   if (!status.ok() && staged_) {
     // What was enqueued before may still use memory that the caller changes.
-    static_cast<void>(stream_->Synchronize());
+    static_cast<void>(SynchronizeAll());
   }
   return status;
 }
 
-Status Executor::Enqueue() {
-  if (staged_) {
-    SHOAL_RETURN_IF_ERROR(CopyFeeds());
-  }
-  // Without a stage, memory is wherever callers bind it.
-  constexpr int kRunsBefore = 2;
-  if (staged_ && stream_->can_record() && !trace_ &&
-      ++same_shape_runs_ > kRunsBefore) {
-    if (recorded_ == nullptr) {
-      SHOAL_RETURN_IF_ERROR(RecordSteps());
+// Up to the next segment that must wait for the device, or the end.
+Status Executor::Continue() {
+  const size_t first = next_segment_;
+  for (; next_segment_ < segments_.size(); ++next_segment_) {
+    Segment& segment = segments_[next_segment_];
+    if (segment.waits && next_segment_ > first) {
+      return OkStatus();
     }
-    return stream_->Launch(*recorded_);
+    if (segment.side == Side::kDevice) {
+      SHOAL_RETURN_IF_ERROR(WaitForCopiesIn());
+    }
+    // Without a stage, memory is wherever callers bind it.
+    constexpr int kRunsBefore = 2;
+    const bool record = staged_ && segment.side == Side::kDevice &&
+                        stream_->can_record() && !trace_ &&
+                        same_shape_runs_ > kRunsBefore;
+    if (record && segment.recorded == nullptr) {
+      SHOAL_RETURN_IF_ERROR(RecordSteps(segment));
+    }
+    SHOAL_RETURN_IF_ERROR(record ? stream_->Launch(*segment.recorded)
+                                 : EnqueueSteps(segment));
   }
-  return EnqueueSteps();
-}
-
-Status Executor::RecordSteps() {
-  SHOAL_RETURN_IF_ERROR(stream_->BeginRecording());
-  const Status status = EnqueueSteps();
-  StatusOr<std::unique_ptr<RecordedWork>> recorded = stream_->EndRecording();
-  SHOAL_RETURN_IF_ERROR(status);
-  SHOAL_ASSIGN_OR_RETURN(recorded_, std::move(recorded));
   return OkStatus();
 }
 
-Status Executor::EnqueueSteps() {
-  for (size_t s = 0; s < step_views_.size(); ++s) {
+Status Executor::RecordSteps(Segment& segment) {
+  SHOAL_RETURN_IF_ERROR(stream_->BeginRecording());
+  const Status status = EnqueueSteps(segment);
+  StatusOr<std::unique_ptr<RecordedWork>> recorded = stream_->EndRecording();
+  SHOAL_RETURN_IF_ERROR(status);
+  SHOAL_ASSIGN_OR_RETURN(segment.recorded, std::move(recorded));
+  return OkStatus();
+}
+
+Status Executor::EnqueueSteps(const Segment& segment) {
+  for (size_t s = segment.begin; s < segment.end; ++s) {
     if (Status status = RunStep(s); !status.ok()) [[unlikely]] {
       return status.WithPrefix(plan_->steps()[s].label);
     }
-    if (fetched_ && !staged_) {
+    if (staged_) {
+      SHOAL_RETURN_IF_ERROR(CopyFetches(s));
+    } else if (fetched_) {
       for (const int fetch : step_views_[s].fetches) {
         fetched_(fetch);
       }
     }
   }
-  return staged_ ? CopyFetches() : OkStatus();
+  return JoinCopiesOut();
 }
 
 Status Executor::Finish() {
@@ -466,6 +620,14 @@ Status Executor::Finish() {
   }
   running_ = false;
   SHOAL_RETURN_IF_ERROR(stream_->Synchronize());
+  while (next_segment_ < segments_.size()) {
+    if (Status status = Continue(); !status.ok()) {
+      // Nothing is running when there is an error either.
+      static_cast<void>(SynchronizeAll());
+      return status;
+    }
+    SHOAL_RETURN_IF_ERROR(stream_->Synchronize());
+  }
   for (size_t i = 0; staged_ && i < fetches_.size(); ++i) {
     const Plan::FetchPlace& place = plan_->fetches()[i];
     const int64_t bytes = BytesOf(place.value);
@@ -475,7 +637,7 @@ Status Executor::Finish() {
                         plan_->values()[v].type.dtype);
     }
     if (place.external && bytes > 0) {
-      std::memcpy(fetches_[i].data, fetches_host_.data() + fetch_offsets_[i],
+      std::memcpy(fetches_[i].data, fetch(static_cast<int>(i)).data,
                   static_cast<size_t>(bytes));
     }
     if (place.external && fetched_) {
@@ -485,11 +647,14 @@ Status Executor::Finish() {
   return OkStatus();
 }
 
-Status Executor::RunStep(size_t s) {
-  const Plan::Step& step = plan_->steps()[s];
-  const StepViews& place = step_views_[s];
+Status Executor::Abandon() {
+  running_ = false;
+  return SynchronizeAll();
+}
+
+Status Executor::RunKernel(const Plan::Step& step, const StepViews& place) {
   const std::span<const TensorView> views(views_);
-  const KernelArgs args = {
+  KernelArgs args = {
       .inputs = views.subspan(place.first_input, place.num_inputs),
       .outputs = views.subspan(place.first_input + place.num_inputs,
                                place.num_outputs),
@@ -498,11 +663,31 @@ Status Executor::RunStep(size_t s) {
       .workspace = {arena_.data() + plan_->workspace_offset(),
                     static_cast<size_t>(plan_->workspace_bytes())},
       .label = step.label.c_str()};
-  if (!trace_) {
+  if (step.kernel == nullptr && step.side == Side::kDevice) {
+    return CopyOut(args.outputs[0].data, args.inputs[0].data,
+                   BytesOf(step.inputs[0]));
+  }
+  if (step.kernel == nullptr) {
+    in_pending_ = true;
+    return device_.Copy(args.outputs[0].data, args.inputs[0].data,
+                        BytesOf(step.inputs[0]), *in_stream_);
+  }
+  if (step.side == Side::kDevice) {
+    out_waited_ = false;
     return step.kernel->run(args, *stream_);
   }
+  args.workspace = {host_arena_.data() + plan_->host_workspace_offset(),
+                    static_cast<size_t>(plan_->host_workspace_bytes())};
+  return step.kernel->run(args, *host_stream_);
+}
+
+Status Executor::RunStep(size_t s) {
+  const Plan::Step& step = plan_->steps()[s];
+  if (!trace_) {
+    return RunKernel(step, step_views_[s]);
+  }
   const Time begin = clock_->Now();
-  Status status = step.kernel->run(args, *stream_);
+  Status status = RunKernel(step, step_views_[s]);
   trace_(step.name, step.op, begin, clock_->Now());
   return status;
 }
@@ -512,7 +697,7 @@ TensorView Executor::fetch(int index) const {
   const auto v = static_cast<size_t>(plan_->fetches()[i].value);
   const Plan::Value& value = plan_->values()[v];
   std::byte* memory = memory_[static_cast<size_t>(value.storage)];
-  if (staged_) {
+  if (staged_ && !IsOfHost(plan_->fetches()[i])) {
     memory = const_cast<std::byte*>(fetches_host_.data()) + fetch_offsets_[i];
   }
   return {memory, shapes_[v], value.type.dtype};

@@ -23,15 +23,19 @@ namespace shoal::graph {
 //
 // Where the host can't read the device's memory, feeds are copied there when a
 // run starts and fetches back when it ends; all that callers see is the host's.
+// Both ways they are copied on streams of their own: a fetch leaves while later
+// steps run. Of a mixed plan, Start() runs the host's steps up to the first one
+// that needs something of the device, and Finish() the others.
 //
 // Thread-compatible. Run() does not allocate.
 class Executor {
  public:
-  // `device` must outlive the executor; its pool has the plan's threads.
+  // `device` must outlive the executor, and so must `host`, a device "cpu" that
+  // a mixed plan needs. Their pools have the plan's threads.
   // Errors: kInvalidArgument (another device or number of threads than the
-  // plan's), kResourceExhausted (no memory).
+  // plan's, no host), kResourceExhausted (no memory).
   static StatusOr<std::unique_ptr<Executor>> Create(
-      std::shared_ptr<const Plan> plan, Device& device);
+      std::shared_ptr<const Plan> plan, Device& device, Device* host = nullptr);
 
   ~Executor();
 
@@ -42,7 +46,9 @@ class Executor {
   Status SetSymbol(int symbol, int64_t value);
   Status SetSymbol(std::string_view name, int64_t value);
 
-  // Memory is borrowed until it is bound anew; nothing is written to a feed. It
+  // Memory is borrowed until it is bound anew (that of feeds until Start()
+  // returns, where the host can't read the device's memory and the plan is not
+  // mixed); nothing is written to a feed. It
   // has the shape that the symbols give when a run starts and may be longer; it
   // must be aligned for its elements. A feed that is bound again with the same
   // `version`, other than 0, has the same contents and is not copied again.
@@ -75,6 +81,10 @@ class Executor {
   // can't read the device's memory, they may be bound until then.
   // Errors: what a kernel says; the fetches are then unspecified.
   Status Finish();
+
+  // Ends a run whose results nobody wants; its feeds may be gone. Blocks until
+  // the device is done. Errors: what a kernel says.
+  Status Abandon();
 
   // Of the last run that is finished; a fetch in the arena is overwritten by
   // the next.
@@ -120,8 +130,28 @@ class Executor {
     std::vector<int> fetches = {};  // external ones that nothing writes after
   };
 
+  // What is copied back at once, and the step after which it is complete.
+  struct FetchPiece {
+    size_t step = 0;
+    int64_t offset = 0;  // in the host's memory
+    const std::byte* from = nullptr;
+    int64_t size_bytes = 0;
+  };
+  // Steps that are enqueued together: the device's, or the host's and its
+  // copies to the device.
+  struct Segment {
+    size_t begin = 0;
+    size_t end = 0;
+    Side side = Side::kDevice;
+    bool waits = false;
+    // Where the device can record, what was recorded.
+    std::unique_ptr<RecordedWork> recorded = nullptr;
+  };
+
   Executor(std::shared_ptr<const Plan> plan, Device& device,
            std::unique_ptr<Stream> stream);
+  Status OpenHost(Device& host);
+  void LayOutSegments();
   Status Allocate();
   Status AllocateStaging();
   Status CopyConstants();
@@ -129,39 +159,63 @@ class Executor {
   void UpdateShapes();
   Status ResolveStorages();
   void Stage();
+  void OrderFetches();
+  void CutFetches();
   Status CopyFeeds();
-  Status CopyFetches();
+  Status CopyOut(void* to, const void* from, int64_t size_bytes);
+  Status CopyFetches(size_t step);
+  Status WaitForCopiesIn();
+  Status JoinCopiesOut();
+  Status SynchronizeAll();
   int64_t BytesOf(int value) const;
+  bool IsOfHost(const Plan::FetchPlace& place) const;
   Status CheckBound(std::string_view kind, std::string_view name,
                     const Bound& bound, const Shape& shape, DType dtype) const;
-  Status Enqueue();
-  Status EnqueueSteps();
-  Status RecordSteps();
+  Status Continue();
+  Status EnqueueSteps(const Segment& segment);
+  Status RecordSteps(Segment& segment);
   Status RunStep(size_t step);
+  Status RunKernel(const Plan::Step& step, const StepViews& place);
 
   std::shared_ptr<const Plan> plan_;
   Device& device_;
   const bool staged_;
-  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Stream> stream_;  // of kernels
+  // If staged_. What is copied in must be waited for before the next kernel;
+  // what is copied out waits for the last one unless it has, and must be
+  // joined.
+  std::unique_ptr<Stream> in_stream_;
+  std::unique_ptr<Stream> out_stream_;
+  bool in_pending_ = false;
+  bool out_waited_ = false;
+  bool out_pending_ = false;
   Buffer arena_;
   Buffer constants_;
+  // Of a mixed plan.
+  std::unique_ptr<Stream> host_stream_;
+  Buffer host_arena_;
+  std::vector<Buffer> transfers_;
+  std::vector<Segment> segments_;
+  size_t next_segment_ = 0;  // of the run under way
   bool running_ = false;
   // Runs since shapes changed. What is the same again is recorded and then
   // begun at once, where the device can do that.
   int same_shape_runs_ = 0;
-  std::unique_ptr<RecordedWork> recorded_;
   // If staged_: feeds and fetches on the device, and the host's ends of copies.
   // Feeds lie in staging_order_ as close together as their sizes allow, those
   // that callers know a version of before the others, so that what is copied is
-  // one piece; then external fetches, then those in the arena.
+  // one piece. Fetches lie in the order in which steps write them, external
+  // ones first.
   Buffer feeds_device_;
   Buffer feeds_host_;
   Buffer fetches_device_;
   Buffer fetches_host_;
   std::vector<size_t> staging_order_;
-  std::vector<Copied> copied_;          // by feed
-  std::vector<int64_t> fetch_offsets_;  // by fetch
-  int64_t external_fetch_bytes_ = 0;
+  std::vector<Copied> copied_;            // by feed
+  std::vector<int64_t> fetch_offsets_;    // by fetch
+  std::vector<size_t> fetch_order_;       // of the device's
+  std::vector<size_t> fetch_steps_;       // by fetch: the last that writes it
+  std::vector<FetchPiece> fetch_pieces_;  // by step
   std::vector<int64_t> symbol_values_;
   bool shapes_changed_ = true;
   bool bindings_changed_ = true;

@@ -189,7 +189,8 @@ TEST(ExecutorTest, FetchesAreWholeWhenTheyAreSaidToBe) {
   ASSERT_TRUE(plan.ok()) << plan.status();
   const auto test = TestExecutor::Create(*plan);
   ASSERT_TRUE(test.ok()) << test.status();
-  for (const auto& [name, values] : MlpFeeds(16, 7)) {
+  const TestFeeds feeds = MlpFeeds(16, 7);
+  for (const auto& [name, values] : feeds) {
     ASSERT_TRUE((*test)->Feed(name, values).ok());
   }
   std::vector<std::vector<float>> bound(3);

@@ -98,6 +98,7 @@ class ReverseMode {
     // Rules add nodes, which moves the graph's: copy what is needed.
     const Node node = builder_.graph().node(ref);
     const GraphBuilder::Scope scope(builder_, StrCat("grad/", node.name));
+    const GraphBuilder::OnDevice on(builder_, DeviceOf(node, at->second));
     const NodeRef dy =
         at->second.size() == 1 ? at->second[0] : AddN(builder_, at->second);
     sums_[ref] = dy;
@@ -117,6 +118,21 @@ class ReverseMode {
       ApplyRule(*node.op, ctx);
     }
     HandOn(node, ctx);
+  }
+
+  // Gradients are computed where their ops are; those of a feed, which has no
+  // device, are summed where all of them come from.
+  std::string DeviceOf(const Node& node,
+                       const std::vector<NodeRef>& parts) const {
+    if (node.op != nullptr) {
+      return node.device;
+    }
+    const std::string& device = builder_.graph().node(parts[0]).device;
+    const bool same =
+        std::all_of(parts.begin(), parts.end(), [&](NodeRef part) {
+          return builder_.graph().node(part).device == device;
+        });
+    return same ? device : "";
   }
 
   void HandOn(const Node& node, const GradientContext& ctx) {

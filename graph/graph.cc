@@ -64,7 +64,7 @@ std::string Graph::ToString() const {
         text += StrCat(":", input.output);
       }
     }
-    text += ")";
+    text += node.device.empty() ? ")" : ") on " + node.device;
     for (size_t k = 0; k < node.outputs.size(); ++k) {
       text +=
           " " + TypeText({static_cast<int32_t>(i), static_cast<int32_t>(k)});

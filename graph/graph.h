@@ -2,10 +2,12 @@
 #define SHOAL_GRAPH_GRAPH_H_
 
 #include <cstdint>
+#include <map>
 #include <set>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/dtype.h"
@@ -61,6 +63,9 @@ struct Node {
   std::vector<NodeRef> inputs;
   Attributes attributes;
   std::vector<TensorType> outputs;
+  // "cpu" runs it there though the plan is for another device; empty: the
+  // plan's.
+  std::string device = {};
 };
 
 // A tensor that comes from outside, from run to run.
@@ -159,6 +164,30 @@ class GraphBuilder {
   }
   NodeRef Output(NodeRef ref, int output);
 
+  // Puts ops that were built so far on devices (see Node::device). A key is the
+  // name of an op, whatever the case ("gather"), or a path that names of nodes
+  // begin with ("deep", "deep/0"), of which the longest that fits counts.
+  // Returns the keys that fit nothing.
+  std::vector<std::string> PlaceOps(
+      const std::map<std::string, std::string>& devices);
+  // What keys may name, for errors: outermost paths, and ops.
+  std::vector<std::string> PlaceableNames() const;
+
+  // While it lives, ops are put on a device.
+  class OnDevice {
+   public:
+    OnDevice(GraphBuilder& builder, std::string device)
+        : builder_(builder),
+          before_(std::exchange(builder.device_, std::move(device))) {}
+    ~OnDevice() { builder_.device_ = std::move(before_); }
+    OnDevice(const OnDevice&) = delete;
+    OnDevice& operator=(const OnDevice&) = delete;
+
+   private:
+    GraphBuilder& builder_;
+    std::string before_;
+  };
+
   // While it lives, names start with "<name>/" after those of outer scopes.
   class Scope {
    public:
@@ -199,6 +228,7 @@ class GraphBuilder {
   Graph graph_;
   std::set<std::string, std::less<>> names_;
   std::string scope_;
+  std::string device_;
   Status status_;
 };
 

@@ -220,6 +220,58 @@ StatusOr<Node> GraphBuilder::MakeNode(std::string_view op_name,
   return node;
 }
 
+namespace {
+
+// How much of a node's name the key fits, 0: it does not.
+size_t Fit(const Node& node, const std::string& key) {
+  if (node.op == nullptr || node.op->alias) {
+    return 0;  // It computes nothing.
+  }
+  if (node.name == key || node.name.starts_with(key + "/")) {
+    return key.size();
+  }
+  // "deep/0/matmul_1" runs a MatMul, which any path of its own goes before.
+  return LowerCase(key) == LowerCase(node.op->name) ? 1 : 0;
+}
+
+}  // namespace
+
+std::vector<std::string> GraphBuilder::PlaceOps(
+    const std::map<std::string, std::string>& devices) {
+  std::set<std::string> unused;
+  for (const auto& [key, device] : devices) {
+    unused.insert(key);
+  }
+  for (Node& node : graph_.nodes_) {
+    size_t best = 0;
+    for (const auto& [key, device] : devices) {
+      const size_t fit = Fit(node, key);
+      if (fit > 0) {
+        unused.erase(key);
+      }
+      if (fit > best) {
+        best = fit;
+        node.device = device;
+      }
+    }
+  }
+  return {unused.begin(), unused.end()};
+}
+
+std::vector<std::string> GraphBuilder::PlaceableNames() const {
+  std::set<std::string> names;
+  for (const Node& node : graph_.nodes_) {
+    if (node.op != nullptr && !node.op->alias) {
+      names.insert(LowerCase(node.op->name));
+      const size_t slash = node.name.find('/');
+      if (slash != std::string::npos) {
+        names.insert(node.name.substr(0, slash));
+      }
+    }
+  }
+  return {names.begin(), names.end()};
+}
+
 NodeRef GraphBuilder::Op(std::string_view op, std::span<const NodeRef> inputs,
                          Attributes attributes, std::string_view name) {
   if (!ok()) {
@@ -242,6 +294,7 @@ NodeRef GraphBuilder::Op(std::string_view op, std::span<const NodeRef> inputs,
     return {};
   }
   node->name = std::move(unique);
+  node->device = device_;
   return AddNode(*std::move(node));
 }
 

@@ -53,8 +53,9 @@ class TestExecutor {
       std::shared_ptr<const Plan> plan) {
     std::unique_ptr<TestExecutor> test(
         new TestExecutor(plan->device(), plan->num_threads()));
-    SHOAL_ASSIGN_OR_RETURN(test->executor_,
-                           Executor::Create(std::move(plan), *test->device_));
+    SHOAL_ASSIGN_OR_RETURN(
+        test->executor_,
+        Executor::Create(std::move(plan), *test->device_, test->host_.get()));
     return test;
   }
 
@@ -96,10 +97,12 @@ class TestExecutor {
       : pool_(num_threads),
         device_(device == "shadow"
                     ? CreateShadowDevice({.threads = num_threads, .seed = 1})
-                    : CreateCpuDevice(pool_)) {}
+                    : CreateCpuDevice(pool_)),
+        host_(CreateCpuDevice(pool_)) {}
 
   ThreadPool pool_;
   std::unique_ptr<Device> device_;
+  std::unique_ptr<Device> host_;
   std::unique_ptr<Executor> executor_;
 };
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "graph/op.h"
+#include "kernels/gemm.h"
 
 namespace shoal::graph {
 
@@ -25,7 +26,64 @@ class GraphRewriter {
     return Prune(keep);
   }
 
+  // See FuseLayers().
+  static void Fuse(Graph& graph, const std::vector<NodeRef>& keep) {
+    std::vector<int> uses(graph.nodes_.size(), 0);
+    for (const NodeRef ref : keep) {
+      ++uses[static_cast<size_t>(ref.node)];
+    }
+    for (const Node& node : graph.nodes_) {
+      for (const NodeRef input : node.inputs) {
+        ++uses[static_cast<size_t>(input.node)];
+      }
+    }
+    const OpDef* const dense = *OpRegistry().Find("Dense");
+    // The node whose only use is to be input 0 of this one, or null.
+    const auto only_input = [&](const Node& node) -> Node* {
+      Node& input = graph.nodes_[static_cast<size_t>(node.inputs[0].node)];
+      const bool only = uses[static_cast<size_t>(node.inputs[0].node)] == 1;
+      return only && input.device == node.device && input.op != nullptr
+                 ? &input
+                 : nullptr;
+    };
+    for (Node& node : graph.nodes_) {
+      if (node.op == nullptr) {
+        continue;
+      }
+      if (node.op->name == "BiasAdd") {
+        Node* const product = only_input(node);
+        if (product != nullptr && product->op->name == "MatMul" &&
+            product->attributes.ints == std::vector<int64_t>{0, 0}) {
+          node.op = dense;
+          node.inputs = {product->inputs[0], product->inputs[1],
+                         node.inputs[1]};
+          node.attributes.ints = {static_cast<int64_t>(Activation::kNone)};
+        }
+        continue;
+      }
+      const Activation activation = ActivationOf(node.op->name);
+      if (activation == Activation::kNone) {
+        continue;
+      }
+      Node* const layer = only_input(node);
+      if (layer != nullptr && layer->op == dense &&
+          layer->attributes.ints[0] ==
+              static_cast<int64_t>(Activation::kNone)) {
+        node.op = dense;
+        node.inputs = layer->inputs;
+        node.attributes.ints = {static_cast<int64_t>(activation)};
+      }
+    }
+  }
+
  private:
+  static Activation ActivationOf(const std::string& op) {
+    return op == "Relu"      ? Activation::kRelu
+           : op == "Sigmoid" ? Activation::kSigmoid
+           : op == "Tanh"    ? Activation::kTanh
+                             : Activation::kNone;
+  }
+
   // A node that is replaced has one output, or is equal to the other one.
   NodeRef Resolve(NodeRef ref) const {
     const NodeRef to = replaced_[static_cast<size_t>(ref.node)];
@@ -74,7 +132,7 @@ class GraphRewriter {
 
   // Equal for nodes that compute the same bits: attributes count by theirs.
   static std::string KeyOf(const Node& node) {
-    std::string key = node.op->name;
+    std::string key = node.op->name + "@" + node.device;
     const auto append = [&key](const auto& value) {
       key.append(reinterpret_cast<const char*>(&value), sizeof(value));
     };
@@ -144,6 +202,10 @@ class GraphRewriter {
 
 Graph Simplify(const Graph& graph, std::vector<NodeRef>& keep) {
   return GraphRewriter(graph).Run(keep);
+}
+
+void FuseLayers(Graph& graph, const std::vector<NodeRef>& keep) {
+  GraphRewriter::Fuse(graph, keep);
 }
 
 }  // namespace shoal::graph

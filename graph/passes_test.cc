@@ -70,5 +70,76 @@ TEST(SimplifyTest, WhatChangesNoBitIsLeftOut) {
   EXPECT_EQ(simple.node(keep[1]).inputs[0], keep[0]);
 }
 
+// x w + bias, then the activation.
+struct LayerNodes {
+  NodeRef product;
+  NodeRef sum;
+  NodeRef y;
+};
+LayerNodes AddLayer(GraphBuilder& b, bool transpose = false) {
+  LayerNodes nodes;
+  const NodeRef x = b.Placeholder("x", {4, 4});
+  nodes.product = MatMul(b, x, b.Variable("w", {4, 4}), transpose);
+  nodes.sum = BiasAdd(b, nodes.product, b.Variable("bias", {4}));
+  nodes.y = Relu(b, nodes.sum);
+  return nodes;
+}
+
+std::string OpAfterFusion(GraphBuilder& b, NodeRef ref,
+                          std::vector<NodeRef> keep) {
+  StatusOr<Graph> graph = b.Finish();
+  EXPECT_TRUE(graph.ok()) << graph.status();
+  FuseLayers(*graph, keep);
+  return graph->node(ref).op->name;
+}
+
+TEST(FuseLayersTest, ALayerBecomesOneNode) {
+  GraphBuilder b;
+  const LayerNodes nodes = AddLayer(b);
+  StatusOr<Graph> graph = b.Finish();
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  FuseLayers(*graph, {nodes.y});
+  const Node& node = graph->node(nodes.y);
+  EXPECT_EQ(node.op->name, "Dense");
+  EXPECT_EQ(node.name, "relu");
+  EXPECT_EQ(node.attributes.ints, std::vector<int64_t>{1});
+  EXPECT_EQ(node.inputs,
+            (std::vector<NodeRef>{graph->feeds()[0].ref, graph->feeds()[1].ref,
+                                  graph->feeds()[2].ref}));
+}
+
+TEST(FuseLayersTest, WhatOthersNeedStays) {
+  {
+    GraphBuilder b;
+    const LayerNodes nodes = AddLayer(b);
+    EXPECT_EQ(OpAfterFusion(b, nodes.y, {nodes.y, nodes.sum}), "Relu");
+  }
+  {
+    GraphBuilder b;
+    const LayerNodes nodes = AddLayer(b);
+    EXPECT_EQ(OpAfterFusion(b, nodes.sum, {nodes.y, nodes.sum}), "Dense");
+  }
+  {
+    GraphBuilder b;
+    const LayerNodes nodes = AddLayer(b);
+    const NodeRef other = Square(b, nodes.product);
+    EXPECT_EQ(OpAfterFusion(b, nodes.sum, {nodes.y, other}), "BiasAdd");
+  }
+}
+
+TEST(FuseLayersTest, TranspositionsAndOtherDevicesAreLeftAlone) {
+  {
+    GraphBuilder b;
+    const LayerNodes nodes = AddLayer(b, /*transpose=*/true);
+    EXPECT_EQ(OpAfterFusion(b, nodes.y, {nodes.y}), "Relu");
+  }
+  for (const char* op : {"matmul", "biasadd", "relu"}) {
+    GraphBuilder b;
+    const LayerNodes nodes = AddLayer(b);
+    b.PlaceOps({{op, "cpu"}});
+    EXPECT_EQ(OpAfterFusion(b, nodes.y, {nodes.y}), "Relu") << op;
+  }
+}
+
 }  // namespace
 }  // namespace shoal::graph

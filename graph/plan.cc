@@ -22,8 +22,12 @@ class Planner {
     SHOAL_RETURN_IF_ERROR(CheckFetches());
     if (options_.simplify) {
       graph_ = Simplify(graph_, fetch_refs_);
+      FuseLayers(graph_, fetch_refs_);
     }
     FindNeededNodes();
+    SHOAL_ASSIGN_OR_RETURN(
+        placement_,
+        Placement::Create(graph_, fetch_refs_, needed_, options_.device));
     plan_.feeds_ = graph_.feeds();
     plan_.symbols_ = graph_.symbols();
     plan_.device_ = options_.device;
@@ -33,6 +37,7 @@ class Planner {
     SHOAL_RETURN_IF_ERROR(AddFeeds());
     SHOAL_RETURN_IF_ERROR(AddSteps());
     SHOAL_RETURN_IF_ERROR(AddFetches());
+    FindWaits();
     FindLifetimes();
     if (options_.reuse_memory) {
       ShareInPlace();
@@ -107,15 +112,16 @@ class Planner {
     return OkStatus();
   }
 
-  // The value of a tensor, made when it is new. storage -1: no memory (yet).
-  StatusOr<int> ValueOf(NodeRef ref) {
-    const auto at = value_of_.find(ref);
+  // The value of a tensor on a side, made when it is new. storage -1: no memory
+  // (yet).
+  StatusOr<int> ValueOf(NodeRef ref, Side side) {
+    const auto at = value_of_.find({ref, side});
     if (at != value_of_.end()) {
       return at->second;
     }
     SHOAL_RETURN_IF_ERROR(
         TakeSymbols(graph_.type(ref).shape, graph_.node(ref).name));
-    return value_of_[ref] =
+    return value_of_[{ref, side}] =
                AddValue(graph_.type(ref), -1, graph_.node(ref).name);
   }
 
@@ -125,8 +131,8 @@ class Planner {
     return static_cast<int>(plan_.values_.size()) - 1;
   }
 
-  int AddStorage(Plan::Storage::Kind kind, int index = 0) {
-    plan_.storages_.push_back({.kind = kind, .index = index});
+  int AddStorage(Plan::Storage::Kind kind, Side side, int index = 0) {
+    plan_.storages_.push_back({.kind = kind, .side = side, .index = index});
     return static_cast<int>(plan_.storages_.size()) - 1;
   }
 
@@ -143,21 +149,27 @@ class Planner {
       if (!needed_[static_cast<size_t>(feed.ref.node)]) {
         continue;
       }
-      SHOAL_ASSIGN_OR_RETURN(const int number, ValueOf(feed.ref));
-      plan_.feed_values_[i] = number;
       const bool constant = feed.kind == Feed::Kind::kConstant;
-      value(number).storage =
-          AddStorage(constant ? Plan::Storage::Kind::kConstant
-                              : Plan::Storage::Kind::kFeed,
-                     static_cast<int>(i));
-      storage(value(number).storage).value = feed.value;
+      for (const Side side : {Side::kHost, Side::kDevice}) {
+        if (!placement_->IsNeededOn(feed.ref, side)) {
+          continue;
+        }
+        SHOAL_ASSIGN_OR_RETURN(const int number, ValueOf(feed.ref, side));
+        plan_.feed_values_[i] = number;
+        value(number).storage =
+            AddStorage(constant ? Plan::Storage::Kind::kConstant
+                                : Plan::Storage::Kind::kFeed,
+                       side, static_cast<int>(i));
+        storage(value(number).storage).value = feed.value;
+      }
     }
     return OkStatus();
   }
 
-  StatusOr<const Kernel*> KernelOf(std::string_view op,
-                                   std::string_view node) const {
-    StatusOr<const Kernel*> kernel = FindKernel(options_.device, op);
+  StatusOr<const Kernel*> KernelOf(std::string_view op, std::string_view node,
+                                   Side side) const {
+    StatusOr<const Kernel*> kernel =
+        FindKernel(side == Side::kHost ? "cpu" : options_.device, op);
     if (!kernel.ok()) {
       return kernel.status().WithPrefix(StrCat("plan: node '", node, "'"));
     }
@@ -165,12 +177,8 @@ class Planner {
   }
 
   Status AddSteps() {
-    for (size_t i = 0; i < graph_.nodes().size(); ++i) {
-      const Node& node = graph_.nodes()[i];
-      if (!needed_[i] || node.op == nullptr) {
-        continue;
-      }
-      if (node.op->alias) {
+    for (const size_t i : placement_->order()) {
+      if (graph_.nodes()[i].op->alias) {
         SHOAL_RETURN_IF_ERROR(AddAlias(i));
       } else {
         SHOAL_RETURN_IF_ERROR(AddStep(i));
@@ -181,36 +189,95 @@ class Planner {
 
   Status AddAlias(size_t i) {
     const Node& node = graph_.nodes()[i];
-    SHOAL_ASSIGN_OR_RETURN(const int input, ValueOf(node.inputs[0]));
-    SHOAL_ASSIGN_OR_RETURN(const int output,
-                           ValueOf({static_cast<int32_t>(i), 0}));
-    value(output).storage = value(input).storage;
+    const NodeRef self = {static_cast<int32_t>(i), 0};
+    for (const Side side : {Side::kDevice, Side::kHost}) {
+      if (placement_->IsNeededOn(self, side)) {
+        SHOAL_ASSIGN_OR_RETURN(const int input, ValueOf(node.inputs[0], side));
+        SHOAL_ASSIGN_OR_RETURN(const int output, ValueOf(self, side));
+        value(output).storage = value(input).storage;
+      }
+    }
     return OkStatus();
   }
 
   Status AddStep(size_t i) {
     const Node& node = graph_.nodes()[i];
+    const Side side = placement_->home({static_cast<int32_t>(i), 0});
     Plan::Step step;
+    step.side = side;
     step.name = node.name;
     step.op = node.op->name;
     step.attributes = node.attributes;
-    SHOAL_ASSIGN_OR_RETURN(step.kernel, KernelOf(step.op, step.name));
+    SHOAL_ASSIGN_OR_RETURN(step.kernel, KernelOf(step.op, step.name, side));
     for (size_t k = 0; k < node.inputs.size(); ++k) {
-      SHOAL_ASSIGN_OR_RETURN(const int input, ValueOf(node.inputs[k]));
+      SHOAL_ASSIGN_OR_RETURN(const int input, ValueOf(node.inputs[k], side));
       step.inputs.push_back(input);
       step.shape_only.push_back(IsShapeOnly(node, k));
     }
     for (size_t k = 0; k < node.outputs.size(); ++k) {
       SHOAL_ASSIGN_OR_RETURN(
           const int output,
-          ValueOf({static_cast<int32_t>(i), static_cast<int32_t>(k)}));
-      value(output).storage = AddStorage(Plan::Storage::Kind::kArena);
+          ValueOf({static_cast<int32_t>(i), static_cast<int32_t>(k)}, side));
+      value(output).storage = AddStorage(Plan::Storage::Kind::kArena, side);
       step.outputs.push_back(output);
     }
     step.label = StrCat("node '", step.name, "'");
     plan_.steps_.push_back(std::move(step));
     step_ops_.push_back(node.op);
+    for (size_t k = 0; k < node.outputs.size(); ++k) {
+      SHOAL_RETURN_IF_ERROR(AddTransfer(
+          {static_cast<int32_t>(i), static_cast<int32_t>(k)}, side));
+    }
     return OkStatus();
+  }
+
+  // Copies what a step gave to the other side if that needs it, at once, so
+  // that the copy runs while other things do.
+  Status AddTransfer(NodeRef ref, Side from) {
+    const Side to = from == Side::kDevice ? Side::kHost : Side::kDevice;
+    if (!placement_->IsNeededOn(ref, to)) {
+      return OkStatus();
+    }
+    SHOAL_ASSIGN_OR_RETURN(const int source, ValueOf(ref, from));
+    SHOAL_ASSIGN_OR_RETURN(const int target, ValueOf(ref, to));
+    if (from == Side::kHost) {
+      storage(value(source).storage).kind = Plan::Storage::Kind::kTransfer;
+    }
+    value(target).storage =
+        AddStorage(to == Side::kHost ? Plan::Storage::Kind::kTransfer
+                                     : Plan::Storage::Kind::kArena,
+                   to);
+    Plan::Step step;
+    step.side = from;
+    step.name = graph_.node(ref).name;
+    step.op = to == Side::kHost ? "copy to the host" : "copy to the device";
+    step.inputs = {source};
+    step.shape_only = {false};
+    step.outputs = {target};
+    step.label = StrCat("node '", step.name, "': ", step.op);
+    plan_.steps_.push_back(std::move(step));
+    step_ops_.push_back(nullptr);
+    return OkStatus();
+  }
+
+  // One wait counts for all copies that were begun before it.
+  void FindWaits() {
+    std::vector<bool> copied(plan_.storages_.size(), false);
+    for (Plan::Step& step : plan_.steps_) {
+      plan_.mixed_ = plan_.mixed_ || step.side == Side::kHost;
+      if (step.side == Side::kDevice && step.kernel == nullptr) {
+        copied[static_cast<size_t>(value(step.outputs[0]).storage)] = true;
+      }
+      for (size_t k = 0; step.side == Side::kHost && k < step.inputs.size();
+           ++k) {
+        const int from = value(step.inputs[k]).storage;
+        step.waits = step.waits ||
+                     (!step.shape_only[k] && copied[static_cast<size_t>(from)]);
+      }
+      if (step.waits) {
+        copied.assign(copied.size(), false);
+      }
+    }
   }
 
   // The first external fetch of what a step computes takes its storage, so
@@ -219,7 +286,12 @@ class Planner {
     std::vector<bool> taken(plan_.storages_.size(), false);
     for (size_t i = 0; i < fetch_refs_.size(); ++i) {
       const bool external = options_.fetches[i].external;
-      SHOAL_ASSIGN_OR_RETURN(int number, ValueOf(fetch_refs_[i]));
+      const Side side = placement_->home(fetch_refs_[i]);
+      SHOAL_ASSIGN_OR_RETURN(int number, ValueOf(fetch_refs_[i], side));
+      if (side == Side::kHost) {
+        plan_.fetches_.push_back({number, external});
+        continue;
+      }
       const int place = value(number).storage;
       const bool in_arena = storage(place).kind == Plan::Storage::Kind::kArena;
       if (external && in_arena && !taken[static_cast<size_t>(place)]) {
@@ -240,12 +312,13 @@ class Planner {
     const int to = AddValue(value(from).type,
                             AddStorage(external ? Plan::Storage::Kind::kFetch
                                                 : Plan::Storage::Kind::kArena,
-                                       static_cast<int>(fetch)),
+                                       Side::kDevice, static_cast<int>(fetch)),
                             StrCat("fetch:", fetch));
     Plan::Step step;
     step.name = StrCat("fetch:", fetch);
     step.op = "Reshape";
-    SHOAL_ASSIGN_OR_RETURN(step.kernel, KernelOf(step.op, step.name));
+    SHOAL_ASSIGN_OR_RETURN(step.kernel,
+                           KernelOf(step.op, step.name, step.side));
     step.inputs = {from};
     step.shape_only = {false};
     step.outputs = {to};
@@ -267,7 +340,9 @@ class Planner {
         [&](int output) { return value(output).storage == storage; });
   }
 
-  // By storage: the step that writes it and the last one that reads it.
+  // By storage: the step that writes it and the last one that reads it. Copies
+  // between the sides run beside other steps: what they read and write on the
+  // device is theirs before and after.
   void FindLifetimes() {
     first_.assign(plan_.storages_.size(), 0);
     last_.assign(plan_.storages_.size(), -1);
@@ -275,12 +350,14 @@ class Planner {
     for (int s = 0; s < num_steps; ++s) {
       const Plan::Step& step = plan_.steps_[static_cast<size_t>(s)];
       for (const int output : step.outputs) {
-        first_[static_cast<size_t>(value(output).storage)] = s;
+        first_[static_cast<size_t>(value(output).storage)] =
+            step.kernel == nullptr ? 0 : s;
         last_[static_cast<size_t>(value(output).storage)] = s;
       }
       for (size_t k = 0; k < step.inputs.size(); ++k) {
         if (!step.shape_only[k]) {
-          last_[static_cast<size_t>(value(step.inputs[k]).storage)] = s;
+          int& last = last_[static_cast<size_t>(value(step.inputs[k]).storage)];
+          last = step.kernel == nullptr ? num_steps : std::max(last, s);
         }
       }
     }
@@ -376,7 +453,7 @@ class Planner {
 
   Status SizeWorkspace() {
     for (const Plan::Step& step : plan_.steps_) {
-      if (step.kernel->workspace_bytes == nullptr) {
+      if (step.kernel == nullptr || step.kernel->workspace_bytes == nullptr) {
         continue;
       }
       const int64_t bytes = step.kernel->workspace_bytes(
@@ -387,7 +464,9 @@ class Planner {
             "plan: node '", step.name, "': ", step.op, " asks for ", bytes,
             " bytes of workspace; the most is ", options_.arena_bytes_max));
       }
-      plan_.workspace_bytes_ = std::max(plan_.workspace_bytes_, bytes);
+      int64_t& most = step.side == Side::kHost ? plan_.host_workspace_bytes_
+                                               : plan_.workspace_bytes_;
+      most = std::max(most, bytes);
     }
     return OkStatus();
   }
@@ -417,11 +496,23 @@ class Planner {
 
   Status LayOut() {
     SHOAL_ASSIGN_OR_RETURN(const int64_t sum, SumOfOutputs());
+    plan_.workspace_offset_ = LayOutSide(Side::kDevice);
+    plan_.arena_bytes_ = plan_.workspace_offset_ + plan_.workspace_bytes_;
+    plan_.arena_bytes_without_reuse_ = sum + plan_.workspace_bytes_;
+    plan_.host_arena_bytes_ =
+        LayOutSide(Side::kHost) + plan_.host_workspace_bytes_;
+    const int64_t most = std::max(plan_.arena_bytes_, plan_.host_arena_bytes_);
+    return most > options_.arena_bytes_max ? TooMuch(most) : OkStatus();
+  }
+
+  // The size of the side's arena without workspace.
+  int64_t LayOutSide(Side side) {
     std::vector<ArenaPiece> pieces;
     std::vector<int> owners;
     for (size_t i = 0; i < plan_.storages_.size(); ++i) {
       const Plan::Storage& storage = plan_.storages_[i];
-      if (storage.kind == Plan::Storage::Kind::kArena && last_[i] >= 0) {
+      if (storage.kind == Plan::Storage::Kind::kArena && storage.side == side &&
+          last_[i] >= 0) {
         const bool reuse = options_.reuse_memory;
         pieces.push_back({.size_bytes = storage.size_bytes,
                           .first_step = reuse ? first_[i] : 0,
@@ -433,12 +524,7 @@ class Planner {
     for (size_t i = 0; i < pieces.size(); ++i) {
       storage(owners[i]).offset = pieces[i].offset;
     }
-    plan_.workspace_offset_ = end;
-    plan_.arena_bytes_ = end + plan_.workspace_bytes_;
-    plan_.arena_bytes_without_reuse_ = sum + plan_.workspace_bytes_;
-    return plan_.arena_bytes_ > options_.arena_bytes_max
-               ? TooMuch(plan_.arena_bytes_)
-               : OkStatus();
+    return end;
   }
 
   Status TooMuch(int64_t bytes) const {
@@ -455,7 +541,8 @@ class Planner {
   Plan plan_;
   std::vector<NodeRef> fetch_refs_;
   std::vector<bool> needed_;
-  std::map<NodeRef, int> value_of_;
+  std::optional<Placement> placement_;
+  std::map<std::pair<NodeRef, Side>, int> value_of_;
   std::vector<std::string> value_names_;
   std::vector<const OpDef*> step_ops_;  // null: a copy into a fetch
   std::vector<int> first_;
@@ -488,11 +575,14 @@ std::string Plan::ToString() const {
         return StrCat(shape, " fetch ", storage.index);
       case Storage::Kind::kConstant:
         return StrCat(shape, " constant ", storage.value);
+      case Storage::Kind::kTransfer:
+        return StrCat(shape, " transfer");
     }
     return shape;
   };
   for (const Step& step : steps_) {
-    text += StrCat(step.name, ": ", step.op, "(");
+    text += StrCat(step.name, ": ", step.side == Side::kHost ? "cpu " : "",
+                   step.op, "(");
     for (size_t i = 0; i < step.inputs.size(); ++i) {
       text += StrCat(i == 0 ? "" : ", ", place(step.inputs[i]));
     }

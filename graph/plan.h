@@ -10,6 +10,7 @@
 #include "base/dtype.h"
 #include "base/status.h"
 #include "graph/graph.h"
+#include "graph/placement.h"
 #include "kernels/kernel.h"
 
 namespace shoal::graph {
@@ -47,9 +48,16 @@ class Plan {
 
   // Where a tensor lies. Feeds and external fetches lie in memory that is
   // bound; constants in the executor's; the rest in the arena.
+  //
+  // A plan for a device whose graph has ops on the CPU is mixed: it also has
+  // an arena and constants of the host. What goes from one side to the other
+  // lies on the host's in memory of its own that copies can run to and from
+  // (kTransfer), and is copied by a step without a kernel. External fetches of
+  // the host's side lie where others of its tensors do.
   struct Storage {
-    enum class Kind : uint8_t { kArena, kFeed, kFetch, kConstant };
+    enum class Kind : uint8_t { kArena, kFeed, kFetch, kConstant, kTransfer };
     Kind kind = Kind::kArena;
+    Side side = Side::kDevice;
     int index = 0;           // of the feed or fetch
     int64_t offset = 0;      // in the arena, a multiple of kAlignment
     int64_t size_bytes = 0;  // at the symbols' maxima
@@ -62,10 +70,14 @@ class Plan {
   // One kernel call. Inputs and outputs are numbers of values; an input whose
   // shape alone counts has no memory (data is null).
   struct Step {
+    Side side = Side::kDevice;  // of a copy: where it copies from
+    // The device's work so far must be over before: this step reads what was
+    // copied from there.
+    bool waits = false;
     std::string name;   // the node's
     std::string label;  // "node 'deep/relu'", for errors
     std::string op;
-    const Kernel* kernel = nullptr;
+    const Kernel* kernel = nullptr;  // null: a copy to the other side
     std::vector<int> inputs;
     std::vector<bool> shape_only;
     std::vector<int> outputs;
@@ -97,6 +109,7 @@ class Plan {
   }
 
   const std::string& device() const { return device_; }
+  bool mixed() const { return mixed_; }
   int num_threads() const { return num_threads_; }
 
   // The arena holds what is computed on the way, the workspace that all steps
@@ -104,6 +117,12 @@ class Plan {
   int64_t arena_bytes() const { return arena_bytes_; }
   int64_t workspace_bytes() const { return workspace_bytes_; }
   int64_t workspace_offset() const { return workspace_offset_; }
+  // The same of the host's side.
+  int64_t host_arena_bytes() const { return host_arena_bytes_; }
+  int64_t host_workspace_bytes() const { return host_workspace_bytes_; }
+  int64_t host_workspace_offset() const {
+    return host_arena_bytes_ - host_workspace_bytes_;
+  }
   // What the arena would take if nothing were reused.
   int64_t arena_bytes_without_reuse() const {
     return arena_bytes_without_reuse_;
@@ -125,10 +144,13 @@ class Plan {
   std::vector<std::string> symbols_;
   std::vector<int64_t> symbol_max_;  // -1: not used
   std::string device_;
+  bool mixed_ = false;
   int num_threads_ = 1;
   int64_t arena_bytes_ = 0;
   int64_t workspace_bytes_ = 0;
   int64_t workspace_offset_ = 0;
+  int64_t host_arena_bytes_ = 0;
+  int64_t host_workspace_bytes_ = 0;
   int64_t arena_bytes_without_reuse_ = 0;
 };
 

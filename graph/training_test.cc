@@ -4,6 +4,7 @@
 
 #include "graph/gradients.h"
 #include "graph/graph_testing.h"
+#include "graph/op.h"
 #include "graph/ops.h"
 
 namespace shoal::graph {
@@ -25,7 +26,10 @@ NodeRef DeepFmLayer(GraphBuilder& b, NodeRef x, int64_t from, int64_t to) {
                  b.Variable("bias", {to}));
 }
 
-StatusOr<DeepFm> MakeDeepFm() {
+// Keys of GraphBuilder::PlaceOps().
+using Devices = std::map<std::string, std::string>;
+
+StatusOr<DeepFm> MakeDeepFm(const Devices& devices) {
   GraphBuilder b;
   const Dim batch = b.Symbol("batch");
   const Dim values = b.Symbol("values");
@@ -74,6 +78,9 @@ StatusOr<DeepFm> MakeDeepFm() {
       }
     }
   }
+  if (const auto unknown = b.PlaceOps(devices); !unknown.empty()) {
+    return InvalidArgumentError(unknown[0]);
+  }
   model.fetches = Gradients(b, total, wrt);
   model.fetches.insert(model.fetches.begin(), ReduceSum(b, losses));
   SHOAL_ASSIGN_OR_RETURN(model.graph, b.Finish());
@@ -114,14 +121,17 @@ struct Trained {
   std::map<std::string, std::vector<float>> parameters;
 };
 
-StatusOr<Trained> TrainDeepFm(int num_threads, bool reuse_memory, int steps) {
-  SHOAL_ASSIGN_OR_RETURN(const DeepFm model, MakeDeepFm());
+StatusOr<Trained> TrainDeepFm(int num_threads, bool reuse_memory, int steps,
+                              const std::string& device = TestDeviceName(),
+                              const Devices& devices = {}) {
+  SHOAL_ASSIGN_OR_RETURN(const DeepFm model, MakeDeepFm(devices));
   TestFeeds feeds = DeepFmData();
   const auto num_values =
       static_cast<int64_t>(std::get<1>(feeds["bag"]).size());
   PlanOptions options = OptionsFor(
       model.fetches,
       {{"batch", kExamples}, {"values", 2 * kExamples}, {"rows:ids", kIds}});
+  options.device = device;
   options.num_threads = num_threads;
   options.reuse_memory = reuse_memory;
   SHOAL_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan,
@@ -179,6 +189,52 @@ TEST(TrainingTest, ThreadsAndReuseOfMemoryDoNotChangeTheModel) {
     for (const auto& [name, values] : want->parameters) {
       EXPECT_TRUE(SameBits(got->parameters.at(name), values))
           << name << ", " << threads << " threads";
+    }
+  }
+}
+
+TEST(TrainingTest, PartsOnTheCpuDoNotChangeTheModel) {
+  const StatusOr<Trained> want = TrainDeepFm(1, true, 5, "cpu");
+  ASSERT_TRUE(want.ok()) << want.status();
+  CreateShadowDevice({});  // Its kernels are there once it is.
+  for (const Devices& devices :
+       {Devices{
+            {"gather", "cpu"}, {"BagPool", "cpu"}, {"fminteraction", "cpu"}},
+        Devices{{"deep", "cpu"}}, Devices{{"deep", "cpu"}, {"deep/0", ""}},
+        Devices{{"relu", "cpu"}, {"sigmoidcrossentropy", "cpu"}}}) {
+    const StatusOr<Trained> got = TrainDeepFm(2, true, 5, "shadow", devices);
+    ASSERT_TRUE(got.ok()) << got.status();
+    EXPECT_TRUE(SameBits(got->losses, want->losses));
+    for (const auto& [name, values] : want->parameters) {
+      EXPECT_TRUE(SameBits(got->parameters.at(name), values)) << name;
+    }
+  }
+}
+
+// Every op by itself, here or there.
+TEST(TrainingTest, AnyPlacementHasTheBitsOfTheCpu) {
+  const StatusOr<Trained> want = TrainDeepFm(1, true, 2, "cpu");
+  ASSERT_TRUE(want.ok()) << want.status();
+  const StatusOr<DeepFm> model = MakeDeepFm({});
+  ASSERT_TRUE(model.ok()) << model.status();
+  CreateShadowDevice({});  // Its kernels are there once it is.
+  const uint64_t first_seed = 1;
+  for (uint64_t seed = first_seed; seed < first_seed + 25; ++seed) {
+    SCOPED_TRACE(StrCat("seed ", seed));
+    Random random(seed);
+    Devices devices;
+    for (const Node& node : model->graph.nodes()) {
+      if (node.op != nullptr && !node.op->alias &&
+          !node.name.starts_with("grad/") && random.Below(2) == 0) {
+        devices[node.name] = "cpu";
+      }
+    }
+    devices.erase("reducesum_1");  // made after the gradients
+    const StatusOr<Trained> got = TrainDeepFm(1, true, 2, "shadow", devices);
+    ASSERT_TRUE(got.ok()) << got.status();
+    EXPECT_TRUE(SameBits(got->losses, want->losses));
+    for (const auto& [name, values] : want->parameters) {
+      EXPECT_TRUE(SameBits(got->parameters.at(name), values)) << name;
     }
   }
 }

@@ -58,7 +58,8 @@ StatusOr<const ShoalCudaTable*> Table() {
 }
 
 struct Context {
-  Context(const ShoalCudaTable& t, ShoalCudaContext* h) : table(t), handle(h) {}
+  Context(const ShoalCudaTable& t, ShoalCudaContext* h, int g)
+      : table(t), handle(h), gpu(g) {}
   ~Context() { table.close(handle); }
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
@@ -71,13 +72,14 @@ struct Context {
     }
     constexpr int64_t kMib = int64_t{1} << 20;
     return StrCat("; this process has ", memory.used_bytes / kMib,
-                  " MiB of the GPU's memory in use and ",
+                  " MiB of the memory of GPU ", gpu, " in use and ",
                   memory.reserved_bytes / kMib,
                   " MiB reserved; lower train.batch_size or use a larger GPU");
   }
 
   const ShoalCudaTable& table;
   ShoalCudaContext* const handle;
+  const int gpu;
 };
 
 class CudaEvent : public Event {
@@ -360,7 +362,7 @@ class CudaDevice : public Device {
 
   StatusOr<Buffer> Allocate(int64_t size_bytes) override {
     return AllocateWith(size_bytes, table().allocate, table().release,
-                        "the GPU's memory");
+                        StrCat("the memory of GPU ", context_->gpu));
   }
   StatusOr<Buffer> AllocateHost(int64_t size_bytes) override {
     return AllocateWith(size_bytes, table().allocate_host, table().release_host,
@@ -482,6 +484,11 @@ CudaReport ProbeCuda() {
   return report;
 }
 
+StatusOr<int> CountGpus() {
+  SHOAL_ASSIGN_OR_RETURN(const ShoalCudaTable* const table, LoadedTable());
+  return CountGpus(*table);
+}
+
 StatusOr<std::unique_ptr<Device>> OpenCudaDevice(const CudaOptions& options) {
   SHOAL_ASSIGN_OR_RETURN(const ShoalCudaTable* const table, LoadedTable());
   SHOAL_ASSIGN_OR_RETURN(const int count, CountGpus(*table));
@@ -496,7 +503,7 @@ StatusOr<std::unique_ptr<Device>> OpenCudaDevice(const CudaOptions& options) {
                                   table->open(gpu, &handle)));
   AddKernels("cuda", KernelsOf(*table));
   return std::unique_ptr<Device>(std::make_unique<CudaDevice>(
-      std::make_shared<Context>(*table, handle), options.fast_math));
+      std::make_shared<Context>(*table, handle, gpu), options.fast_math));
 }
 
 }  // namespace shoal

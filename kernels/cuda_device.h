@@ -38,6 +38,9 @@ struct CudaReport {
 // libshoal_cuda.so beside the program. Thread-safe.
 CudaReport ProbeCuda();
 
+// Of this machine, one or more. Errors: kUnavailable (as CudaReport::status).
+StatusOr<int> CountGpus();
+
 struct CudaOptions {
   int gpu = 0;
   bool wrap = false;  // `gpu` modulo their number

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 #include "base/log.h"
 #include "base/strcat.h"
@@ -42,11 +43,32 @@ bool DriverIsThere() {
   return driver != nullptr;
 }
 
-StatusOr<std::unique_ptr<Device>> OpenGpu(const DeviceOptions& options) {
+using Devices = std::vector<std::unique_ptr<Device>>;
+
+StatusOr<Devices> OpenGpus(const DeviceOptions& options) {
+  SHOAL_ASSIGN_OR_RETURN(const int there, CountGpus());
+  if (options.count > there) {
+    return InvalidArgumentError(StrCat("cuda: ", options.count,
+                                       " GPUs are asked for, but this machine "
+                                       "has ",
+                                       there));
+  }
   const std::optional<int> number = GpuNumber(options.name);
-  return OpenCudaDevice({.gpu = number.value_or(options.rank),
-                         .wrap = !number,
-                         .fast_math = options.fast_math});
+  const int first = number.value_or(options.rank * options.count);
+  Devices gpus;
+  for (int i = 0; i < options.count; ++i) {
+    SHOAL_ASSIGN_OR_RETURN(gpus.emplace_back(),
+                           OpenCudaDevice({.gpu = first + i,
+                                           .wrap = !number,
+                                           .fast_math = options.fast_math}));
+  }
+  return gpus;
+}
+
+Devices Only(std::unique_ptr<Device> device) {
+  Devices devices;
+  devices.push_back(std::move(device));
+  return devices;
 }
 
 }  // namespace
@@ -62,22 +84,28 @@ Status CheckDeviceName(const std::string& name) {
              "(a GPU by its number), shadow (for tests)"));
 }
 
-StatusOr<std::unique_ptr<Device>> OpenDevice(const DeviceOptions& options,
-                                             ThreadPool& pool) {
+StatusOr<Devices> OpenDevices(const DeviceOptions& options, ThreadPool& pool) {
   SHOAL_RETURN_IF_ERROR(CheckDeviceName(options.name));
   if (options.name == "shadow") {
-    return CreateShadowDevice(
-        {.threads = pool.num_threads(), .seed = options.seed});
+    Devices devices;
+    for (int i = 0; i < options.count; ++i) {
+      devices.push_back(CreateShadowDevice(
+          {.threads = pool.num_threads(),
+           .seed = options.seed + static_cast<uint64_t>(i)}));
+    }
+    return devices;
   }
   if (options.name == "cpu" || (options.name == "auto" && !DriverIsThere())) {
-    return CreateCpuDevice(pool);
+    return Only(CreateCpuDevice(pool));
   }
-  StatusOr<std::unique_ptr<Device>> gpu = OpenGpu(options);
-  if (!gpu.ok() && options.name == "auto") {
-    LogWarning("device auto: the CPU, since ", gpu.status().message());
-    return CreateCpuDevice(pool);
+  StatusOr<Devices> gpus = OpenGpus(options);
+  // Some GPUs, but fewer than were asked for, are not taken for none.
+  if (!gpus.ok() && options.name == "auto" &&
+      gpus.status().code() != StatusCode::kInvalidArgument) {
+    LogWarning("device auto: the CPU, since ", gpus.status().message());
+    return Only(CreateCpuDevice(pool));
   }
-  return gpu;
+  return gpus;
 }
 
 }  // namespace shoal

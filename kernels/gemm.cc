@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/thread_pool.h"
+#include "kernels/loops.h"
 #include "kernels/simd.h"
 
 namespace shoal {
@@ -70,11 +71,56 @@ Split SplitTasks(const GemmKernels& kernels, int64_t m, int64_t panels,
   return split;
 }
 
+ElementwiseLoop LoopOf(Activation activation) {
+  const auto loop = [](ElementwiseOp op) {
+    return ActiveLoops().elementwise[static_cast<int>(op)];
+  };
+  switch (activation) {
+    case Activation::kNone:
+      break;
+    case Activation::kRelu:
+      return loop(ElementwiseOp::kRelu);
+    case Activation::kSigmoid:
+      return loop(ElementwiseOp::kSigmoid);
+    case Activation::kTanh:
+      return loop(ElementwiseOp::kTanh);
+  }
+  return nullptr;
+}
+
+// On outputs that are complete, while the cache still has them: c[rows,
+// columns], whose rows are `stride` apart.
+void Finish(const GemmEpilogue* epilogue, int64_t first_column, int64_t rows,
+            int64_t columns, float* c, int64_t stride) {
+  if (epilogue == nullptr) {
+    return;
+  }
+  const float* const bias = epilogue->bias + first_column;
+  const ElementwiseLoop activation = LoopOf(epilogue->activation);
+  const auto activate = [activation](float* row, int64_t n) {
+    const float* const in = row;
+    if (activation != nullptr) {
+      activation(&in, 0.0F, &row, 0, n);
+    }
+  };
+  if (columns == stride) {
+    ActiveLoops().bias_add(c, bias, rows, columns, c);
+    activate(c, rows * columns);
+    return;
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    float* const row = c + r * stride;
+    ActiveLoops().bias_add(row, bias, 1, columns, row);
+    activate(row, columns);
+  }
+}
+
 // One block of the sum: c[m, n] (+)= a[m, k] b[k, n], with k <= kDepthMax and
-// n <= kColumnsMax.
+// n <= kColumnsMax. The last one has the epilogue.
 void MultiplyBlock(const GemmKernels& kernels, const GemmSize& size,
                    const GemmFactor& a, const GemmFactor& b, bool first,
-                   float* c, int64_t stride, float* packed, ThreadPool& pool) {
+                   float* c, int64_t stride, float* packed, ThreadPool& pool,
+                   const GemmEpilogue* epilogue) {
   const int64_t width = kernels.columns;
   const int64_t panels = CeilDiv(size.n, width);
   const bool pack = size.m > kernels.rows || b.line_stride != 1;
@@ -107,6 +153,7 @@ void MultiplyBlock(const GemmKernels& kernels, const GemmSize& size,
             kernels.multiply_unpacked(part, left, At(b, column, 0), first, to,
                                       stride);
           }
+          Finish(epilogue, column, part.m, part.n, to, stride);
         }
       });
 }
@@ -114,7 +161,8 @@ void MultiplyBlock(const GemmKernels& kernels, const GemmSize& size,
 }  // namespace
 
 void Gemm(const GemmSize& size, const GemmFactor& a, const GemmFactor& b,
-          float* c, std::span<std::byte> workspace, ThreadPool& pool) {
+          float* c, std::span<std::byte> workspace, ThreadPool& pool,
+          const GemmEpilogue* epilogue) {
   const int64_t m = size.m;
   const int64_t n = size.n;
   const int64_t k = size.k;
@@ -123,6 +171,7 @@ void Gemm(const GemmSize& size, const GemmFactor& a, const GemmFactor& b,
   }
   if (k == 0) {
     std::memset(c, 0, static_cast<size_t>(m * n) * sizeof(float));
+    Finish(epilogue, 0, m, n, c, n);
     return;
   }
   const GemmKernels& kernels = ActiveGemm();
@@ -135,6 +184,11 @@ void Gemm(const GemmSize& size, const GemmFactor& a, const GemmFactor& b,
       pool.ParallelFor(m * n, kGrain, [&](int64_t begin, int64_t end) {
         kernels.row_times(vector.data, At(matrix, begin, 0), end - begin, k,
                           c + begin);
+        if (n == 1) {
+          Finish(epilogue, 0, end - begin, 1, c + begin, 1);
+        } else {
+          Finish(epilogue, begin, 1, end - begin, c + begin, end - begin);
+        }
       });
       return;
     }
@@ -142,11 +196,15 @@ void Gemm(const GemmSize& size, const GemmFactor& a, const GemmFactor& b,
   const int64_t depth = CeilDiv(k, CeilDiv(k, kDepthMax));
   float* const packed = Aligned(workspace);
   for (int64_t j = 0; j < n; j += kColumnsMax) {
+    const GemmEpilogue of_columns = {
+        epilogue == nullptr ? nullptr : epilogue->bias + j,
+        epilogue == nullptr ? Activation::kNone : epilogue->activation};
     for (int64_t p = 0; p < k; p += depth) {
+      const bool last = epilogue != nullptr && p + depth >= k;
       const GemmSize block = {m, std::min(kColumnsMax, n - j),
                               std::min(depth, k - p)};
       MultiplyBlock(kernels, block, At(a, 0, p), At(b, j, p), p == 0, c + j, n,
-                    packed, pool);
+                    packed, pool, last ? &of_columns : nullptr);
     }
   }
 }

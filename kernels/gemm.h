@@ -24,12 +24,22 @@ struct GemmSize {
   int64_t k;
 };
 
+// What a layer does with its product: adds bias[n] to each row, then applies an
+// elementwise function.
+enum class Activation : int64_t { kNone, kRelu, kSigmoid, kTanh };
+struct GemmEpilogue {
+  const float* bias;
+  Activation activation;
+};
+
 // c[m, n] = a b, row-major. Each output is one chain of fused multiply-adds,
 // c = fma(a[i, p], b[p, j], c) for p rising from 0 with c starting at 0,
 // whatever the blocks, threads and instruction set: so are its bits.
+// With an epilogue they are those of BiasAdd and the activation run after it.
 // `workspace` has GemmWorkspaceBytes() or more.
 void Gemm(const GemmSize& size, const GemmFactor& a, const GemmFactor& b,
-          float* c, std::span<std::byte> workspace, ThreadPool& pool);
+          float* c, std::span<std::byte> workspace, ThreadPool& pool,
+          const GemmEpilogue* epilogue = nullptr);
 
 // Enough for every size that is nowhere larger.
 int64_t GemmWorkspaceBytes(const GemmSize& size);

@@ -27,6 +27,25 @@ Status MatMul(const KernelArgs& args, Stream& stream) {
   return OkStatus();
 }
 
+// y = activation(a b + bias).
+Status Dense(const KernelArgs& args, Stream& stream) {
+  const TensorView& a = args.inputs[0];
+  const TensorView& b = args.inputs[1];
+  const GemmEpilogue epilogue = {args.inputs[2].as<const float>(),
+                                 static_cast<Activation>(args.ints[0])};
+  Gemm({a.shape.dim(0), b.shape.dim(1), a.shape.dim(1)},
+       {a.as<float>(), a.shape.dim(1), 1}, {b.as<float>(), 1, b.shape.dim(1)},
+       args.outputs[0].as<float>(), args.workspace, *stream.pool(), &epilogue);
+  return OkStatus();
+}
+
+int64_t DenseWorkspace(std::span<const TensorView> inputs,
+                       std::span<const TensorView> /*outputs*/,
+                       std::span<const int64_t> /*ints*/, int /*num_threads*/) {
+  return GemmWorkspaceBytes(
+      {inputs[0].shape.dim(0), inputs[1].shape.dim(1), inputs[0].shape.dim(1)});
+}
+
 int64_t MatMulWorkspace(std::span<const TensorView> inputs,
                         std::span<const TensorView> /*outputs*/,
                         std::span<const int64_t> ints, int /*num_threads*/) {
@@ -36,6 +55,8 @@ int64_t MatMulWorkspace(std::span<const TensorView> inputs,
 
 SHOAL_REGISTER_KERNEL("cpu", MatMul, .run = &MatMul,
                       .workspace_bytes = &MatMulWorkspace);
+SHOAL_REGISTER_KERNEL("cpu", Dense, .run = &Dense,
+                      .workspace_bytes = &DenseWorkspace);
 
 }  // namespace
 }  // namespace shoal

@@ -74,6 +74,43 @@ TEST(MatMulTest, SizesBeyondOneBlockInEveryDirection) {
   ExpectProduct({429, 1, 300}, true, false);
 }
 
+// The bits of the three ops one after the other, with values that activations
+// treat in their own ways.
+TEST(DenseTest, HasTheBitsOfItsParts) {
+  constexpr const char* kActivations[] = {"", "Relu", "Sigmoid", "Tanh"};
+  const MatMulCase cases[] = {
+      {0, 3, 2},     {3, 0, 2},     {4, 5, 0},     {1, 1, 1},    {1, 37, 19},
+      {37, 1, 19},   {1, 700, 300}, {700, 1, 429}, {15, 33, 17}, {100, 31, 1},
+      {5, 2100, 20}, {90, 61, 600}, {200, 70, 257}};
+  for (const MatMulCase& c : cases) {
+    KernelCall product = MatMulCall(c, false, false, 23);
+    if (c.m > 2 && c.k > 0) {
+      auto* const a = static_cast<float*>(product.inputs[0].view().data);
+      a[0] = std::numeric_limits<float>::infinity();
+      a[c.k] = std::numeric_limits<float>::quiet_NaN();
+      a[2 * c.k] = -100.0F;
+    }
+    const TestTensor bias = TestTensor::Uniform({c.n}, 29, -2.0, 2.0);
+    const Shape shape = {c.m, c.n};
+    TestTensor want = RunEverywhere(product)[0];
+    want = RunEverywhere(
+        {.op = "BiasAdd", .inputs = {want, bias}, .outputs = {shape}})[0];
+    for (int64_t activation = 0; activation < 4; ++activation) {
+      SCOPED_TRACE(StrCat(c.m, "x", c.n, "x", c.k, " ", activation));
+      const TestTensor got =
+          RunEverywhere({.op = "Dense",
+                         .inputs = {product.inputs[0], product.inputs[1], bias},
+                         .outputs = {shape},
+                         .ints = {activation}})[0];
+      EXPECT_TRUE(SameBits(
+          got, activation == 0 ? want
+                               : RunEverywhere({.op = kActivations[activation],
+                                                .inputs = {want},
+                                                .outputs = {shape}})[0]));
+    }
+  }
+}
+
 TEST(MatMulTest, NoRowsAndNothingToSum) {
   RunEverywhere(MatMulCall({0, 5, 3}, false, false, 1));
   RunEverywhere(MatMulCall({5, 0, 3}, true, true, 1));

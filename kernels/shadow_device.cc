@@ -60,6 +60,7 @@ struct State {
   std::deque<Queue> queues SHOAL_GUARDED_BY(mutex);
   VectorClock host SHOAL_GUARDED_BY(mutex);  // what the host has waited for
   Status broken SHOAL_GUARDED_BY(mutex);
+  int64_t waits SHOAL_GUARDED_BY(mutex) = 0;  // for events
   // Of memory that was freed in use: the work may still touch it.
   std::vector<Memory> kept SHOAL_GUARDED_BY(mutex);
 
@@ -215,6 +216,9 @@ class ShadowStream : public Stream {
     }
     const MutexLock lock(state_->mutex);
     SHOAL_RETURN_IF_ERROR(state_->broken);
+    if (state_->waits++ == state_->options.forget_wait) {
+      return OkStatus();
+    }
     state_->queues[number_].clock.Join(other->clock());
     Push({.wait_queue = other->queue(), .wait_count = other->count()});
     return OkStatus();

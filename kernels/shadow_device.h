@@ -31,6 +31,8 @@ struct ShadowOptions {
   int threads = 1;
   uint64_t seed = 0;
   Duration delay_max = std::chrono::microseconds(20);
+  // For tests of what uses it: the so-manyth wait for an event is forgotten.
+  int64_t forget_wait = -1;
 };
 std::unique_ptr<Device> CreateShadowDevice(const ShadowOptions& options);
 

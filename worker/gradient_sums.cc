@@ -59,7 +59,7 @@ Status GradientSums::SumLeaf(Call& call, size_t share, const Sum& sum) {
   SHOAL_ASSIGN_OR_RETURN(
       const double loss,
       runner_.Train(call.shares[share], call.values, sum.gradients,
-                    last ? nullptr : &call.shares[share + 1], ready));
+                    call.shares.subspan(share + 1), ready));
   call.loss += loss;
   for (size_t v = 0; v < added_.size(); ++v) {
     if (!added_[v]) {

@@ -40,11 +40,11 @@ float LeafGradient(int leaf, int part, int64_t i) {
 class FakeRunner : public ModelRunner {
  public:
   StatusOr<double> Train(const ShareInput& share, const PulledValues& /*v*/,
-                         Gradients& out, const ShareInput* next,
+                         Gradients& out, std::span<const ShareInput> next,
                          const ReadyFn& ready) override {
     const auto leaf = static_cast<int>(share.batch.size);
     leaves.push_back(leaf);
-    nexts.push_back(next == nullptr ? -1 : static_cast<int>(next->batch.size));
+    nexts.push_back(next.empty() ? -1 : static_cast<int>(next[0].batch.size));
     // What it has not written yet must not count.
     out.dense.assign(static_cast<size_t>(layout.size()), std::nanf(""));
     out.rows.assign(2, std::vector<float>(kRows * kDim));

@@ -226,6 +226,37 @@ Problem CheckDevices(const JobSpec& job) {
         StrCat("it names ", devices.workers_size(),
                " devices, but cluster.workers is ", job.cluster().workers())};
   }
+  for (const auto& [op, device] : devices.ops()) {
+    if (device != "cpu" && device != "device") {
+      return JobProblem{StrCat("devices.ops.", op),
+                        StrCat("'", device,
+                               "' is neither cpu nor device, which is the "
+                               "worker's")};
+    }
+  }
+  const auto& named = devices.workers();
+  const bool any_gpu =
+      (devices.workers_size() < job.cluster().workers() &&
+       job.device() != "cpu") ||
+      std::any_of(named.begin(), named.end(),
+                  [](const std::string& name) { return name != "cpu"; });
+  if (devices.per_worker() > 1 && !any_gpu) {
+    return JobProblem{"devices.per_worker",
+                      StrCat(devices.per_worker(),
+                             " devices for each worker, but all workers are on "
+                             "the CPU, of which there is one; set device: "
+                             "cuda, or leave it out")};
+  }
+  if (devices.per_worker() > job.cluster().virtual_workers()) {
+    return JobProblem{
+        "devices.per_worker",
+        StrCat(devices.per_worker(),
+               " is more than a worker has shares of a batch "
+               "(cluster.virtual_workers is ",
+               job.cluster().virtual_workers(),
+               "), so some devices would idle; raise "
+               "cluster.virtual_workers, best to twice as many or more")};
+  }
   return std::nullopt;
 }
 

@@ -1,6 +1,8 @@
 #include "worker/model.h"
 
 #include <algorithm>
+#include <map>
+#include <string>
 #include <utility>
 
 #include "base/strcat.h"
@@ -102,6 +104,26 @@ ps::ModelSpec SpecOf(const JobSpec& job, const graph::Graph& graph,
   return spec;
 }
 
+// Puts ops where the job wants them. Errors: kInvalidArgument (a key that fits
+// none).
+Status PlaceOps(const JobSpec& job, graph::GraphBuilder& graph) {
+  std::map<std::string, std::string> devices;
+  for (const auto& [key, device] : job.devices().ops()) {
+    devices[key] = device == "cpu" ? "cpu" : "";
+  }
+  const std::vector<std::string> unknown = graph.PlaceOps(devices);
+  if (unknown.empty()) {
+    return OkStatus();
+  }
+  std::string known;
+  for (const std::string& name : graph.PlaceableNames()) {
+    known += (known.empty() ? "" : ", ") + name;
+  }
+  return InvalidArgumentError(
+      StrCat("devices.ops: the model has no op or layer '", unknown[0],
+             "'; there are: ", known));
+}
+
 NodeRef LossOf(const JobSpec& job, graph::GraphBuilder& graph, NodeRef logits,
                NodeRef labels) {
   const std::string& task = job.model().task();
@@ -135,6 +157,7 @@ Status BuildTraining(const JobSpec& job, const RecordSchema& schema,
                        graph.Placeholder("push_fraction", {1})));
   }
   SHOAL_RETURN_IF_ERROR(graph.status());
+  SHOAL_RETURN_IF_ERROR(PlaceOps(job, graph));
 
   std::vector<NodeRef> variables;
   std::vector<NodeRef> tables;
@@ -170,6 +193,8 @@ Status BuildScoring(const JobSpec& job, const RecordSchema& schema,
   out.scores = task == "regression"   ? graph::Scale(graph, logits, 1)
                : task == "multiclass" ? graph::Softmax(graph, logits)
                                       : graph::Sigmoid(graph, logits);
+  // What training alone has is not looked for.
+  (void)PlaceOps(job, graph);
   out.score_width = static_cast<int>(builder.classes());
   SHOAL_ASSIGN_OR_RETURN(out.score, graph.Finish());
   return OkStatus();

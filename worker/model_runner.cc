@@ -52,11 +52,13 @@ std::span<const T> AsSpan(const std::vector<T>& values) {
 class GraphRunner {
  public:
   GraphRunner(const ModelGraph& model, const graph::Graph& graph,
-              const ps::DenseLayout& layout, Device& device, int threads)
+              const ps::DenseLayout& layout, Device& device, Device& host,
+              int threads)
       : model_(model),
         graph_(graph),
         layout_(layout),
         device_(device),
+        host_(host),
         threads_(threads) {
     int variable = 0;
     int table = 0;
@@ -141,8 +143,8 @@ class GraphRunner {
                                      .symbol_max = symbol_max_,
                                      .device = std::string(device_.name()),
                                      .num_threads = threads_}));
-    SHOAL_ASSIGN_OR_RETURN(executor_,
-                           graph::Executor::Create(std::move(plan), device_));
+    SHOAL_ASSIGN_OR_RETURN(
+        executor_, graph::Executor::Create(std::move(plan), device_, &host_));
     if (TraceIsOn()) {
       executor_->SetTrace(
           [](std::string_view /*node*/, std::string_view op, Time begin,
@@ -221,6 +223,7 @@ class GraphRunner {
   const graph::Graph& graph_;
   const ps::DenseLayout& layout_;
   Device& device_;
+  Device& host_;
   int threads_;
   std::vector<Input> inputs_;
   std::vector<graph::Fetch> fetches_;
@@ -235,23 +238,29 @@ class GraphModelRunner : public ModelRunner {
  public:
   GraphModelRunner(std::shared_ptr<const ModelGraph> model,
                    std::unique_ptr<ThreadPool> pool,
-                   std::unique_ptr<Device> device, const Options& options)
+                   std::vector<std::unique_ptr<Device>> devices,
+                   const Options& options)
       : model_(std::move(model)),
         layout_(model_->spec),
         pool_(std::move(pool)),
-        device_(std::move(device)),
-        score_(*model_, model_->score, layout_, *device_, options.threads) {
+        host_(CreateCpuDevice(*pool_)),
+        devices_(std::move(devices)),
+        host_can_read_(devices_[0]->host_can_read()),
+        score_(*model_, model_->score, layout_, *devices_[0], *host_,
+               options.threads) {
     for (size_t v = 0; v < model_->variable_gradients.size(); ++v) {
       if (model_->variable_gradients[v].valid()) {
         fetched_variables_.push_back(static_cast<int>(v));
       }
     }
     // A device that works beside the host has two shares under way.
-    const size_t under_way = device_->host_can_read() ? 1 : 2;
+    const size_t under_way = devices_.size() * (host_can_read_ ? 1 : 2);
     for (size_t i = 0; i < under_way; ++i) {
-      training_.push_back(
-          {.graph = std::make_unique<GraphRunner>(
-               *model_, model_->train, layout_, *device_, options.threads)});
+      const size_t device = i % devices_.size();
+      training_.push_back({.graph = std::make_unique<GraphRunner>(
+                               *model_, model_->train, layout_,
+                               *devices_[device], *host_, options.threads),
+                           .trace_name = StrCat("share on device ", device)});
       GraphRunner& train = *training_.back().graph;
       train.AddFetch(model_->loss_sum, /*external=*/false);
       for (const auto* gradients :
@@ -269,7 +278,7 @@ class GraphModelRunner : public ModelRunner {
   }
 
   StatusOr<double> Train(const ShareInput& share, const PulledValues& values,
-                         Gradients& out, const ShareInput* next,
+                         Gradients& out, std::span<const ShareInput> next,
                          const ReadyFn& ready) override {
     Size(values, out);
     if (share.batch.size == 0) {
@@ -280,7 +289,7 @@ class GraphModelRunner : public ModelRunner {
     ready_ = nullptr;
     if (training.share != &share || training.version != values.version) {
       SHOAL_RETURN_IF_ERROR(Drop());
-      if (device_->host_can_read()) {
+      if (host_can_read_) {
         ready_ = ready ? &ready : nullptr;
         SHOAL_RETURN_IF_ERROR(training.graph->Bind(share, values));
         SHOAL_RETURN_IF_ERROR(BindFetches(training, out));
@@ -290,17 +299,18 @@ class GraphModelRunner : public ModelRunner {
       }
     }
     turn_ = (turn_ + 1) % training_.size();
-    Training& after = training_[turn_];
-    if (&after != &training && next != nullptr && next->batch.size > 0) {
-      SHOAL_RETURN_IF_ERROR(Begin(after, *next, values));
-    }
+    SHOAL_RETURN_IF_ERROR(BeginNext(next, values));
     training.share = nullptr;
     graph::Executor& executor = training.graph->executor();
-    if (!device_->host_can_read()) {
+    if (!host_can_read_) {
       SHOAL_RETURN_IF_ERROR(BindFetches(training, out));
     }
     ready_ = ready ? &ready : nullptr;
     SHOAL_RETURN_IF_ERROR(executor.Finish());
+    if (TraceIsOn() && !host_can_read_) {
+      RecordTrace(training.trace_name, share.virtual_worker, training.begin,
+                  clock_.Now());
+    }
     return static_cast<double>(executor.fetch(0).as<float>()[0]);
   }
 
@@ -323,14 +333,40 @@ class GraphModelRunner : public ModelRunner {
     std::unique_ptr<GraphRunner> graph = {};
     const ShareInput* share = nullptr;
     uint64_t version = 0;
+    std::string trace_name = {};
+    Time begin = {};
   };
 
-  static Status Begin(Training& training, const ShareInput& share,
-                      const PulledValues& values) {
+  Status Begin(Training& training, const ShareInput& share,
+               const PulledValues& values) const {
+    training.begin = clock_.Now();
     SHOAL_RETURN_IF_ERROR(training.graph->Bind(share, values));
     SHOAL_RETURN_IF_ERROR(training.graph->executor().Start());
     training.share = &share;
     training.version = values.version;
+    return OkStatus();
+  }
+
+  // As many of the shares of the next calls as there are runs for, but that of
+  // this call.
+  Status BeginNext(std::span<const ShareInput> next,
+                   const PulledValues& values) {
+    size_t turn = turn_;
+    size_t free = training_.size() - 1;
+    for (const ShareInput& share : next) {
+      if (free == 0) {
+        break;
+      }
+      if (share.batch.size == 0) {
+        continue;  // It takes no turn.
+      }
+      Training& training = training_[turn];
+      if (training.share != &share || training.version != values.version) {
+        SHOAL_RETURN_IF_ERROR(Begin(training, share, values));
+      }
+      turn = (turn + 1) % training_.size();
+      --free;
+    }
     return OkStatus();
   }
 
@@ -339,7 +375,7 @@ class GraphModelRunner : public ModelRunner {
     for (Training& training : training_) {
       if (training.share != nullptr) {
         training.share = nullptr;
-        SHOAL_RETURN_IF_ERROR(training.graph->executor().Finish());
+        SHOAL_RETURN_IF_ERROR(training.graph->executor().Abandon());
       }
     }
     return OkStatus();
@@ -399,10 +435,13 @@ class GraphModelRunner : public ModelRunner {
   std::shared_ptr<const ModelGraph> model_;
   ps::DenseLayout layout_;
   std::unique_ptr<ThreadPool> pool_;
-  std::unique_ptr<Device> device_;
+  std::unique_ptr<Device> host_;                  // of what is placed there
+  std::vector<std::unique_ptr<Device>> devices_;  // of one kind
+  const bool host_can_read_;
   std::vector<Training> training_;
   std::vector<int> fetched_variables_;  // by fetch, from fetch 1 on
   size_t turn_ = 0;
+  SystemClock clock_;
   const ReadyFn* ready_ = nullptr;  // of the run under way
   GraphRunner score_;
 };
@@ -417,10 +456,10 @@ StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(
                                        options.share_size_max));
   }
   auto pool = std::make_unique<ThreadPool>(options.threads);
-  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Device> device,
-                         OpenDevice(options.device, *pool));
+  SHOAL_ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Device>> devices,
+                         OpenDevices(options.device, *pool));
   return std::unique_ptr<ModelRunner>(std::make_unique<GraphModelRunner>(
-      std::move(model), std::move(pool), std::move(device), options));
+      std::move(model), std::move(pool), std::move(devices), options));
 }
 
 }  // namespace shoal::worker

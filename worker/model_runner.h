@@ -47,15 +47,16 @@ class ModelRunner {
   virtual ~ModelRunner() = default;
 
   // Fills `out` (sized as needed) with the gradients of the share and gives the
-  // sum of its examples' losses, penalties not counted. `next`, unless null, is
-  // the share of the next call, with the same values: a device that works
-  // beside the host begins with it before this share is waited for. `ready`,
-  // unless empty, is called on the way with the numbers of dense variables
-  // whose gradient is whole; those that it is not called with are by the end.
+  // sum of its examples' losses, penalties not counted. `next` are the shares
+  // of the next calls, with the same values: devices that work beside the host
+  // begin with them before this share is waited for. Shares go to the devices
+  // in turn. `ready`, unless empty, is called on the way with the numbers of
+  // dense variables whose gradient is whole; those that it is not called with
+  // are by the end.
   using ReadyFn = std::function<void(int variable)>;
   virtual StatusOr<double> Train(const ShareInput& share,
                                  const PulledValues& values, Gradients& out,
-                                 const ShareInput* next,
+                                 std::span<const ShareInput> next,
                                  const ReadyFn& ready) = 0;
 
   // Appends a score per example ([classes] of them for multiclass):

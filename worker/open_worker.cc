@@ -69,6 +69,7 @@ DeviceOptions DeviceOf(const JobSpec& job, int worker) {
   return {.name = worker < devices.workers_size() ? devices.workers(worker)
                                                   : job.device(),
           .rank = worker,
+          .count = devices.per_worker(),
           .fast_math = devices.math() == "fast",
           .seed = job.seed()};
 }
@@ -117,6 +118,17 @@ StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined) {
       .groups = model->groups,
       .slot_bits = joined.route.slot_bits,
       .num_shards = static_cast<int>(joined.route.shards.size())});
+  const DevicesSpec& devices = job->devices();
+  const int shares = joined.virtual_end - joined.virtual_begin;
+  if (devices.per_worker() > shares) {
+    return InvalidArgumentError(
+        StrCat("devices.per_worker is ", devices.per_worker(), ", but worker ",
+               joined.index, " has ", shares,
+               " share(s) of a batch, so some devices would idle: raise "
+               "cluster.virtual_workers (",
+               job->cluster().virtual_workers(), " for ", joined.num_workers,
+               " workers), or lower devices.per_worker"));
+  }
   SHOAL_ASSIGN_OR_RETURN(
       out.runner, ModelRunner::Create(
                       model, {.share_size_max = out.source->share_size_max(),
@@ -133,14 +145,14 @@ StatusOr<std::shared_ptr<Device>> OpenWorkerDevice(
     const ps::JoinResult& joined) {
   struct Owner {
     ThreadPool pool{1};  // Nothing is computed on it.
-    std::unique_ptr<Device> device;
+    std::vector<std::unique_ptr<Device>> devices;
   };
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobSpec> job,
                          ParseSerializedJob(joined.job_text));
   auto owner = std::make_shared<Owner>();
-  SHOAL_ASSIGN_OR_RETURN(owner->device,
-                         OpenDevice(DeviceOf(*job, joined.index), owner->pool));
-  return std::shared_ptr<Device>(owner, owner->device.get());
+  SHOAL_ASSIGN_OR_RETURN(
+      owner->devices, OpenDevices(DeviceOf(*job, joined.index), owner->pool));
+  return std::shared_ptr<Device>(owner, owner->devices.front().get());
 }
 
 ps::TrainPlan MakeTrainPlan(const JobSpec& job, int64_t train_rows,

@@ -1,6 +1,7 @@
 #include "base/strcat.h"
 #include "graph/op.h"
 #include "graph/ops.h"
+#include "kernels/gemm.h"
 
 namespace shoal::graph {
 namespace {
@@ -55,6 +56,24 @@ void BiasAddGradient(GradientContext& ctx) {
   }
 }
 
+Status DenseShape(ShapeContext& ctx) {
+  SHOAL_RETURN_IF_ERROR(ctx.ExpectRank(0, 2));
+  SHOAL_RETURN_IF_ERROR(ctx.ExpectRank(1, 2));
+  SHOAL_RETURN_IF_ERROR(ctx.ExpectRank(2, 1));
+  if (ctx.input(0).dim(1) != ctx.input(1).dim(0) ||
+      ctx.input(1).dim(1) != ctx.input(2).dim(0)) {
+    return InvalidArgumentError(StrCat(
+        ctx.Text(0), ", ", ctx.Text(1), " and ", ctx.Text(2),
+        "; inner sizes must agree, and a row of the product be as bias"));
+  }
+  const auto activations = static_cast<int64_t>(Activation::kTanh) + 1;
+  if (ctx.int_attribute(0) < 0 || ctx.int_attribute(0) >= activations) {
+    return InvalidArgumentError(StrCat("activation ", ctx.int_attribute(0),
+                                       " is outside [0, ", activations, ")"));
+  }
+  return ctx.SetOutput({ctx.input(0).dim(0), ctx.input(1).dim(1)});
+}
+
 // y = op(a) op(b), where op transposes if its attribute is not 0.
 SHOAL_REGISTER_OP(MatMul)
     .Input("a", "[m,k]")
@@ -72,6 +91,17 @@ SHOAL_REGISTER_OP(BiasAdd)
     .ShapeFn(&BiasAddShape)
     .Gradient(&BiasAddGradient)
     .InPlace();
+
+// y = activation(a b + bias); the activation is an Activation of
+// kernels/gemm.h.
+SHOAL_REGISTER_OP(Dense)
+    .Input("a", "[m,k]")
+    .Input("b", "[k,n]")
+    .Input("bias", "[n]")
+    .Output("y", "[m,n]")
+    .Ints({"activation"})
+    .ShapeFn(&DenseShape)
+    .NoGradient("FuseLayers() makes it when gradients have been taken");
 
 }  // namespace
 }  // namespace shoal::graph

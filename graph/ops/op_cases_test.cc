@@ -165,6 +165,24 @@ void AddMatMulCases(std::vector<OpCase>& cases) {
                        ProductReference(ta, tb, 2, 3, 4)});
     }
   }
+  for (const int64_t activation : {0, 1, 2, 3}) {
+    cases.push_back(
+        {"Dense",
+         {RandomInput({2, 3}, 35), RandomInput({3, 4}, 36),
+          RandomInput({4}, 37)},
+         {.ints = {activation}},
+         [activation](const std::vector<Numbers>& in) {
+           Numbers y = ProductReference(false, false, 2, 3, 4)({in[0], in[1]});
+           for (size_t i = 0; i < y.size(); ++i) {
+             y[i] += in[2][i % 4];
+             y[i] = activation == 1   ? std::max(0.0, y[i])
+                    : activation == 2 ? 1 / (1 + std::exp(-y[i]))
+                    : activation == 3 ? std::tanh(y[i])
+                                      : y[i];
+           }
+           return y;
+         }});
+  }
   cases.push_back({"BiasAdd",
                    {RandomInput({3, 4}, 33), RandomInput({4}, 34)},
                    {},

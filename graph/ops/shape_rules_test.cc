@@ -47,6 +47,21 @@ TEST_F(ShapeRulesTest, SymbolsPassThrough) {
   EXPECT_EQ(Error(), "no error");
 }
 
+TEST_F(ShapeRulesTest, DenseChecksSizesAndActivation) {
+  GraphBuilder& b = builder_;
+  EXPECT_EQ(
+      b.shape(b.Op("Dense", {In({b_, 7}), In({7, 5}), In({5})}, {.ints = {3}})),
+      (SymbolicShape{b_, 5}));
+  b.Op("Dense", {In({b_, 7}), In({7, 5}), In({7})}, {.ints = {0}});
+  EXPECT_THAT(b.status().message(), HasSubstr("inner sizes must agree"));
+}
+
+TEST_F(ShapeRulesTest, DenseKnowsFourActivations) {
+  builder_.Op("Dense", {In({b_, 7}), In({7, 5}), In({5})}, {.ints = {4}});
+  EXPECT_THAT(builder_.status().message(),
+              HasSubstr("activation 4 is outside [0, 4)"));
+}
+
 TEST_F(ShapeRulesTest, MatMulNeedsEqualInnerSizes) {
   MatMul(builder_, In({b_, 13}), In({13, 4}), false, true);
   EXPECT_THAT(Error(), AllOf(HasSubstr("node 'matmul'"), HasSubstr("[b,13]"),

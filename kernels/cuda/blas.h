@@ -11,7 +11,8 @@ namespace shoal::cuda {
 // chose for the sizes it has met. Of one stream.
 struct Blas;
 
-// c[m, n] = op(a) op(b), row-major; op transposes or not.
+// c[m, n] = op(a) op(b), row-major; op transposes or not. Where there is a
+// bias[n], it is added to each row; then relu may take the sum.
 struct Product {
   const float* a;
   const float* b;
@@ -21,6 +22,8 @@ struct Product {
   int64_t k;
   bool transpose_a;
   bool transpose_b;
+  const float* bias = nullptr;
+  bool relu = false;  // only with a bias
 };
 
 // These return 0 or an error of error_text().

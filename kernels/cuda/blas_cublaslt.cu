@@ -32,10 +32,17 @@ uint32_t AlignmentOf(const float* data) {
   return uint32_t{1} << std::min(bits, kBitsMax);
 }
 
+cublasLtEpilogue_t EpilogueOf(const Product& p) {
+  return p.bias == nullptr ? CUBLASLT_EPILOGUE_DEFAULT
+         : p.relu          ? CUBLASLT_EPILOGUE_RELU_BIAS
+                           : CUBLASLT_EPILOGUE_BIAS;
+}
+
 // Everything that the choice of an algorithm depends on.
 auto KeyOf(const Product& p) {
   return std::make_tuple(p.m, p.n, p.k, p.transpose_a, p.transpose_b,
-                         AlignmentOf(p.a), AlignmentOf(p.b), AlignmentOf(p.c));
+                         AlignmentOf(p.a), AlignmentOf(p.b), AlignmentOf(p.c),
+                         EpilogueOf(p));
 }
 
 }  // namespace
@@ -68,6 +75,16 @@ int Describe(const Product& p, Problem& problem) {
   };
   SHOAL_BLAS_TRY(set(CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_b));
   SHOAL_BLAS_TRY(set(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_a));
+  if (p.bias != nullptr) {
+    // Of the columns' order, so an element for each row of the transpose.
+    const cublasLtEpilogue_t epilogue = EpilogueOf(p);
+    SHOAL_BLAS_TRY(cublasLtMatmulDescSetAttribute(&problem.operation,
+                                                  CUBLASLT_MATMUL_DESC_EPILOGUE,
+                                                  &epilogue, sizeof(epilogue)));
+    SHOAL_BLAS_TRY(cublasLtMatmulDescSetAttribute(
+        &problem.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p.bias,
+        sizeof(p.bias)));
+  }
   const auto layout = [](cublasLtMatrixLayoutOpaque_t* matrix, int64_t rows,
                          int64_t columns) {
     return cublasLtMatrixLayoutInit(matrix, CUDA_R_32F,

@@ -1,6 +1,8 @@
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/runtime.cuh"
+#include "kernels/functors/activation.h"
+#include "kernels/gemm.h"
 
 namespace shoal::cuda {
 namespace {
@@ -20,6 +22,28 @@ struct Output {
   int64_t row_stride;
   int64_t column_stride;
 };
+
+// As GemmEpilogue, whichever factor the columns of the result come from.
+struct Epilogue {
+  const float* bias;
+  int64_t row_stride;  // in bias; one of the two is 0
+  int64_t column_stride;
+  Activation activation;
+};
+
+__device__ __forceinline__ float Activate(Activation activation, float x) {
+  switch (activation) {
+    case Activation::kNone:
+      return x;
+    case Activation::kRelu:
+      return functors::ReluFn()(x);
+    case Activation::kSigmoid:
+      return functors::SigmoidFn()(x);
+    case Activation::kTanh:
+      return functors::TanhFn()(x);
+  }
+  return x;
+}
 
 // Tiles of kLines lines of one factor, kDepth deep, on their way through
 // registers into shared memory, where a line is a column. In groups of 4
@@ -145,10 +169,11 @@ struct Tiling {
 // c = a b. Each output is one chain of fused multiply-adds in a register, for
 // p rising from 0, starting at 0: what kernels/gemm.h says, bit for bit. Tiles
 // are double-buffered: the next one is loaded while this one is used.
-template <typename T, bool kLeftAlongDepth, bool kRightAlongDepth>
+template <typename T, bool kLeftAlongDepth, bool kRightAlongDepth,
+          bool kHasEpilogue = false>
 __global__ void __launch_bounds__(T::kBlockThreads)
     GemmKernel(Factor left, Factor right, int64_t k, int64_t tiles_across,
-               int64_t num_tiles, Output c) {
+               int64_t num_tiles, Output c, Epilogue epilogue) {
   using Left =
       TileLoader<T::kRows, T::kDepth, T::kBlockThreads, kLeftAlongDepth>;
   using Right =
@@ -218,16 +243,39 @@ __global__ void __launch_bounds__(T::kBlockThreads)
       for (int j = 0; j < T::kN; ++j) {
         const int64_t column = first_column + RightRun::LineOf(across, j);
         if (row < left.lines && column < right.lines) {
-          c.data[row * c.row_stride + column * c.column_stride] = acc[i][j];
+          float value = acc[i][j];
+          if constexpr (kHasEpilogue) {
+            value = Activate(
+                epilogue.activation,
+                value + epilogue.bias[row * epilogue.row_stride +
+                                      column * epilogue.column_stride]);
+          }
+          c.data[row * c.row_stride + column * c.column_stride] = value;
         }
       }
     }
   }
 }
 
-__global__ void ClearKernel(float* y, int64_t n) {
-  for (int64_t i = FirstItem(); i < n; i += ItemStep()) {
-    y[i] = 0.0F;
+using Large = Tiling<128, 128, 8, 8, 8>;
+using Medium = Tiling<64, 64, 16, 4, 4>;
+using Small = Tiling<32, 32, 32, 2, 4>;
+using Narrow = Tiling<16, 4, 64, 1, 1>;
+
+// The product of no columns and rows, of which the epilogue is left.
+__global__ void ClearKernel(float* y, int64_t size, int64_t n,
+                            Epilogue epilogue) {
+  for (int64_t i = FirstItem(); i < size; i += ItemStep()) {
+    y[i] = epilogue.bias == nullptr
+               ? 0.0F
+               : Activate(epilogue.activation, 0.0F + epilogue.bias[i % n]);
+  }
+}
+
+// In place; what cuBLASLt's epilogues do not have.
+__global__ void ActivateKernel(float* y, int64_t size, Activation activation) {
+  for (int64_t i = FirstItem(); i < size; i += ItemStep()) {
+    y[i] = Activate(activation, y[i]);
   }
 }
 
@@ -238,15 +286,25 @@ int64_t NumTiles(const Factor& left, const Factor& right) {
 
 template <typename T>
 int GemmTiles(ShoalCudaStream& stream, const Factor& left, const Factor& right,
-              int64_t k, const Output& c) {
+              int64_t k, const Output& c, const Epilogue& epilogue) {
   const int64_t across = CeilDiv(right.lines, T::kColumns);
   const int64_t tiles = NumTiles<T>(left, right);
   const auto launch = [&](auto kernel) {
     return Launch(stream, Blocks(tiles, 1), T::kBlockThreads, kernel, left,
-                  right, k, across, tiles, c);
+                  right, k, across, tiles, c, epilogue);
   };
   const bool left_along = left.depth_stride == 1;
   const bool right_along = right.depth_stride == 1;
+  // A layer's factors are not transposed; the other way round, its columns are
+  // so few that tiles are narrow.
+  if (epilogue.bias != nullptr) {
+    if constexpr (std::is_same_v<T, Narrow>) {
+      if (!left_along) {
+        return launch(&GemmKernel<T, false, true, true>);
+      }
+    }
+    return launch(&GemmKernel<T, true, false, true>);
+  }
   if (left_along && right_along) {
     return launch(&GemmKernel<T, true, true>);
   }
@@ -259,31 +317,28 @@ int GemmTiles(ShoalCudaStream& stream, const Factor& left, const Factor& right,
   return launch(&GemmKernel<T, false, false>);
 }
 
-using Large = Tiling<128, 128, 8, 8, 8>;
-using Medium = Tiling<64, 64, 16, 4, 4>;
-using Small = Tiling<32, 32, 32, 2, 4>;
-using Narrow = Tiling<16, 4, 64, 1, 1>;
-
 // The largest tiles of which there are enough for every multiprocessor.
 int GemmExact(ShoalCudaStream& stream, const Factor& left, const Factor& right,
-              int64_t k, const Output& c) {
+              int64_t k, const Output& c, const Epilogue& epilogue) {
   // Narrow tiles have few columns.
   constexpr int64_t kNarrowMax = 8;
   if (left.lines < right.lines && left.lines <= kNarrowMax) {
     return GemmExact(stream, right, left, k,
-                     {c.data, c.column_stride, c.row_stride});
+                     {c.data, c.column_stride, c.row_stride},
+                     {epilogue.bias, epilogue.column_stride,
+                      epilogue.row_stride, epilogue.activation});
   }
   const int64_t enough = stream.context->multiprocessors;
   if (right.lines <= kNarrowMax) {
-    return GemmTiles<Narrow>(stream, left, right, k, c);
+    return GemmTiles<Narrow>(stream, left, right, k, c, epilogue);
   }
   if (NumTiles<Large>(left, right) >= enough) {
-    return GemmTiles<Large>(stream, left, right, k, c);
+    return GemmTiles<Large>(stream, left, right, k, c, epilogue);
   }
   if (NumTiles<Medium>(left, right) >= enough) {
-    return GemmTiles<Medium>(stream, left, right, k, c);
+    return GemmTiles<Medium>(stream, left, right, k, c, epilogue);
   }
-  return GemmTiles<Small>(stream, left, right, k, c);
+  return GemmTiles<Small>(stream, left, right, k, c, epilogue);
 }
 
 Factor FactorOf(const float* data, int64_t lines, int64_t depth,
@@ -293,7 +348,54 @@ Factor FactorOf(const float* data, int64_t lines, int64_t depth,
           stride % 4 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0};
 }
 
+// None of the sizes need be above 0.
+int RunProduct(ShoalCudaStream& stream, const Product& p,
+
+               const Epilogue& epilogue) {
+  const int64_t size = p.m * p.n;
+  if (size == 0) {
+    return 0;
+  }
+  if (p.k == 0) {
+    return Launch(stream, Blocks(size), kThreads, &ClearKernel, p.c, size, p.n,
+                  epilogue);
+  }
+  if (stream.math == SHOAL_CUDA_FAST) {
+    // Streams for copies never need one.
+    if (stream.blas == nullptr) {
+      SHOAL_CUDA_TRY(CreateBlas(&stream.blas));
+    }
+    SHOAL_CUDA_TRY(Multiply(*stream.blas, stream.stream, p));
+    return epilogue.activation == Activation::kNone || p.relu
+               ? 0
+               : Launch(stream, Blocks(size), kThreads, &ActivateKernel, p.c,
+                        size, epilogue.activation);
+  }
+  return GemmExact(stream, FactorOf(p.a, p.m, p.k, !p.transpose_a),
+                   FactorOf(p.b, p.n, p.k, p.transpose_b), p.k, {p.c, p.n, 1},
+                   epilogue);
+}
+
 }  // namespace
+
+int Dense(const ShoalCudaArgs& args, ShoalCudaStream& stream) {
+  const ShoalCudaTensor& a = args.inputs[0];
+  const ShoalCudaTensor& b = args.inputs[1];
+  const auto* const bias = As<const float>(args.inputs[2]);
+  const auto activation = static_cast<Activation>(args.ints[0]);
+  return RunProduct(stream,
+                    {.a = As<const float>(a),
+                     .b = As<const float>(b),
+                     .c = As<float>(args.outputs[0]),
+                     .m = a.dims[0],
+                     .n = b.dims[1],
+                     .k = a.dims[1],
+                     .transpose_a = false,
+                     .transpose_b = false,
+                     .bias = bias,
+                     .relu = activation == Activation::kRelu},
+                    {bias, 0, 1, activation});
+}
 
 int MatMul(const ShoalCudaArgs& args, ShoalCudaStream& stream) {
   const ShoalCudaTensor& a = args.inputs[0];
@@ -303,27 +405,16 @@ int MatMul(const ShoalCudaArgs& args, ShoalCudaStream& stream) {
   const int64_t m = a.dims[transpose_a ? 1 : 0];
   const int64_t k = a.dims[transpose_a ? 0 : 1];
   const int64_t n = b.dims[transpose_b ? 0 : 1];
-  auto* const c = As<float>(args.outputs[0]);
-  if (m == 0 || n == 0) {
-    return 0;
-  }
-  if (k == 0) {
-    return Launch(stream, Blocks(m * n), kThreads, &ClearKernel, c, m * n);
-  }
-  if (stream.math == SHOAL_CUDA_FAST) {
-    return Multiply(*stream.blas, stream.stream,
+  return RunProduct(stream,
                     {.a = As<const float>(a),
                      .b = As<const float>(b),
-                     .c = c,
+                     .c = As<float>(args.outputs[0]),
                      .m = m,
                      .n = n,
                      .k = k,
                      .transpose_a = transpose_a,
-                     .transpose_b = transpose_b});
-  }
-  return GemmExact(stream, FactorOf(As<const float>(a), m, k, !transpose_a),
-                   FactorOf(As<const float>(b), n, k, transpose_b), k,
-                   {c, n, 1});
+                     .transpose_b = transpose_b},
+                    {nullptr, 0, 0, Activation::kNone});
 }
 
 }  // namespace shoal::cuda

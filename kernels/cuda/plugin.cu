@@ -327,8 +327,7 @@ int CreateStreamInto(ShoalCudaStream& stream) {
       cudaStreamCreateWithFlags(&stream.stream, cudaStreamNonBlocking));
   SHOAL_CUDA_TRY(cudaEventCreateWithFlags(
       &stream.reached, cudaEventDisableTiming | cudaEventBlockingSync));
-  SHOAL_CUDA_TRY(CreateFaults(&stream.faults));
-  return stream.math == SHOAL_CUDA_FAST ? CreateBlas(&stream.blas) : 0;
+  return CreateFaults(&stream.faults);
 }
 
 int CreateStream(ShoalCudaContext* context, ShoalCudaMath math,

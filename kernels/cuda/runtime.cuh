@@ -176,6 +176,8 @@ int Launch(ShoalCudaStream& stream, int64_t blocks, int threads,
   if (blocks <= 0) {
     return 0;
   }
+  // The error of an earlier call, which its caller was told, is not this one's.
+  cudaGetLastError();
 #if defined(__CUDACC__)
   kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), 0,
            stream.stream>>>(static_cast<Parameters>(arguments)...);

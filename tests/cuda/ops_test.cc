@@ -387,6 +387,27 @@ TEST(CudaOpsTest, ExactProductsOfLargeMatrices) {
   ExpectBitsOfCpu(MatMulCall(700, 1030, 40, true, true));
 }
 
+KernelCall DenseCall(const KernelCall& product, int64_t activation) {
+  const Shape shape = product.outputs[0];
+  return {.op = "Dense",
+          .inputs = {product.inputs[0], product.inputs[1],
+                     TestTensor::Uniform({shape.dim(1)}, 63, -2.0, 2.0)},
+          .outputs = {shape},
+          .ints = {activation}};
+}
+
+TEST(CudaOpsTest, ExactLayersAreThoseOfTheCpu) {
+  ForProducts([](const KernelCall& call) {
+    if (call.ints[0] == 0 && call.ints[1] == 0) {
+      for (const int64_t activation : {0, 1, 2, 3}) {
+        ExpectBitsOfCpu(DenseCall(call, activation));
+        ExpectBitsOfCpu(DenseCall(call, activation), {.offset_bytes = 4});
+      }
+    }
+  });
+  ExpectBitsOfCpu(DenseCall(MatMulCall(1600, 1450, 36, false, false), 1));
+}
+
 // Products that round to -0 and sums that a stray + 0 would turn to +0.
 TEST(CudaOpsTest, ExactProductsKeepMinusZeroAndSpecialNumbers) {
   for (const int64_t k : {1, 3, 8, 13}) {
@@ -404,6 +425,26 @@ TEST(CudaOpsTest, ExactProductsKeepMinusZeroAndSpecialNumbers) {
                        .inputs = {Numbers({n, k}, 1), Numbers({k, n}, 2)},
                        .outputs = {Shape{n, n}},
                        .ints = {0, 0}});
+    }
+  }
+}
+
+// The epilogues of cuBLASLt, and the activations that it has none for.
+TEST(CudaOpsTest, FastLayersAreF32) {
+  for (const int64_t activation : {0, 1, 2, 3}) {
+    KernelCall call =
+        DenseCall(MatMulCall(64, 130, 33, false, false), activation);
+    ThreadPool pool(1);
+    std::vector<TestTensor> want;
+    ASSERT_TRUE(RunKernelOnce(call, pool, &want).ok());
+    const GpuResult got = RunOnGpu(call, {.math = SHOAL_CUDA_FAST});
+    ASSERT_EQ(got.error, 0) << got.text;
+    // No activation is steeper than 1.
+    constexpr double kBound = 2.0 * 0x1.0p-24 * 35 * 6;
+    for (int64_t i = 0; i < want[0].size(); ++i) {
+      ASSERT_TRUE(std::abs(got.outputs[0][i] - want[0][i]) <= kBound)
+          << activation << ", element " << i << ": " << got.outputs[0][i]
+          << " instead of " << want[0][i];
     }
   }
 }

@@ -326,7 +326,11 @@ class CudaDriverTest : public testing::Test {
   void SetDriver(const char* version) {
     setenv("SHOAL_SHIM_DRIVER", version, 1);
   }
-  void TearDown() override { unsetenv("SHOAL_SHIM_DRIVER"); }
+  void SetDevices(const char* count) { setenv("SHOAL_SHIM_DEVICES", count, 1); }
+  void TearDown() override {
+    unsetenv("SHOAL_SHIM_DRIVER");
+    unsetenv("SHOAL_SHIM_DEVICES");
+  }
   // NOLINTEND(concurrency-mt-unsafe)
 };
 
@@ -343,6 +347,35 @@ TEST_F(CudaDriverTest, NoDriverAndOldDriverAreTold) {
               HasSubstr("for CUDA 12.4 at most, this plug-in needs 13.0"));
   ShoalCudaContext* none = nullptr;
   EXPECT_NE(Table().open(0, &none), 0);
+}
+
+TEST_F(CudaDriverTest, GpusHaveMemoryAndStreamsOfTheirOwn) {
+  SetDevices("2");
+  ShoalCudaContext* second = nullptr;
+  ASSERT_EQ(Table().open(1, &second), 0);
+  ShoalCudaStream* stream = nullptr;
+  ASSERT_EQ(Table().create_stream(second, SHOAL_CUDA_EXACT, &stream), 0);
+  ShoalCudaMemory before;
+  ASSERT_EQ(Table().memory(Context(), &before), 0);
+  constexpr int64_t kSize = 1000000;
+  void* theirs = nullptr;
+  ASSERT_EQ(Table().allocate(second, kSize, &theirs), 0);
+  ShoalCudaMemory first_after;
+  ShoalCudaMemory second_after;
+  ASSERT_EQ(Table().memory(Context(), &first_after), 0);
+  ASSERT_EQ(Table().memory(second, &second_after), 0);
+  EXPECT_EQ(first_after.used_bytes, before.used_bytes);
+  EXPECT_GE(second_after.used_bytes, kSize);
+
+  // Each works whichever was used last.
+  EXPECT_EQ(Table().copy(stream, theirs, theirs, kSize), 0);
+  const GpuResult got = RunOnGpu(ScaleCall(3.0F, 2.0));
+  ASSERT_EQ(got.error, 0) << got.text;
+  Synchronize(stream);
+  EXPECT_NE(Table().copy(Plugin::Get().stream(), theirs, theirs, kSize), 0);
+  ASSERT_EQ(Table().release(second, theirs), 0);
+  Table().destroy_stream(stream);
+  Table().close(second);
 }
 
 }  // namespace

@@ -74,6 +74,7 @@ def check_machine(args, report):
     report.say(f"nvidia-smi: {text.strip() or 'not there'}")
     status, text, _ = run([args.shoal, "doctor", "--need-gpu"], 120)
     report.block(text)
+    args.gpus = len(re.findall(r"^ *GPU \d+: ", text, flags=re.M))
     report.check(status == 0, "`shoal doctor --need-gpu`: the GPU computes with the CPU's bits")
     return status == 0
 
@@ -142,6 +143,14 @@ def check_zoo(args, report):
         return
     folder = os.path.join(args.scratch, "zoo")
     os.makedirs(folder, exist_ok=True)
+    clusters = [(), ("cluster.workers=2", "cluster.servers=2"),
+                ("cluster.workers=2", "consistency.dense=allreduce"),
+                ("cluster.workers=2", "devices.workers=[cuda, cpu]"),
+                ("devices.ops={gather: cpu}",), ("devices.ops={matmul: cpu}",)]
+    if args.gpus > 1:
+        clusters.append((f"devices.per_worker={min(args.gpus, 4)}",))
+    else:
+        report.skip("several GPUs in one worker: there is one GPU")
     report.say("| model | cluster | digest as on the CPU | AUC | AUC, fast math |\n"
                "| --- | --- | --- | --- | --- |")
     wrong = []
@@ -149,9 +158,7 @@ def check_zoo(args, report):
         cpu, why = train(args, job, os.path.join(folder, "cpu"), "device=cpu")
         fast, why_fast = train(args, job, os.path.join(folder, "fast"), "device=cuda",
                                "devices.math=fast")
-        for cluster in ((), ("cluster.workers=2", "cluster.servers=2"),
-                        ("cluster.workers=2", "consistency.dense=allreduce"),
-                        ("cluster.workers=2", "devices.workers=[cuda, cpu]")):
+        for cluster in clusters:
             gpu, why_gpu = train(args, job, os.path.join(folder, "gpu"), "device=cuda", *cluster)
             same = bool(cpu and gpu and cpu["digest"] == gpu["digest"])
             if not same or not fast:

@@ -12,7 +12,9 @@ namespace shoal::integration {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST_F(JobsTest, OneDigestForEveryDevice) {
   ASSERT_EQ(Train("cpu", {"--in-process", "--set", "device=cpu"}).exit_code, 0);
@@ -27,6 +29,23 @@ TEST_F(JobsTest, OneDigestForEveryDevice) {
        "consistency.dense=allreduce"},
       {"--in-process", "--set", "devices.workers=[shadow, cpu]", "--set",
        "cluster.workers=3"},
+      {"--in-process", "--set", "device=shadow", "--set",
+       "devices.per_worker=2"},
+      {"--in-process", "--set", "device=shadow", "--set",
+       "devices.per_worker=3"},
+      {"--in-process", "--set", "device=shadow", "--set",
+       "devices.per_worker=4"},
+      {"--in-process", "--set", "device=shadow", "--set",
+       "devices.per_worker=2", "--set", "cluster.workers=2"},
+      // Parts of the model on the CPU: what is looked up, and the rest.
+      {"--in-process", "--set", "device=shadow", "--set",
+       "devices.ops={gather: cpu, fminteraction: cpu, rowsum: cpu}"},
+      {"--in-process", "--set", "device=shadow", "--set",
+       "devices.ops={deep: cpu}", "--set", "devices.per_worker=2"},
+      {"--in-process", "--set", "device=shadow", "--set",
+       "devices.ops={deep: cpu, deep/1: device}", "--set", "cluster.threads=2"},
+      {"--set", "devices.workers=[shadow, cpu]", "--set", "cluster.workers=2",
+       "--set", "devices.ops={gather: cpu}"},
       {"--in-process"},  // auto
   };
   for (const std::vector<std::string>& other : others) {
@@ -84,11 +103,63 @@ TEST_F(JobsTest, ADeviceThatIsNotThereSaysWhyAndWhatToDo) {
   EXPECT_NE(bad_list.exit_code, 0);
   EXPECT_THAT(bad_list.output, AllOf(HasSubstr("devices.workers.1"),
                                      HasSubstr("'cuda:x' is no device")));
+  const RunOutcome no_op =
+      Train("out", {"--set", "devices.ops={gathr: cpu, deep: cpu}"});
+  EXPECT_NE(no_op.exit_code, 0);
+  EXPECT_THAT(no_op.output,
+              AllOf(HasSubstr("devices.ops: the model has no op or layer "
+                              "'gathr'; there are: "),
+                    HasSubstr(", deep, "), HasSubstr(", gather, ")));
+  const RunOutcome no_side = Train("out", {"--set", "devices.ops.deep=cuda"});
+  EXPECT_NE(no_side.exit_code, 0);
+  EXPECT_THAT(no_side.output, AllOf(HasSubstr("devices.ops.deep"),
+                                    HasSubstr("'cuda' is neither cpu nor")));
   const RunOutcome too_many =
       Train("out", {"--set", "devices.workers=[cpu, cpu]"});
   EXPECT_NE(too_many.exit_code, 0);
   EXPECT_THAT(too_many.output, HasSubstr("it names 2 devices, but "
                                          "cluster.workers is 1"));
+}
+
+TEST_F(JobsTest, EachDeviceOfAWorkerHasShares) {
+  const RunOutcome run =
+      Train("out", {"--in-process", "--trace", "--set", "device=shadow",
+                    "--set", "devices.per_worker=3"});
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  const std::string trace = Read("out/trace.json");
+  for (const char* device :
+       {"share on device 0", "share on device 1", "share on device 2"}) {
+    EXPECT_THAT(trace, HasSubstr(device));
+  }
+  EXPECT_THAT(trace, Not(HasSubstr("share on device 3")));
+}
+
+TEST_F(JobsTest, DevicesOfAWorkerThatWouldIdleAreRefused) {
+  const auto expect = [this](const std::vector<std::string>& more,
+                             const testing::Matcher<std::string>& text) {
+    std::vector<std::string> all = {"--in-process"};
+    all.insert(all.end(), more.begin(), more.end());
+    const RunOutcome run = Train("out", all);
+    EXPECT_NE(run.exit_code, 0);
+    EXPECT_THAT(run.output, text);
+    fs::remove_all(folder_ / "out");
+  };
+  expect({"--set", "device=shadow", "--set", "devices.per_worker=5"},
+         AllOf(HasSubstr("devices.per_worker"),
+               HasSubstr("5 is more than a worker has shares of a batch "
+                         "(cluster.virtual_workers is 4)")));
+  expect({"--set", "device=shadow", "--set", "devices.per_worker=3", "--set",
+          "cluster.workers=2"},
+         ContainsRegex("devices.per_worker is 3, but worker [01] has 2 share"));
+  expect({"--set", "device=cpu", "--set", "devices.per_worker=2"},
+         HasSubstr("2 devices for each worker, but all workers are on the "
+                   "CPU"));
+  // Steps are dealt to workers as wholes there, so each has all shares.
+  EXPECT_EQ(Train("out", {"--in-process", "--set", "device=shadow", "--set",
+                          "devices.per_worker=3", "--set", "cluster.workers=2",
+                          "--set", "consistency.mode=async"})
+                .exit_code,
+            0);
 }
 
 // On the stand-in GPU that g++ makes of the CUDA kernels' sources.
@@ -117,11 +188,37 @@ TEST_F(GpuTest, HasTheCpusBits) {
       {"--in-process"},
       {"--set", "cluster.workers=2", "--set", "cluster.servers=2"},
       {"--set", "cluster.workers=2", "--set", "consistency.dense=allreduce"},
-      {"--set", "cluster.workers=2", "--set", "devices.workers=[cuda:1, cpu]"}};
+      {"--set", "cluster.workers=2", "--set", "devices.workers=[cuda:1, cpu]"},
+      {"--in-process", "--set", "devices.ops={gather: cpu}"},
+      {"--in-process", "--set", "devices.ops={deep: cpu}"},
+      {"--set", "devices.per_worker=2"},
+      {"--in-process", "--set", "devices.per_worker=3"},
+      {"--in-process", "--set", "devices.workers=[cuda:1]", "--set",
+       "devices.per_worker=2"},
+      {"--set", "cluster.workers=2", "--set", "devices.per_worker=2"}};
   for (const std::vector<std::string>& cluster : clusters) {
-    const RunOutcome run = TrainOnGpu("SHOAL_SHIM_DEVICES=2", cluster);
+    const RunOutcome run = TrainOnGpu("SHOAL_SHIM_DEVICES=3", cluster);
     ASSERT_EQ(run.exit_code, 0) << run.output;
     EXPECT_EQ(Digest("out"), digest) << ::testing::PrintToString(cluster);
+    fs::remove_all(folder_ / "out");
+  }
+}
+
+// So many shares that several in a row have one shape: their steps, and copies
+// beside them on other streams, are recorded and begun at once.
+TEST_F(GpuTest, WhatIsRecordedHasTheCpusBits) {
+  const std::vector<std::string> shares = {"--in-process", "--set",
+                                           "cluster.virtual_workers=16"};
+  std::vector<std::string> cpu = shares;
+  cpu.insert(cpu.end(), {"--set", "train.max_steps=8", "--set",
+                         "data.limit=400", "--set", "device=cpu"});
+  ASSERT_EQ(Train("cpu", cpu).exit_code, 0);
+  for (const char* ops : {"{}", "{gather: cpu}", "{deep/0: cpu}"}) {
+    std::vector<std::string> gpu = shares;
+    gpu.insert(gpu.end(), {"--set", std::string("devices.ops=") + ops});
+    const RunOutcome run = TrainOnGpu("SHOAL_SHIM_DEVICES=1", gpu);
+    ASSERT_EQ(run.exit_code, 0) << run.output;
+    EXPECT_EQ(Digest("out"), Digest("cpu")) << ops;
     fs::remove_all(folder_ / "out");
   }
 }
@@ -139,12 +236,33 @@ TEST_F(GpuTest, WhatIsWrongWithAGpuIsSaid) {
   const RunOutcome small = TrainOnGpu("SHOAL_SHIM_MEMORY_BYTES=4096", {});
   EXPECT_NE(small.exit_code, 0);
   EXPECT_THAT(small.output, AllOf(HasSubstr("out of memory"),
+                                  HasSubstr("the memory of GPU 0"),
                                   HasSubstr("lower train.batch_size")));
   const RunOutcome missing =
       TrainOnGpu("SHOAL_SHIM_DEVICES=1", {"--set", "devices.workers=[cuda:1]"});
   EXPECT_NE(missing.exit_code, 0);
   EXPECT_THAT(missing.output,
               HasSubstr("there is no GPU 1; this machine has 1"));
+  const RunOutcome few =
+      TrainOnGpu("SHOAL_SHIM_DEVICES=2", {"--set", "devices.per_worker=3"});
+  EXPECT_NE(few.exit_code, 0);
+  EXPECT_THAT(few.output,
+              HasSubstr("3 GPUs are asked for, but this machine has 2"));
+  const RunOutcome past = TrainOnGpu(
+      "SHOAL_SHIM_DEVICES=2",
+      {"--set", "devices.workers=[cuda:1]", "--set", "devices.per_worker=2"});
+  EXPECT_NE(past.exit_code, 0);
+  EXPECT_THAT(past.output, HasSubstr("there is no GPU 2; this machine has 2"));
+}
+
+TEST_F(GpuTest, TheDoctorTriesEveryGpu) {
+  const RunOutcome run = RunProgram(
+      {"/usr/bin/env", std::string("SHOAL_CUDA_PLUGIN=") + SHOAL_CUDA_SHIM,
+       "SHOAL_SHIM_DEVICES=3", SHOAL_PROGRAM, "doctor", "--need-gpu"});
+  EXPECT_EQ(run.exit_code, 0) << run.output;
+  for (const char* gpu : {"GPU 0: ", "GPU 1: ", "GPU 2: "}) {
+    EXPECT_THAT(run.output, HasSubstr(gpu));
+  }
 }
 
 TEST_F(JobsTest, DoctorSaysWhatIsMissing) {

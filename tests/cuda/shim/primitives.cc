@@ -58,7 +58,8 @@ int Multiply(Blas& /*blas*/, CUstream_st* stream, const Product& p) {
           const float b = p.transpose_b ? p.b[j * p.k + q] : p.b[q * p.n + j];
           sum = std::fma(a, b, sum);
         }
-        p.c[i * p.n + j] = sum;
+        sum += p.bias == nullptr ? 0.0F : p.bias[j];
+        p.c[i * p.n + j] = p.relu && sum < 0.0F ? 0.0F : sum;
       }
     }
     return cudaSuccess;

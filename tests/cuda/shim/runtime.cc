@@ -13,19 +13,28 @@
 
 using Work = std::vector<std::function<cudaError_t()>>;
 
+// How much of each stream's work comes before.
+using Clock = std::map<const void*, int64_t>;
+
 // A graph in the making, which streams and events share.
 struct Capture {
   Work work;
+  Clock done;  // of each stream, entering the capture included
   bool ended = false;
 };
 
 struct Captured {
   std::shared_ptr<Capture> capture;
+  Clock before;  // as far as it is ordered after them
 
   bool is_capturing() const { return capture != nullptr && !capture->ended; }
 };
-struct CUstream_st : Captured {};
-struct CUevent_st : Captured {};
+struct CUstream_st : Captured {
+  int device = 0;
+};
+struct CUevent_st : Captured {
+  int device = 0;
+};
 struct CUgraph_st {
   Work work;
 };
@@ -34,6 +43,7 @@ struct CUgraphExec_st {
 };
 
 struct CUmemPoolHandle_st {
+  int device = 0;
   uint64_t used_max = 0;
 };
 
@@ -61,12 +71,17 @@ struct Device {
   std::string sticky_text;
 };
 
-Device& TheDevice() {
-  static Device device;
-  return device;
+constexpr int kDevicesMax = 16;
+
+Device& DeviceOf(int number) {
+  static Device devices[kDevicesMax];
+  return devices[number];
 }
 
 thread_local cudaError_t t_last = cudaSuccess;
+thread_local int t_device = 0;  // cudaSetDevice()'s
+
+Device& TheDevice() { return DeviceOf(t_device); }
 
 cudaError_t Result(cudaError_t error) {
   if (error != cudaSuccess && error != cudaErrorNotReady) {
@@ -107,12 +122,33 @@ cudaError_t Allocate(void** data, size_t bytes) {
   return Result(device.sticky);
 }
 
+// The number of the GPU whose memory it is; -1: it is the host's.
+int OwnerOf(const void* data) {
+  for (int i = 0; i < kDevicesMax; ++i) {
+    Device& device = DeviceOf(i);
+    const std::lock_guard lock(device.mutex);
+    auto it = device.allocations.upper_bound(const_cast<void*>(data));
+    if (it != device.allocations.begin() &&
+        static_cast<const char*>(data) <
+            static_cast<const char*>((--it)->first) +
+                std::max<size_t>(it->second, 1)) {
+      return i;
+    }
+  }
+  return -1;
+}
+
+// Of any device, whichever is current.
 cudaError_t Free(void* data) {
-  Device& device = TheDevice();
+  const int owner = OwnerOf(data);
+  if (owner < 0) {
+    return Result(data == nullptr ? cudaSuccess : cudaErrorInvalidValue);
+  }
+  Device& device = DeviceOf(owner);
   const std::lock_guard lock(device.mutex);
   const auto it = device.allocations.find(data);
   if (it == device.allocations.end()) {
-    return Result(data == nullptr ? cudaSuccess : cudaErrorInvalidValue);
+    return Result(cudaErrorInvalidValue);
   }
   device.used -= it->second;
   device.allocations.erase(it);
@@ -120,13 +156,23 @@ cudaError_t Free(void* data) {
   return Result(device.sticky);
 }
 
+// As on GPUs that can't reach each other's memory.
+bool CanReach(int device, const void* data) {
+  const int owner = OwnerOf(data);
+  return owner < 0 || owner == device;
+}
+
 }  // namespace
 
 namespace shim {
 
 cudaError_t Enqueue(cudaStream_t stream, std::function<cudaError_t()> work) {
+  if (stream->device != t_device) {
+    return Result(cudaErrorInvalidResourceHandle);
+  }
   if (stream->is_capturing()) {
     stream->capture->work.push_back(std::move(work));
+    stream->before[stream] = ++stream->capture->done[stream];
     return cudaSuccess;
   }
   if (const cudaError_t error = Health(); error != cudaSuccess) {
@@ -164,6 +210,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "CUDA driver version is insufficient for CUDA runtime version";
     case cudaErrorInvalidDevice:
       return "invalid device ordinal";
+    case cudaErrorInvalidResourceHandle:
+      return "invalid resource handle";
     case cudaErrorNotReady:
       return "device not ready";
     case cudaErrorLaunchFailure: {
@@ -201,7 +249,8 @@ cudaError_t cudaGetDeviceCount(int* count) {
   if (Driver() < kRuntime) {
     return Result(cudaErrorInsufficientDriver);
   }
-  *count = static_cast<int>(FromEnvironment("SHOAL_SHIM_DEVICES", 1));
+  *count = static_cast<int>(
+      std::min<int64_t>(kDevicesMax, FromEnvironment("SHOAL_SHIM_DEVICES", 1)));
   return cudaSuccess;
 }
 
@@ -229,11 +278,17 @@ cudaError_t cudaInitDevice(int device, unsigned /*device_flags*/,
   return CheckDevice(device);
 }
 
-cudaError_t cudaSetDevice(int device) { return CheckDevice(device); }
+cudaError_t cudaSetDevice(int device) {
+  const cudaError_t error = CheckDevice(device);
+  if (error == cudaSuccess) {
+    t_device = device;
+  }
+  return error;
+}
 
 cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool,
                               const cudaMemPoolProps* properties) {
-  *pool = new CUmemPoolHandle_st;
+  *pool = new CUmemPoolHandle_st{.device = properties->location.id};
   return CheckDevice(properties->location.id);
 }
 
@@ -250,7 +305,7 @@ cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t /*pool*/,
 
 cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool,
                                     cudaMemPoolAttr attribute, void* value) {
-  Device& device = TheDevice();
+  Device& device = DeviceOf(pool->device);
   const std::lock_guard lock(device.mutex);
   const bool high = attribute == cudaMemPoolAttrReservedMemHigh ||
                     attribute == cudaMemPoolAttrUsedMemHigh;
@@ -264,8 +319,10 @@ cudaError_t cudaMemPoolTrimTo(cudaMemPool_t /*pool*/, size_t /*bytes*/) {
 }
 
 cudaError_t cudaMallocFromPoolAsync(void** data, size_t bytes,
-                                    cudaMemPool_t pool,
-                                    cudaStream_t /*stream*/) {
+                                    cudaMemPool_t pool, cudaStream_t stream) {
+  if (stream->device != t_device || pool->device != t_device) {
+    return Result(cudaErrorInvalidResourceHandle);
+  }
   const cudaError_t error = Allocate(data, bytes);
   Device& device = TheDevice();
   const std::lock_guard lock(device.mutex);
@@ -318,6 +375,9 @@ cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes,
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes,
                             cudaMemcpyKind /*kind*/, cudaStream_t stream) {
+  if (!CanReach(stream->device, to) || !CanReach(stream->device, from)) {
+    return Result(cudaErrorInvalidValue);
+  }
   return shim::Enqueue(stream, [=] {
     if (bytes > 0) {
       std::memcpy(to, from, bytes);
@@ -329,6 +389,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes,
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream,
                                       unsigned /*flags*/) {
   *stream = new CUstream_st;
+  (*stream)->device = t_device;
   return Health();
 }
 
@@ -344,13 +405,20 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event) {
   if (event->is_capturing()) {
-    stream->capture = event->capture;
+    if (!stream->is_capturing()) {
+      stream->capture = event->capture;
+      stream->before = {{stream, ++stream->capture->done[stream]}};
+    }
+    for (const auto& [other, count] : event->before) {
+      stream->before[other] = std::max(stream->before[other], count);
+    }
   }
   return Health();
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned /*flags*/) {
   *event = new CUevent_st;
+  (*event)->device = t_device;
   return Health();
 }
 
@@ -360,7 +428,11 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (event->device != stream->device) {
+    return Result(cudaErrorInvalidResourceHandle);
+  }
   event->capture = stream->capture;
+  event->before = stream->before;
   return Health();
 }
 
@@ -376,12 +448,18 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream,
                                    cudaStreamCaptureMode /*mode*/) {
   stream->capture = std::make_shared<Capture>();
+  stream->before = {};
   return Health();
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  *graph = new CUgraph_st{std::move(stream->capture->work)};
   stream->capture->ended = true;
+  for (const auto& [other, count] : stream->capture->done) {
+    if (stream->before[other] < count) {
+      return Result(cudaErrorStreamCaptureUnjoined);
+    }
+  }
+  *graph = new CUgraph_st{std::move(stream->capture->work)};
   return Health();
 }
 
