@@ -1,6 +1,7 @@
 #include "launch/mpi_launch.h"
 
 #include <fcntl.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -289,10 +290,22 @@ Status MpiLaunch::Run(int* exit_code) {
       *exit_code = kSignalExit + stopped_by_;
       return StoppedBy(stopped_by_);
     }
-    if (*exit_code == 0) {
+    const MpiState state = MpiState::ReadFrom(state_file_);
+    if (*exit_code == 0 && (state.ended == StatusCode::kOk || !state.begun)) {
+      if (!state.begun) {
+        std::fprintf(
+            stderr,
+            "note: that the job is done is mpirun's word alone: rank 0 "
+            "does not share the folder of %s\n",
+            out_.c_str());
+      }
       return OkStatus();
     }
-    const MpiState state = MpiState::ReadFrom(state_file_);
+    const int said = *exit_code;
+    if (said == 0) {
+      // Open MPI 5's where a host is lost.
+      *exit_code = EX_TEMPFAIL;
+    }
     const std::string failed = StrCat("mpirun ended with exit code ",
                                       *exit_code, MeaningOf(*exit_code, state));
     std::fprintf(stderr, "%s", Ranks().c_str());

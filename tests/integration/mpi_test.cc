@@ -41,13 +41,13 @@ class MpiTest : public JobsTest {
   }
 
   static std::string Built(const std::string& name) {
-    return fs::path(SHOAL_PROGRAM).parent_path() / name;
+    return fs::path(Program()).parent_path() / name;
   }
 
   // `shoal launch mpi` of the small job with 60 steps.
   Words LaunchCommand(const std::string& out, const Words& more) const {
-    Words argv = {SHOAL_PROGRAM, "launch",  "mpi",   Path("job.yaml"),
-                  "--out",       Path(out), "--set", "train.max_steps=60"};
+    Words argv = {Program(), "launch",  "mpi",   Path("job.yaml"),
+                  "--out",   Path(out), "--set", "train.max_steps=60"};
     argv.insert(argv.end(), more.begin(), more.end());
     return argv;
   }
@@ -166,6 +166,34 @@ TEST_F(MpiTest, TooFewRanksSayWhatWasAskedAndWhatIsThere) {
                     HasSubstr("the job needs 4"), HasSubstr("mpirun -np 4")));
 }
 
+// As the MPI operator's launcher finds it: no -np, a host file by a variable.
+TEST_F(MpiTest, HostFileThatIsNotReadIsAnErrorAndNoSmallerTraining) {
+  Write("hostfile", "localhost slots=5\n");
+  const std::string orte = "OMPI_MCA_orte_default_hostfile=" + Path("hostfile");
+  const std::string prte = "PRTE_MCA_prte_default_hostfile=" + Path("hostfile");
+  const bool five =
+      RunProgram({"mpirun", "--version"}).output.find("Open MPI) 5.") !=
+      std::string::npos;
+  const auto run = [&](const std::string& out, const Words& variables) {
+    Words argv = {"env"};
+    argv.insert(argv.end(), variables.begin(), variables.end());
+    argv.insert(argv.end(), {"mpirun", "--bind-to", "none"});
+    const Words train =
+        TrainCommand(out, {"--expect-ranks=5", "--set", "cluster.workers=3",
+                           "--set", "cluster.servers=2"});
+    argv.insert(argv.end(), train.begin(), train.end());
+    return RunProgram(argv);
+  };
+  RunOutcome outcome = run("out", {orte, prte});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  outcome = run("wrong", {five ? orte : prte});
+  ExpectRefused(outcome, "wrong");
+  EXPECT_THAT(outcome.output,
+              AllOf(HasSubstr("but --expect-ranks says 5"),
+                    HasSubstr(five ? "PRTE_MCA_prte_default_hostfile"
+                                   : "OMPI_MCA_orte_default_hostfile")));
+}
+
 TEST_F(MpiTest, DryRunPrintsRanksAndLineAndRunsNothing) {
   const RunOutcome run = Launch(
       "out", {"--set",
@@ -178,7 +206,7 @@ TEST_F(MpiTest, DryRunPrintsRanksAndLineAndRunsNothing) {
               AllOf(HasSubstr("# rank 0: server 0 and the coordinator, on a\n"),
                     HasSubstr("# rank 2: worker 1, on b\n"),
                     HasSubstr("mpirun -np 3 --host a:1,b:2 "),
-                    HasSubstr(" --report-bindings " SHOAL_PROGRAM " train "),
+                    HasSubstr(" --report-bindings " + Program() + " train "),
                     HasSubstr("'placement={hosts: [{name: a")));
   EXPECT_FALSE(fs::exists(folder_ / "out"));
 
@@ -195,7 +223,7 @@ TEST_F(MpiTest, DryRunPrintsRanksAndLineAndRunsNothing) {
 // The ranks of a launch that are workers.
 std::vector<pid_t> Ranks(pid_t launch) {
   std::vector<pid_t> ranks;
-  for (const pid_t mpirun : ChildrenWith(launch, "mpirun")) {
+  for (const pid_t mpirun : ChildrenWith(launch, " -np ")) {
     for (const pid_t rank : ChildrenWith(mpirun, " train ")) {
       ranks.push_back(rank);
     }
@@ -387,7 +415,8 @@ class Hosts {
   std::string name(int i) const { return Name(std::to_string(i)); }
   std::string agent() const { return folder_ / "agent"; }
 
-  // Runs a command on host 0, with mpirun told how to reach the others.
+  // Runs a command on host 0, with mpirun (Open MPI 4's, then 5's
+  // variables) told how to reach the others.
   RunOutcome Run(const Words& command,
                  const std::function<void(pid_t)>& meanwhile = {}) const {
     std::string line;
@@ -397,6 +426,8 @@ class Hosts {
     return RunProgram(
         {"env", "OMPI_MCA_plm_rsh_agent=" + agent(),
          "OMPI_MCA_oob_tcp_if_include=10.213.7.0/24",
+         "PRTE_MCA_plm_ssh_agent=" + agent(),
+         "PRTE_MCA_prte_if_include=10.213.7.0/24",
          "OMPI_MCA_btl_tcp_if_include=10.213.7.0/24", agent(), name(0), line},
         meanwhile);
   }
@@ -448,15 +479,16 @@ TEST_F(MpiTest, FourHostsGiveTheDigestOfOne) {
   }
   // A host that the placement does not name.
   const RunOutcome wrong = hosts.Run(
-      {"mpirun", "-np", "2", "--host", hosts.name(0) + "," + hosts.name(1),
-       SHOAL_PROGRAM, "train", Path("job.yaml"), "--out", Path("wrong"),
-       "--set",
+      {"mpirun", "-np", "2", "--map-by", "slot", "--host",
+       hosts.name(0) + "," + hosts.name(1), Program(), "train",
+       Path("job.yaml"), "--out", Path("wrong"), "--set",
        "placement={hosts: [{name: " + hosts.name(0) + ", slots: 2}]}"});
   EXPECT_NE(wrong.exit_code, 0);
   EXPECT_THAT(wrong.output, HasSubstr("rank 1 runs on host '" + hosts.name(1)));
 }
 
-// mpirun's exit code is then whatever its agent's was; what rank 0 said counts.
+// mpirun's exit code is then whatever its agent's was, and Open MPI 5's is 0;
+// what rank 0 said counts.
 TEST_F(MpiTest, JobOfALostHostIsStartedAgain) {
   if (geteuid() != 0 || RunProgram({"ip", "netns"}).exit_code != 0) {
     GTEST_SKIP() << "network namespaces need root and ip";
