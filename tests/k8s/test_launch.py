@@ -1,5 +1,6 @@
 """`shoal launch k8s` from end to end: a fake API server, real processes."""
 
+import glob
 import re
 import signal
 import subprocess
@@ -228,6 +229,16 @@ def test_a_job_that_cannot_work_ends_with_its_exit_code(site):
     assert "none.csv" in run.out, run
     assert "PodFailurePolicy" in run.err, run
     assert len([n for n in s.cluster.created if "coordinator" in n]) == 1
+    assert s.api.names() == ONLY_THE_VOLUME
+
+
+def test_a_worker_that_finds_no_gpu_ends_the_job(site):
+    if glob.glob("/dev/nvidia[0-9]*"):
+        pytest.skip("there is a GPU")
+    s = site()
+    run = s.launch("--set", "device=cuda")
+    assert run.code == 1, run
+    assert "set device: cpu" in run.out, run
     assert s.api.names() == ONLY_THE_VOLUME
 
 
