@@ -166,15 +166,32 @@ void JobView::OnPods(const CollectionChange& change) {
 }
 
 void JobView::OnJobs(const CollectionChange& change) {
-  if (change.kind == CollectionChange::Kind::kListed) {
-    for (const json& object : change.objects) {
-      SetJob(object);
+  switch (change.kind) {
+    case CollectionChange::Kind::kListed: {
+      std::set<std::string> there;
+      for (const json& object : change.objects) {
+        there.insert(Text(object, {"metadata", "labels", kComponent}));
+        SetJob(object);
+      }
+      // That it was deleted may not have been told, after an outage.
+      for (const char* component : {"coordinator", "worker"}) {
+        if (there.count(component) == 0) {
+          SetDeleted(component);
+        }
+      }
+      break;
     }
-  } else if (change.kind == CollectionChange::Kind::kChanged) {
-    SetJob(change.objects);
-  } else if (!end_.has_value()) {
-    const std::string component =
-        Text(change.objects, {"metadata", "labels", kComponent});
+    case CollectionChange::Kind::kChanged:
+      SetJob(change.objects);
+      break;
+    case CollectionChange::Kind::kRemoved:
+      SetDeleted(Text(change.objects, {"metadata", "labels", kComponent}));
+      break;
+  }
+}
+
+void JobView::SetDeleted(const std::string& component) {
+  if (!end_.has_value()) {
     end_ = {.component = component,
             .why = StrCat("somebody deleted the Job of the ", component)};
   }

@@ -152,10 +152,18 @@ class Launch {
     json objects;
   };
 
+  StatusOr<std::unique_ptr<ApiClient>> CreateClient(bool cleaning) {
+    return ApiClient::Create(access_, [this, cleaning] {
+      const MutexLock lock(mutex_);
+      return leave_ || (!cleaning && !stopped_.ok());
+    });
+  }
+
   // The client of the step that runs, which Interrupt() cancels.
   StatusOr<ApiClient*> UseClient(bool cleaning) {
-    SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<ApiClient> client,
-                           ApiClient::Create(access_));
+    StatusOr<std::unique_ptr<ApiClient>> created = CreateClient(cleaning);
+    SHOAL_RETURN_IF_ERROR(Reason(created.status()));
+    std::unique_ptr<ApiClient> client = *std::move(created);
     const MutexLock lock(mutex_);
     if (leave_ || (!cleaning && !stopped_.ok())) {
       return stopped_;
@@ -198,7 +206,7 @@ class Launch {
 
   StatusOr<std::unique_ptr<ClientThread>> StartWatch(bool pods) {
     SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<ApiClient> client,
-                           ApiClient::Create(access_));
+                           CreateClient(false));
     return std::make_unique<ClientThread>(
         std::move(client), [this, pods](ApiClient& mine) {
           const Status ended = WatchCollection(
@@ -255,7 +263,7 @@ class Launch {
     log_.reset();  // That of the one before has ended.
     log_pod_ = pod;
     SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<ApiClient> client,
-                           ApiClient::Create(access_));
+                           CreateClient(false));
     log_ = std::make_unique<ClientThread>(
         std::move(client),
         [this, path = StrCat(objects_.PodsPath(), "/", pod)](ApiClient& mine) {
