@@ -11,7 +11,7 @@ import time
 import pytest
 
 from conftest import JOB, kubeconfig
-from fake_api import FakeApi
+from fake_api import FakeApi, Fault
 
 
 def openssl(folder, *args):
@@ -101,6 +101,31 @@ def test_tls_with_a_token(api, authority, delete, tmp_path):
                                             "token: wrong", ca))
     assert run.returncode == 1, run
     assert "401 Unauthorized" in run.stderr and "not accepted" in run.stderr
+
+
+def test_a_token_file_that_is_renewed_is_read_again(api, authority, program,
+                                                    tmp_path):
+    a = api(tls=authority.server(), token="old")
+    (tmp_path / "job.yaml").write_text(JOB)
+    (tmp_path / "token").write_text("old\n")
+    config = kubeconfig(tmp_path / "c", a.url, "tokenFile: token",
+                        f", certificate-authority: {authority.folder}/ca.crt")
+    # Busy with a server that fails, the launcher lives through the change.
+    a.faults = [Fault("GET", "jobs", 503, times=10**6)]
+    with subprocess.Popen(
+            [program, "launch", "k8s", "job.yaml", "--kubeconfig", str(config),
+             "--start-within", "1"], cwd=tmp_path, stderr=subprocess.PIPE,
+            text=True) as process:
+        end = time.monotonic() + 10
+        while not a.faults[0].hits:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        a.token = "new"
+        (tmp_path / "token").write_text("new\n")
+        a.faults = []
+        _, err = process.communicate(timeout=30)
+    assert "401" not in err, err
+    assert "members of the job are missing" in err, err
 
 
 def test_a_server_that_is_not_trusted_gets_nothing(api, authority, delete,
