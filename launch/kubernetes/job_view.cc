@@ -102,7 +102,10 @@ JobView::Pod JobView::ReadPod(const json& object) {
         waiting.is_object()) {
       pod.key = Text(waiting, {"reason"});
       pod.state = WithMessage(pod.key, Text(waiting, {"message"}));
-      if (last.is_object()) {
+      if (last.is_object() && Number(last, {"exitCode"}) == 0) {
+        // A server's, which Kubernetes calls CrashLoopBackOff.
+        pod.key = pod.state = "done, and waits for another coordinator";
+      } else if (last.is_object()) {
         pod.state += StrCat("; it ended with ", Ended(last));
       }
     } else if (const json& done = At(container, {"state", "terminated"});
@@ -110,7 +113,8 @@ JobView::Pod JobView::ReadPod(const json& object) {
       pod.begun = true;
       pod.exit_code = Number(done, {"exitCode"});
       pod.finished = Text(done, {"finishedAt"});
-      pod.key = pod.state = StrCat("ended with ", Ended(done));
+      pod.key = pod.state =
+          *pod.exit_code == 0 ? "done" : StrCat("ended with ", Ended(done));
     } else if (At(container, {"state", "running"}).is_object()) {
       pod.begun = true;
       const json* ready = Condition(object, "Ready");

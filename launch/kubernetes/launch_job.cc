@@ -354,6 +354,7 @@ class Launch {
     }
     const JobView::End& ended = *view.end();
     if (ended.complete) {
+      console_.Say(StrCat("job ", name_, " is done"));
       return 0;
     }
     // Without its pod: what the policy says, which ends no other codes.

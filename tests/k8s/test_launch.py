@@ -1,10 +1,15 @@
 """`shoal launch k8s` from end to end: a fake API server, real processes."""
 
+import fcntl
 import glob
+import os
+import pty
 import re
 import shutil
 import signal
+import struct
 import subprocess
+import termios
 import threading
 import time
 
@@ -108,6 +113,30 @@ def test_trains_the_model_of_a_local_run_and_cleans_up(site, trained):
         assert pod in run.err, run
     assert s.api.names() == ONLY_THE_VOLUME
     assert ("monitoring.coreos.com", "podmonitors", "create") in s.api.verbs
+
+
+def test_live_view_of_a_terminal(site):
+    s = site()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(s.program, s.command("--set", "train.epochs=1"))
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 20, 40, 0, 0))
+    out = b""
+    try:
+        while data := os.read(terminal, 4096):
+            out += data
+    except OSError:  # the other end is closed
+        pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, out
+    os.close(terminal)
+    text = out.decode()
+    parts = re.split("\r\x1b\\[K|\r\n", text)
+    lines = [p for p in parts if p.startswith("coordinator ") and "/2" in p]
+    # Cut where the terminal ends, drawn below what is said, and gone at last.
+    assert lines and all(len(line) <= 39 for line in lines), text
+    assert any("servers 2/2" in line for line in lines), text
+    assert parts[-1] == "" and "job small-job is done" in parts, text
+    assert "CrashLoop" not in text, text
 
 
 def test_keeps_the_objects_when_asked_and_makes_room_next_time(site, trained):
