@@ -424,11 +424,11 @@ class CudaDevice : public Device {
 constexpr const char* kToDo =
     "; install or update the NVIDIA driver, or set device: cpu";
 
-// Errors: kUnavailable (why no GPU can be used, and what to do).
+// Errors: kFailedPrecondition (why no GPU can be used, and what to do).
 StatusOr<const ShoalCudaTable*> LoadedTable() {
   StatusOr<const ShoalCudaTable*> table = Table();
   if (!table.ok()) {
-    return UnavailableError(
+    return FailedPreconditionError(
         StrCat("cuda: the plug-in does not load (", table.status().message(),
                "); install the CUDA toolkit's libraries and build with nvcc, "
                "or set device: cpu"));
@@ -436,16 +436,17 @@ StatusOr<const ShoalCudaTable*> LoadedTable() {
   return table;
 }
 
-// One or more. Errors: kUnavailable.
+// One or more. Errors: kFailedPrecondition.
 StatusOr<int> CountGpus(const ShoalCudaTable& table) {
   int count = 0;
   if (const int error = table.device_count(&count); error != 0) {
-    return UnavailableError(
+    return FailedPreconditionError(
         StrCat("cuda: no GPU can be used: ", table.error_text(error),
                " (error ", error, ")", kToDo));
   }
   if (count < 1) {
-    return UnavailableError(StrCat("cuda: the driver finds no GPU", kToDo));
+    return FailedPreconditionError(
+        StrCat("cuda: the driver finds no GPU", kToDo));
   }
   return count;
 }

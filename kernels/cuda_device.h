@@ -50,7 +50,7 @@ struct CudaOptions {
 };
 
 // A device "cuda" whose kernels are the plug-in's.
-// Errors: kUnavailable (why no GPU can be used: see CudaReport::status),
+// Errors: kFailedPrecondition (why no GPU can be used: see CudaReport::status),
 // kInvalidArgument (no such GPU: says how many there are).
 StatusOr<std::unique_ptr<Device>> OpenCudaDevice(const CudaOptions& options);
 

@@ -37,7 +37,8 @@ struct RunRequest {
   std::string out;                     // folder; empty: out/<name of the job>
   bool in_process = false;
   bool trace = false;
-  int expect_ranks = 0;  // that mpirun must have started; 0: any number
+  int expect_ranks = 0;   // that mpirun must have started; 0: any number
+  std::string mpi_state;  // file for an MpiState; empty: nobody asks
   // Names the tries of one training: each goes on from the newest checkpoint
   // that an earlier one left in the folder, if any. Empty: starts anew.
   std::string run;

@@ -131,6 +131,10 @@ int main(int argc, char** argv) {
       ->add_option("--expect-ranks", train.expect_ranks,
                    "Refuses to train unless mpirun started so many ranks")
       ->check(CLI::Range(1, 1 << 20));
+  command
+      ->add_option("--mpi-state", train.mpi_state,
+                   "Of a rank that `shoal launch mpi` started")
+      ->group("");
   // Who started mpirun wants to know whether another try may help.
   bool service = shoal::comm::MpiWorld::Present();
   command->callback([&] { status = shoal::launch::RunJob(train); });

@@ -1,5 +1,6 @@
 #include "launch/mpi_launch.h"
 
+#include <fcntl.h>
 #include <sysexits.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@
 #include "base/plugin.h"
 #include "base/storage.h"
 #include "base/strcat.h"
+#include "launch/mpi_state.h"
 #include "launch/placement.h"
 #include "launch/supervisor.h"
 #include "ps/checkpoint_format.h"
@@ -33,6 +35,10 @@ namespace fs = std::filesystem;
 constexpr Duration kStopWithin = std::chrono::seconds(10);
 // A shell's exit code for a process that signal 0 would have ended.
 constexpr int kSignalExit = 128;
+// Before a run whose ranks were not all there is tried again: a host may come
+// back.
+constexpr Duration kFirstPause = std::chrono::seconds(1);
+constexpr Duration kPauseMax = std::chrono::seconds(30);
 // More are not listed.
 constexpr size_t kListedMax = 32;
 
@@ -72,13 +78,18 @@ class MpiLaunch {
  public:
   explicit MpiLaunch(const MpiLaunchOptions& options) : options_(options) {}
 
+  ~MpiLaunch();
+  MpiLaunch(const MpiLaunch&) = delete;
+  MpiLaunch& operator=(const MpiLaunch&) = delete;
+
   Status Prepare();
   Status Run(int* exit_code);
   void Print() const;
 
  private:
   std::vector<std::string> Command() const;
-  StatusOr<ChildExit> RunOnce();
+  void MakeStateFile();
+  StatusOr<ChildExit> RunOnce(Duration pause);
   std::string Ranks() const;
   std::string NewestCheckpoint() const;
 
@@ -86,12 +97,18 @@ class MpiLaunch {
   std::string mpirun_;
   std::string program_;
   std::string out_;
+  std::string state_file_;          // an MpiState, of each run anew
   std::string host_list_;           // of --host; empty: mpirun finds them
   std::vector<std::string> hosts_;  // by rank; empty: not known
   std::vector<RankRole> roles_;     // by rank
   std::string restore_;             // a restart goes on from it
   int stopped_by_ = 0;              // a signal
 };
+
+MpiLaunch::~MpiLaunch() {
+  std::error_code ignored;
+  fs::remove(state_file_, ignored);
+}
 
 Status MpiLaunch::Prepare() {
   SHOAL_ASSIGN_OR_RETURN(
@@ -145,6 +162,9 @@ std::vector<std::string> MpiLaunch::Command() const {
   if (options_.run.trace) {
     argv.emplace_back("--trace");
   }
+  if (!state_file_.empty()) {
+    argv.insert(argv.end(), {"--mpi-state", state_file_});
+  }
   return argv;
 }
 
@@ -195,11 +215,39 @@ std::string MpiLaunch::NewestCheckpoint() const {
   return found.ok() ? *found : "";
 }
 
-StatusOr<ChildExit> MpiLaunch::RunOnce() {
+// Beside the output folder, which ranks share with this process, as it is with
+// checkpoints. Without the file mpirun's exit code must do.
+void MpiLaunch::MakeStateFile() {
+  fs::path path = fs::absolute(out_).lexically_normal();
+  if (!path.has_filename()) {
+    path = path.parent_path();
+  }
+  path += StrCat(".mpi-", getpid());
+  std::error_code ignored;
+  fs::create_directories(path.parent_path(), ignored);
+  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
+                        S_IRUSR | S_IWUSR);
+  if (file >= 0) {
+    close(file);
+    state_file_ = path;
+  }
+}
+
+// After a pause; a signal ends both.
+StatusOr<ChildExit> MpiLaunch::RunOnce(Duration pause) {
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Supervisor> supervisor,
                          Supervisor::Create({.on_signal = [this](int signal) {
                            stopped_by_ = signal;
                          }}));
+  const SystemClock clock;
+  const Time begin = clock.Now() + pause;
+  while (stopped_by_ == 0 && clock.Now() < begin) {
+    supervisor->Wait(begin - clock.Now());
+  }
+  if (stopped_by_ != 0) {
+    return ChildExit{.name = "mpirun"};
+  }
+  MakeStateFile();
   SHOAL_RETURN_IF_ERROR(supervisor->Spawn("mpirun", Command()).status());
   while (stopped_by_ == 0) {
     if (std::optional<ChildExit> exit = supervisor->Wait(1s);
@@ -211,12 +259,6 @@ StatusOr<ChildExit> MpiLaunch::RunOnce() {
   return exits.empty() ? ChildExit{.name = "mpirun"} : std::move(exits[0]);
 }
 
-// Another try may help after a member was lost, not after what the program, or
-// mpirun itself, says by an ordinary failure.
-bool MayHelp(int exit_code) {
-  return exit_code == EX_TEMPFAIL || exit_code > kSignalExit;
-}
-
 std::string Publication(const std::string& checkpoint) {
   std::error_code error;
   const auto time =
@@ -224,26 +266,50 @@ std::string Publication(const std::string& checkpoint) {
   return error ? "" : StrCat(checkpoint, "@", time.time_since_epoch().count());
 }
 
+// " (a rank was ended by signal 9)", or nothing where the code says all.
+std::string MeaningOf(int exit_code, const MpiState& state) {
+  if (const int signal = SignalOf(exit_code); signal != 0) {
+    return StrCat(" (a rank was ended by signal ", signal, ")");
+  }
+  if (state.ended.has_value()) {
+    return "";  // The ranks have said why.
+  }
+  return state.begun ? " (a rank or its host was lost)"
+                     : " (the ranks were never all there)";
+}
+
 Status MpiLaunch::Run(int* exit_code) {
   // What lies there from an earlier run is not this one's to go on from.
   std::string known = Publication(NewestCheckpoint());
+  Duration pause{};
+  Duration next_pause = kFirstPause;
   for (int restarts = 0;; ++restarts) {
-    SHOAL_ASSIGN_OR_RETURN(const ChildExit exit, RunOnce());
+    SHOAL_ASSIGN_OR_RETURN(const ChildExit exit, RunOnce(pause));
     *exit_code = exit.signal != 0 ? kSignalExit + exit.signal : exit.exit_code;
     if (stopped_by_ != 0) {
       *exit_code = kSignalExit + stopped_by_;
       return StoppedBy(stopped_by_);
     }
-    if (*exit_code == 0) {
+    const MpiState state = MpiState::ReadFrom(state_file_);
+    if (*exit_code == 0 && (state.ended == StatusCode::kOk || !state.begun)) {
+      if (!state.begun) {
+        std::fprintf(
+            stderr,
+            "note: that the job is done is mpirun's word alone: rank 0 "
+            "does not share the folder of %s\n",
+            out_.c_str());
+      }
       return OkStatus();
     }
-    const std::string failed = StrCat(
-        "mpirun ended with exit code ", *exit_code,
-        *exit_code > kSignalExit ? StrCat(" (a rank was ended by signal ",
-                                          *exit_code - kSignalExit, ")")
-                                 : "");
+    const int said = *exit_code;
+    if (said == 0) {
+      // Open MPI 5's where a host is lost.
+      *exit_code = EX_TEMPFAIL;
+    }
+    const std::string failed = StrCat("mpirun ended with exit code ",
+                                      *exit_code, MeaningOf(*exit_code, state));
     std::fprintf(stderr, "%s", Ranks().c_str());
-    if (!MayHelp(*exit_code)) {
+    if (!AnotherTryMayHelp(*exit_code, state)) {
       return UnavailableError(
           StrCat(failed, options_.restarts > 0
                              ? "; it is not started again, since that would "
@@ -264,8 +330,11 @@ Status MpiLaunch::Run(int* exit_code) {
               ? "; it left no checkpoint"
               : StrCat("; go on with --set checkpoint.restore=", restore_)));
     }
-    std::fprintf(stderr, "shoal: %s; restart %d of %d, %s\n", failed.c_str(),
+    pause = state.begun ? Duration{} : next_pause;
+    next_pause = state.begun ? kFirstPause : std::min(pause * 2, kPauseMax);
+    std::fprintf(stderr, "shoal: %s; restart %d of %d%s, %s\n", failed.c_str(),
                  restarts + 1, options_.restarts,
+                 state.begun ? "" : StrCat(" in ", ToString(pause)).c_str(),
                  restore_.empty()
                      ? "as it began: there is no checkpoint of it yet"
                      : StrCat("from ", restore_).c_str());

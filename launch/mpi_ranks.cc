@@ -12,6 +12,7 @@
 #include "comm/mpi_world.h"
 #include "launch/cluster.h"
 #include "launch/commands.h"
+#include "launch/mpi_state.h"
 #include "launch/placement.h"
 #include "launch/process_trace.h"
 #include "launch/roles.h"
@@ -105,6 +106,8 @@ Status JobRank::RunFirst() {
           return alone() ? OkStatus() : RunRole(address);
         }));
     if (!ran.ok()) {
+      // mpirun ends this rank as soon as another one has read this.
+      MpiState{.begun = true, .ended = ran.code()}.WriteTo(request_.mpi_state);
       (void)world_.BroadcastFromFirst(StrCat(static_cast<int>(ran.code())), 1s);
       return ran;
     }
@@ -149,7 +152,13 @@ Status RunAsRanks(const RunRequest& request) {
         role.kind == RankRole::Kind::kWorker ? 0 : -1, role.index));
   }
   JobRank rank(request, *job, *world, role);
-  return world->rank() == 0 ? rank.RunFirst() : rank.RunOther();
+  if (world->rank() != 0) {
+    return rank.RunOther();
+  }
+  MpiState{.begun = true}.WriteTo(request.mpi_state);
+  const Status ended = rank.RunFirst();
+  MpiState{.begun = true, .ended = ended.code()}.WriteTo(request.mpi_state);
+  return ended;
 }
 
 }  // namespace shoal::launch

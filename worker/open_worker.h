@@ -23,8 +23,8 @@ Buffer EncodeSetup(const PreparedData& data);
 // this program builds is not the one that the servers hold.
 StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined);
 
-// The device that this worker computes on, opened once more for its collective.
-// Blocks. Errors: those of OpenDevice().
+// The device that this worker computes on, the first of several, opened once
+// more for its collective. Blocks. Errors: those of OpenDevices().
 StatusOr<std::shared_ptr<Device>> OpenWorkerDevice(
     const ps::JoinResult& joined);
 

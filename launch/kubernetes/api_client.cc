@@ -106,30 +106,27 @@ class HttpApiClient : public ApiClient {
  public:
   explicit HttpApiClient(const ClusterAccess& access) : access_(access) {}
 
-  Status Init() {
+  Status Init(const std::function<bool()>& cancelled) {
     SHOAL_ASSIGN_OR_RETURN(url_, ParseUrl(access_.server));
-    if (url_.tls) {
-      SHOAL_RETURN_IF_ERROR(InitTls());
-    } else if (!access_.token.empty() || !access_.token_file.empty()) {
+    if (!url_.tls && (!access_.token.empty() || !access_.token_file.empty() ||
+                      access_.sign_in != nullptr)) {
       return InvalidArgumentError(
           StrCat(access_.server, " is not https: no token is sent there"));
-    } else {
-      http_ = std::make_unique<httplib::ClientImpl>(url_.host, url_.port);
     }
-    http_->set_connection_timeout(kConnectWithin);
-    http_->set_write_timeout(kReplyWithin);
-    http_->set_keep_alive(true);
-    http_->set_tcp_nodelay(true);
-    http_->set_url_encode(false);
-    return OkStatus();
+    Credential credential = {.certificate_pem = access_.client_certificate_pem,
+                             .key_pem = access_.client_key_pem};
+    if (access_.sign_in != nullptr) {
+      // A program that does not work is better said now than after retries.
+      SHOAL_ASSIGN_OR_RETURN(credential, access_.sign_in->Get(cancelled));
+    }
+    return Connect(credential);
   }
 
   StatusOr<ApiReply> Call(const ApiRequest& request, Time deadline) override {
     const SystemClock clock;
     Duration pause = kFirstPause;
     while (true) {
-      http_->set_read_timeout(kReplyWithin);
-      const StatusOr<ApiReply> reply = Once(request, nullptr);
+      const StatusOr<ApiReply> reply = Send(request, kReplyWithin, nullptr);
       if (reply.ok() && !reply->transient()) {
         return reply;
       }
@@ -160,9 +157,9 @@ class HttpApiClient : public ApiClient {
   StatusOr<ApiReply> Stream(
       const std::string& path, Duration silence_max,
       const std::function<bool(std::string_view)>& on_line) override {
-    http_->set_read_timeout(
-        static_cast<time_t>(std::max(1.0, ToSeconds(silence_max))));
-    return Once({.path = path}, &on_line);
+    return Send({.path = path},
+                static_cast<time_t>(std::max(1.0, ToSeconds(silence_max))),
+                &on_line);
   }
 
   bool Pause(Duration duration) override {
@@ -176,24 +173,46 @@ class HttpApiClient : public ApiClient {
   }
 
   void Cancel() override {
+    std::shared_ptr<httplib::ClientImpl> http;
     {
       const MutexLock lock(mutex_);
       cancelled_ = true;
+      http = http_;
     }
     cancel_.NotifyAll();
-    http_->stop();
+    http->stop();
   }
 
  private:
-  Status InitTls() {
+  // Makes `http_`, with the certificate of `credential` if it has one.
+  Status Connect(const Credential& credential) {
+    std::shared_ptr<httplib::ClientImpl> http;
+    if (url_.tls) {
+      SHOAL_ASSIGN_OR_RETURN(http, TlsClient(credential));
+    } else {
+      tls_ = nullptr;
+      http = std::make_shared<httplib::ClientImpl>(url_.host, url_.port);
+    }
+    http->set_connection_timeout(kConnectWithin);
+    http->set_write_timeout(kReplyWithin);
+    http->set_keep_alive(true);
+    http->set_tcp_nodelay(true);
+    http->set_url_encode(false);
+    certificate_pem_ = credential.certificate_pem;
+    const MutexLock lock(mutex_);
+    http_ = std::move(http);
+    return OkStatus();
+  }
+
+  StatusOr<std::shared_ptr<httplib::ClientImpl>> TlsClient(
+      const Credential& credential) {
     Certificate certificate;
     Key key;
-    if (!access_.client_certificate_pem.empty()) {
-      certificate.reset(
-          PEM_read_bio_X509(Pem(access_.client_certificate_pem).get(), nullptr,
-                            &NoPassword, nullptr));
-      key.reset(PEM_read_bio_PrivateKey(Pem(access_.client_key_pem).get(),
-                                        nullptr, &NoPassword, nullptr));
+    if (!credential.certificate_pem.empty()) {
+      certificate.reset(PEM_read_bio_X509(Pem(credential.certificate_pem).get(),
+                                          nullptr, &NoPassword, nullptr));
+      key.reset(PEM_read_bio_PrivateKey(Pem(credential.key_pem).get(), nullptr,
+                                        &NoPassword, nullptr));
       if (certificate == nullptr || key == nullptr ||
           X509_check_private_key(certificate.get(), key.get()) != 1) {
         return InvalidArgumentError(
@@ -202,7 +221,7 @@ class HttpApiClient : public ApiClient {
                    "texts without a password"));
       }
     }
-    auto tls = std::make_unique<httplib::SSLClient>(
+    auto tls = std::make_shared<httplib::SSLClient>(
         url_.host, url_.port, certificate.get(), key.get());
     if (!tls->is_valid()) {
       return InvalidArgumentError(
@@ -217,25 +236,54 @@ class HttpApiClient : public ApiClient {
     }
     tls->enable_server_certificate_verification(true);
     tls_ = tls.get();
-    http_ = std::move(tls);
-    return OkStatus();
+    return std::shared_ptr<httplib::ClientImpl>(std::move(tls));
+  }
+
+  bool cancelled() {
+    const MutexLock lock(mutex_);
+    return cancelled_;
+  }
+
+  // Once, and once more if the server refuses a credential that a sign-in
+  // program gave and can give anew. Errors: those of Once().
+  StatusOr<ApiReply> Send(
+      const ApiRequest& call, time_t silence_max,
+      const std::function<bool(std::string_view)>* on_line) {
+    for (int tries = 1;; ++tries) {
+      Credential credential;
+      if (access_.sign_in != nullptr) {
+        StatusOr<Credential> got =
+            access_.sign_in->Get([this] { return cancelled(); });
+        if (!got.ok()) {
+          return got.status().WithPrefix("is not asked");
+        }
+        credential = *std::move(got);
+        if (credential.certificate_pem != certificate_pem_) {
+          SHOAL_RETURN_IF_ERROR(Connect(credential));
+        }
+      }
+      http_->set_read_timeout(silence_max);
+      StatusOr<ApiReply> reply = Once(call, credential.token, on_line);
+      if (access_.sign_in == nullptr || !reply.ok() || reply->code != 401 ||
+          tries > 1) {
+        return reply;
+      }
+      access_.sign_in->Reject(credential);
+    }
   }
 
   // Errors: kUnavailable (no reply), kFailedPrecondition, kCancelled.
   StatusOr<ApiReply> Once(
-      const ApiRequest& call,
+      const ApiRequest& call, const std::string& signed_token,
       const std::function<bool(std::string_view)>* on_line) {
-    {
-      const MutexLock lock(mutex_);
-      if (cancelled_) {
-        return CancelledError("cancelled");
-      }
+    if (cancelled()) {
+      return CancelledError("cancelled");
     }
     httplib::Request request;
     request.method = call.method;
     request.path = url_.prefix + call.path;
     request.headers = {{"Accept", "application/json"}, {"User-Agent", "shoal"}};
-    SHOAL_RETURN_IF_ERROR(SignIn(&request));
+    SHOAL_RETURN_IF_ERROR(AddToken(signed_token, &request));
     if (!call.body.empty()) {
       request.headers.emplace("Content-Type", call.content_type);
       request.body = call.body;
@@ -283,8 +331,9 @@ class HttpApiClient : public ApiClient {
     return reply;
   }
 
-  Status SignIn(httplib::Request* request) const {
-    std::string token = access_.token;
+  Status AddToken(const std::string& signed_token,
+                  httplib::Request* request) const {
+    std::string token = signed_token.empty() ? access_.token : signed_token;
     if (!access_.token_file.empty()) {
       const StatusOr<std::string> text = ReadText(access_.token_file);
       token = text.ok() ? *text : "";
@@ -303,11 +352,8 @@ class HttpApiClient : public ApiClient {
   }
 
   Status Lost(httplib::Error error) {
-    {
-      const MutexLock lock(mutex_);
-      if (cancelled_) {
-        return CancelledError("cancelled");
-      }
+    if (cancelled()) {
+      return CancelledError("cancelled");
     }
     if (error == httplib::Error::SSLServerVerification) {
       const long result = tls_->get_openssl_verify_result();
@@ -328,8 +374,10 @@ class HttpApiClient : public ApiClient {
 
   const ClusterAccess access_;
   Url url_;
-  std::unique_ptr<httplib::ClientImpl> http_;
+  std::string certificate_pem_;        // that `http_` shows
   httplib::SSLClient* tls_ = nullptr;  // `http_` if it speaks TLS
+  // Changed by the thread that calls, under `mutex_`, since others cancel it.
+  std::shared_ptr<httplib::ClientImpl> http_;
   Mutex mutex_;
   CondVar cancel_;
   bool cancelled_ SHOAL_GUARDED_BY(mutex_) = false;
@@ -369,9 +417,9 @@ std::string EncodeQuery(std::string_view text) {
 }
 
 StatusOr<std::unique_ptr<ApiClient>> ApiClient::Create(
-    const ClusterAccess& access) {
+    const ClusterAccess& access, const std::function<bool()>& cancelled) {
   auto client = std::make_unique<HttpApiClient>(access);
-  SHOAL_RETURN_IF_ERROR(client->Init());
+  SHOAL_RETURN_IF_ERROR(client->Init(cancelled));
   return std::unique_ptr<ApiClient>(std::move(client));
 }
 

@@ -38,9 +38,11 @@ std::string EncodeQuery(std::string_view text);
 // certificate is verified. Blocks. One thread at a time, but for Cancel().
 class ApiClient {
  public:
-  // Errors: kInvalidArgument (the server's URL, a certificate or a key).
+  // Blocks while a sign-in program runs; `cancelled` is asked meanwhile.
+  // Errors: kInvalidArgument (the server's URL, a certificate or a key), those
+  // of SignIn::Get().
   static StatusOr<std::unique_ptr<ApiClient>> Create(
-      const ClusterAccess& access);
+      const ClusterAccess& access, const std::function<bool()>& cancelled);
   virtual ~ApiClient() = default;
 
   // Repeats the request with growing pauses (or those that the server asks for)

@@ -32,12 +32,22 @@ StatusOr<std::string> DecodeBase64(std::string text, const std::string& what) {
       EVP_DecodeBlock(reinterpret_cast<unsigned char*>(bytes.data()),
                       reinterpret_cast<const unsigned char*>(text.data()),
                       static_cast<int>(text.size()));
-  if (size < 0) {
+  const size_t padding = text.ends_with("==") ? 2 : text.ends_with('=') ? 1 : 0;
+  if (size < static_cast<int>(padding) ||
+      text.find('=') < text.size() - padding) {
     return InvalidArgumentError(StrCat(what, " is not base64"));
   }
-  const size_t padding = text.size() - text.find_last_not_of('=') - 1;
-  bytes.resize(static_cast<size_t>(size) - (text.empty() ? 0 : padding));
+  bytes.resize(static_cast<size_t>(size) - padding);
   return bytes;
+}
+
+std::string EncodeBase64(const std::string& bytes) {
+  std::string text((bytes.size() + 2) / 3 * 4 + 1, '\0');
+  text.resize(static_cast<size_t>(
+      EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()),
+                      reinterpret_cast<const unsigned char*>(bytes.data()),
+                      static_cast<int>(bytes.size()))));
+  return text;
 }
 
 // A text of a map; empty if it is not there.
@@ -81,6 +91,7 @@ class KubeConfig {
     if (const std::string user = Text(*context.value, "user"); !user.empty()) {
       SHOAL_ASSIGN_OR_RETURN(const Entry entry, Find("users", "user", user));
       SHOAL_RETURN_IF_ERROR(ReadUser(entry, &access));
+      SHOAL_RETURN_IF_ERROR(ReadExec(entry, cluster, &access));
     }
     if (std::string ns = Text(*context.value, "namespace"); !ns.empty()) {
       access.kube_namespace = std::move(ns);
@@ -180,7 +191,7 @@ class KubeConfig {
   }
 
   static Status ReadUser(const Entry& entry, ClusterAccess* access) {
-    for (const char* key : {"exec", "auth-provider", "username"}) {
+    for (const char* key : {"auth-provider", "username"}) {
       if (entry.value->contains(key)) {
         return UnimplementedError(
             StrCat(entry.what, ": signs in by '", key,
@@ -202,6 +213,100 @@ class KubeConfig {
       return InvalidArgumentError(StrCat(
           entry.what, ": client-certificate and client-key belong together"));
     }
+    return OkStatus();
+  }
+
+  // What a sign-in program is told of the cluster if it asks for it.
+  static std::string ClusterInfo(const Entry& cluster,
+                                 const ClusterAccess& access) {
+    json info = {{"server", access.server}};
+    if (!access.ca_pem.empty()) {
+      info["certificate-authority-data"] = EncodeBase64(access.ca_pem);
+    }
+    const auto extensions = cluster.value->find("extensions");
+    if (extensions != cluster.value->end() && extensions->is_array()) {
+      for (const json& extension : *extensions) {
+        if (extension.is_object() && extension.contains("extension") &&
+            Text(extension, "name") == "client.authentication.k8s.io/exec") {
+          info["config"] = extension["extension"];
+        }
+      }
+    }
+    return info.dump();
+  }
+
+  static Status ReadExec(const Entry& entry, const Entry& cluster,
+                         ClusterAccess* access) {
+    const auto it = entry.value->find("exec");
+    if (it == entry.value->end() || it->is_null()) {
+      return OkStatus();
+    }
+    const auto bad = [&](std::string_view why) {
+      return InvalidArgumentError(StrCat(entry.what, ": exec: ", why));
+    };
+    if (!it->is_object()) {
+      return bad("is no map");
+    }
+    SignInProgram program = {.user = entry.what,
+                             .command = Text(*it, "command"),
+                             .api_version = Text(*it, "apiVersion"),
+                             .install_hint = Text(*it, "installHint")};
+    if (program.command.empty()) {
+      return bad("has no command");
+    }
+    // A name is looked for in PATH.
+    if (program.command.find('/') != std::string::npos) {
+      program.command = Beside(entry, program.command);
+    }
+    if (program.api_version != "client.authentication.k8s.io/v1" &&
+        program.api_version != "client.authentication.k8s.io/v1beta1") {
+      return bad(StrCat("apiVersion '", program.api_version,
+                        "' is none of client.authentication.k8s.io/v1 and "
+                        "v1beta1; a newer ",
+                        program.command, " writes such a kubeconfig"));
+    }
+    if (const std::string mode = Text(*it, "interactiveMode");
+        mode == "Always") {
+      return UnimplementedError(StrCat(
+          entry.what, ": exec: ", program.command,
+          " wants a terminal (interactiveMode: Always), which a launcher "
+          "of long jobs has not; use the token of a service account "
+          "(`kubectl create token NAME`)"));
+    } else if (!mode.empty() && mode != "Never" && mode != "IfAvailable") {
+      return bad(StrCat("interactiveMode '", mode, "' is unknown"));
+    }
+    if (const auto args = it->find("args");
+        args != it->end() && !args->is_null()) {
+      if (!args->is_array()) {
+        return bad("args is no list");
+      }
+      for (const json& arg : *args) {
+        // Plain scalars may look like numbers.
+        program.args.push_back(arg.is_string() ? arg.get<std::string>()
+                                               : arg.dump());
+      }
+    }
+    if (const auto env = it->find("env"); env != it->end() && !env->is_null()) {
+      if (!env->is_array()) {
+        return bad("env is no list");
+      }
+      for (const json& variable : *env) {
+        const std::string name =
+            variable.is_object() ? Text(variable, "name") : "";
+        if (name.empty() || name.find('=') != std::string::npos) {
+          return bad("a variable of env has no valid name");
+        }
+        const auto value = variable.find("value");
+        program.env.emplace_back(name, value == variable.end() ? ""
+                                       : value->is_string()
+                                           ? value->get<std::string>()
+                                           : value->dump());
+      }
+    }
+    if (IsTrue(*it, "provideClusterInfo")) {
+      program.cluster_json = ClusterInfo(cluster, *access);
+    }
+    access->sign_in = std::make_shared<SignIn>(std::move(program));
     return OkStatus();
   }
 

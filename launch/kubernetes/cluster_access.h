@@ -1,9 +1,11 @@
 #ifndef SHOAL_LAUNCH_KUBERNETES_CLUSTER_ACCESS_H_
 #define SHOAL_LAUNCH_KUBERNETES_CLUSTER_ACCESS_H_
 
+#include <memory>
 #include <string>
 
 #include "base/status.h"
+#include "launch/kubernetes/sign_in.h"
 
 namespace shoal::launch {
 
@@ -16,6 +18,8 @@ struct ClusterAccess {
   std::string client_key_pem;
   std::string token;
   std::string token_file;  // read before each request: tokens are renewed
+  // A program that gives token or certificate, shared by all who connect.
+  std::shared_ptr<SignIn> sign_in;
   std::string kube_namespace = "default";
   std::string source;  // where all of this was found, for messages
 };
@@ -33,8 +37,8 @@ struct AccessOptions {
 //
 // Errors: kNotFound (there is none of these, or no such context),
 // kInvalidArgument (a file does not say what it must), kUnimplemented (it asks
-// for what Shoal does not do: sign-in plug-ins, connections without
-// verification: the text says what to do instead).
+// for what Shoal does not do: sign-in programs that want a terminal,
+// connections without verification: the text says what to do instead).
 StatusOr<ClusterAccess> FindCluster(const AccessOptions& options);
 
 // All of a file. Errors: kNotFound (it can't be read).

@@ -107,14 +107,14 @@ class Watcher {
       return true;
     }
     const std::string type = event.value("type", "");
-    const json& object = event["object"];
+    const json& object = event.at("object");
     if (type == "ERROR") {
       // Mostly code 410; whatever it is, listing again starts anew.
       forgotten_ = true;
       return false;
     }
     told_ = true;
-    version_ = object["metadata"].value("resourceVersion", version_);
+    version_ = object.at("metadata").value("resourceVersion", version_);
     if (type == "DELETED") {
       on_change_({CollectionChange::Kind::kRemoved, object});
     } else if (type != "BOOKMARK") {

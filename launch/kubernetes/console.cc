@@ -4,6 +4,8 @@
 
 #include <cstdio>
 
+#include <sys/ioctl.h>
+
 namespace shoal::launch {
 
 Console::Console() : terminal_(isatty(STDERR_FILENO) == 1) {}
@@ -21,7 +23,12 @@ void Console::Erase() {
 
 void Console::Draw() {
   if (terminal_ && !line_.empty()) {
-    std::fputs(line_.c_str(), stderr);
+    // One that wraps could not be erased.
+    winsize size = {};
+    const bool known =
+        ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
+    std::fputs(line_.substr(0, known ? size.ws_col - 1 : line_.size()).c_str(),
+               stderr);
     std::fflush(stderr);
   }
 }

@@ -15,6 +15,7 @@ using nlohmann::json;
 constexpr char kFieldManager[] = "shoal-launch";
 constexpr Duration kPodsGoneWithin = std::chrono::seconds(90);
 constexpr Duration kLookEvery = 500ms;
+constexpr Duration kDeleteEvery = 2s;
 // Of an object that others change at the same time.
 constexpr int kConflictTries = 5;
 
@@ -187,6 +188,36 @@ Status JobObjects::ApplyOne(ApiClient& client, const Manifest& manifest,
 }
 
 Status JobObjects::Remove(ApiClient& client) const {
+  SHOAL_ASSIGN_OR_RETURN(bool settled, DeleteAll(client));
+  const SystemClock clock;
+  const Time end = clock.Now() + kPodsGoneWithin;
+  Time next = clock.Now() + kDeleteEvery;
+  while (true) {
+    SHOAL_ASSIGN_OR_RETURN(const std::string left, PodsLeft(client));
+    if (left.empty() && settled) {
+      return OkStatus();
+    }
+    // What was not there may come yet: a request that was called off may be
+    // carried out all the same.
+    if (!settled && (left.empty() || clock.Now() >= next)) {
+      SHOAL_RETURN_IF_ERROR(DeleteAll(client).status());
+      settled = left.empty();
+      next = clock.Now() + kDeleteEvery;
+      continue;
+    }
+    if (clock.Now() >= end) {
+      return DeadlineExceededError(StrCat("these pods are still there after ",
+                                          ToString(kPodsGoneWithin), ": ",
+                                          left));
+    }
+    if (!client.Pause(kLookEvery)) {
+      return CancelledError("cancelled");
+    }
+  }
+}
+
+StatusOr<bool> JobObjects::DeleteAll(ApiClient& client) const {
+  bool all_there = true;
   // Pods' owners first, so that nothing makes new ones.
   for (auto it = manifests_.rbegin(); it != manifests_.rend(); ++it) {
     if (it->kind == "PersistentVolumeClaim") {
@@ -201,39 +232,25 @@ Status JobObjects::Remove(ApiClient& client) const {
     if (!reply.ok() && reply.code != 404) {
       return Refused("delete " + Named(*it), reply);
     }
+    all_there = all_there && (reply.ok() || it->optional);
   }
-  return WaitForPodsGone(client);
+  return all_there;
 }
 
-Status JobObjects::WaitForPodsGone(ApiClient& client) const {
-  const SystemClock clock;
-  const Time end = clock.Now() + kPodsGoneWithin;
-  while (true) {
-    SHOAL_ASSIGN_OR_RETURN(
-        const ApiReply reply,
-        Call(client, {.path = StrCat(PodsPath(), "?labelSelector=",
-                                     EncodeQuery(Selector()))}));
-    if (!reply.ok()) {
-      return Refused("list pods", reply);
-    }
-    const json pods = ParseObject(reply).value("items", json::array());
-    if (pods.empty()) {
-      return OkStatus();
-    }
-    if (clock.Now() >= end) {
-      std::string names;
-      for (const json& pod : pods) {
-        names += StrCat(names.empty() ? "" : ", ",
-                        pod.value("/metadata/name"_json_pointer, ""));
-      }
-      return DeadlineExceededError(StrCat("these pods are still there after ",
-                                          ToString(kPodsGoneWithin), ": ",
-                                          names));
-    }
-    if (!client.Pause(kLookEvery)) {
-      return CancelledError("cancelled");
-    }
+StatusOr<std::string> JobObjects::PodsLeft(ApiClient& client) const {
+  SHOAL_ASSIGN_OR_RETURN(
+      const ApiReply reply,
+      Call(client, {.path = StrCat(PodsPath(), "?labelSelector=",
+                                   EncodeQuery(Selector()))}));
+  if (!reply.ok()) {
+    return Refused("list pods", reply);
   }
+  std::string names;
+  for (const json& pod : ParseObject(reply).value("items", json::array())) {
+    names += StrCat(names.empty() ? "" : ", ",
+                    pod.value("/metadata/name"_json_pointer, "?"));
+  }
+  return names;
 }
 
 std::vector<std::string> JobObjects::CreationFailures(ApiClient& client) const {

@@ -49,7 +49,10 @@ class JobObjects {
   StatusOr<ApiReply> Call(ApiClient& client, ApiRequest request) const;
   Status ApplyOne(ApiClient& client, const Manifest& manifest,
                   bool force) const;
-  Status WaitForPodsGone(ApiClient& client) const;
+  // Whether all of them were there.
+  StatusOr<bool> DeleteAll(ApiClient& client) const;
+  // Names of the job's pods that are there.
+  StatusOr<std::string> PodsLeft(ApiClient& client) const;
 
   const std::string name_;
   const std::string namespace_;

@@ -102,7 +102,10 @@ JobView::Pod JobView::ReadPod(const json& object) {
         waiting.is_object()) {
       pod.key = Text(waiting, {"reason"});
       pod.state = WithMessage(pod.key, Text(waiting, {"message"}));
-      if (last.is_object()) {
+      if (last.is_object() && Number(last, {"exitCode"}) == 0) {
+        // A server's, which Kubernetes calls CrashLoopBackOff.
+        pod.key = pod.state = "done, and waits for another coordinator";
+      } else if (last.is_object()) {
         pod.state += StrCat("; it ended with ", Ended(last));
       }
     } else if (const json& done = At(container, {"state", "terminated"});
@@ -110,7 +113,8 @@ JobView::Pod JobView::ReadPod(const json& object) {
       pod.begun = true;
       pod.exit_code = Number(done, {"exitCode"});
       pod.finished = Text(done, {"finishedAt"});
-      pod.key = pod.state = StrCat("ended with ", Ended(done));
+      pod.key = pod.state =
+          *pod.exit_code == 0 ? "done" : StrCat("ended with ", Ended(done));
     } else if (At(container, {"state", "running"}).is_object()) {
       pod.begun = true;
       const json* ready = Condition(object, "Ready");
@@ -166,15 +170,32 @@ void JobView::OnPods(const CollectionChange& change) {
 }
 
 void JobView::OnJobs(const CollectionChange& change) {
-  if (change.kind == CollectionChange::Kind::kListed) {
-    for (const json& object : change.objects) {
-      SetJob(object);
+  switch (change.kind) {
+    case CollectionChange::Kind::kListed: {
+      std::set<std::string> there;
+      for (const json& object : change.objects) {
+        there.insert(Text(object, {"metadata", "labels", kComponent}));
+        SetJob(object);
+      }
+      // That it was deleted may not have been told, after an outage.
+      for (const char* component : {"coordinator", "worker"}) {
+        if (there.count(component) == 0) {
+          SetDeleted(component);
+        }
+      }
+      break;
     }
-  } else if (change.kind == CollectionChange::Kind::kChanged) {
-    SetJob(change.objects);
-  } else if (!end_.has_value()) {
-    const std::string component =
-        Text(change.objects, {"metadata", "labels", kComponent});
+    case CollectionChange::Kind::kChanged:
+      SetJob(change.objects);
+      break;
+    case CollectionChange::Kind::kRemoved:
+      SetDeleted(Text(change.objects, {"metadata", "labels", kComponent}));
+      break;
+  }
+}
+
+void JobView::SetDeleted(const std::string& component) {
+  if (!end_.has_value()) {
     end_ = {.component = component,
             .why = StrCat("somebody deleted the Job of the ", component)};
   }

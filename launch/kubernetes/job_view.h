@@ -72,6 +72,7 @@ class JobView {
   static Pod ReadPod(const nlohmann::json& object);
   void SetPod(const std::string& name, Pod pod);
   void SetJob(const nlohmann::json& object);
+  void SetDeleted(const std::string& component);
   int Ready(const std::string& component) const;
 
   const Members members_;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -34,6 +35,8 @@ using nlohmann::json;
 constexpr Duration kLookEvery = 100ms;
 // For the rest of the log once the job is over.
 constexpr Duration kLogWithin = std::chrono::seconds(10);
+constexpr Duration kFirstPause = 200ms;
+constexpr Duration kLogPauseMax = 1s;
 constexpr Duration kLogSilenceMax = std::chrono::hours(24);
 
 // A client with a thread that uses it; both end with this object.
@@ -64,12 +67,14 @@ class ClientThread {
   std::thread thread_;
 };
 
-// Copies the log of a pod to the console as it grows.
+// Copies the log of a pod to the console as it grows, until `over` and its end:
+// servers end it while the pod goes on, too.
 void FollowLog(ApiClient& client, const std::string& pod_path,
-               Console& console) {
+               const std::atomic<bool>& over, Console& console) {
   std::string last;  // time stamp of the last line
-  Duration pause = 200ms;
+  Duration pause = kFirstPause;
   while (true) {
+    const bool was_over = over;
     const StatusOr<ApiReply> ended = client.Stream(
         StrCat(pod_path, "/log?follow=true&timestamps=true",
                last.empty() ? "" : "&sinceTime=" + EncodeQuery(last)),
@@ -79,16 +84,18 @@ void FollowLog(ApiClient& client, const std::string& pod_path,
           // sinceTime is in whole seconds: some come twice.
           if (time > last) {
             last = time;
+            pause = kFirstPause;
             console.Log(
                 blank == std::string_view::npos ? "" : line.substr(blank + 1));
           }
           return true;
         });
-    if (ended.ok() ? ended->ok()
+    if (ended.ok() ? ended->ok() && was_over
                    : ended.status().code() != StatusCode::kUnavailable) {
       return;  // The log has ended, or we are to.
     }
-    if (ended.ok() && !ended->transient() && ended->code != 400) {
+    if (ended.ok() && !ended->ok() && !ended->transient() &&
+        ended->code != 400) {
       console.Say("note: the coordinator's log can't be read: " +
                   ended->ToString());
       return;
@@ -96,7 +103,7 @@ void FollowLog(ApiClient& client, const std::string& pod_path,
     if (!client.Pause(pause)) {
       return;
     }
-    pause = std::min(pause * 2, Duration(5s));
+    pause = std::min(pause * 2, kLogPauseMax);
   }
 }
 
@@ -115,9 +122,9 @@ class Launch {
                  request.api_within, console_) {}
 
   StatusOr<int> Run() {
-    StatusOr<int> result = Body();
+    StatusOr<int> result = Understood<StatusOr<int>>([this] { return Body(); });
     if (made_ && !request_.keep) {
-      const Status removed = Remove();
+      const Status removed = Understood<Status>([this] { return Remove(); });
       if (!removed.ok()) {
         console_.Say(
             StrCat("the job's objects are not all removed: ", removed.message(),
@@ -152,10 +159,29 @@ class Launch {
     json objects;
   };
 
+  StatusOr<std::unique_ptr<ApiClient>> CreateClient(bool cleaning) {
+    return ApiClient::Create(access_, [this, cleaning] {
+      const MutexLock lock(mutex_);
+      return leave_ || (!cleaning && !stopped_.ok());
+    });
+  }
+
+  // What `step` returns, which reads answers of the API server.
+  template <typename Result, typename StepFn>
+  static Result Understood(const StepFn& step) {
+    try {
+      return step();
+    } catch (const json::exception& e) {
+      return FailedPreconditionError(
+          StrCat("the API server's answer is not understood: ", e.what()));
+    }
+  }
+
   // The client of the step that runs, which Interrupt() cancels.
   StatusOr<ApiClient*> UseClient(bool cleaning) {
-    SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<ApiClient> client,
-                           ApiClient::Create(access_));
+    StatusOr<std::unique_ptr<ApiClient>> created = CreateClient(cleaning);
+    SHOAL_RETURN_IF_ERROR(Reason(created.status()));
+    std::unique_ptr<ApiClient> client = *std::move(created);
     const MutexLock lock(mutex_);
     if (leave_ || (!cleaning && !stopped_.ok())) {
       return stopped_;
@@ -198,7 +224,7 @@ class Launch {
 
   StatusOr<std::unique_ptr<ClientThread>> StartWatch(bool pods) {
     SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<ApiClient> client,
-                           ApiClient::Create(access_));
+                           CreateClient(false));
     return std::make_unique<ClientThread>(
         std::move(client), [this, pods](ApiClient& mine) {
           const Status ended = WatchCollection(
@@ -229,17 +255,12 @@ class Launch {
       SHOAL_RETURN_IF_ERROR(watch_failure_);
       changes.swap(changes_);
     }
-    try {
-      for (const Change& change : changes) {
-        if (change.pods) {
-          view.OnPods({change.kind, change.objects});
-        } else {
-          view.OnJobs({change.kind, change.objects});
-        }
+    for (const Change& change : changes) {
+      if (change.pods) {
+        view.OnPods({change.kind, change.objects});
+      } else {
+        view.OnJobs({change.kind, change.objects});
       }
-    } catch (const json::exception& e) {
-      return FailedPreconditionError(
-          StrCat("the API server's answer is not understood: ", e.what()));
     }
     for (const std::string& line : view.TakeNews()) {
       console_.Say(line);
@@ -253,13 +274,14 @@ class Launch {
       return OkStatus();
     }
     log_.reset();  // That of the one before has ended.
+    log_over_ = false;
     log_pod_ = pod;
     SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<ApiClient> client,
-                           ApiClient::Create(access_));
+                           CreateClient(false));
     log_ = std::make_unique<ClientThread>(
         std::move(client),
         [this, path = StrCat(objects_.PodsPath(), "/", pod)](ApiClient& mine) {
-          FollowLog(mine, path, console_);
+          FollowLog(mine, path, log_over_, console_);
         });
     return OkStatus();
   }
@@ -305,36 +327,43 @@ class Launch {
     return DeadlineExceededError(text);
   }
 
-  StatusOr<int> End(ApiClient& client, JobView& view) {
+  // The job is over: whatever fails from here on does not change its code.
+  int End(ApiClient& client, JobView& view) {
     // The pods' last words may come after the Job's.
-    SHOAL_ASSIGN_OR_RETURN(
-        const ApiReply reply,
-        client.Call({.path = StrCat(objects_.PodsPath(), "?labelSelector=",
-                                    EncodeQuery(objects_.Selector()))},
-                    clock_.Now() + request_.api_within));
-    const json pods = json::parse(reply.body, nullptr, false);
-    if (reply.ok() && pods.is_object() && pods.contains("items")) {
+    const StatusOr<ApiReply> reply = client.Call(
+        {.path = StrCat(objects_.PodsPath(),
+                        "?labelSelector=", EncodeQuery(objects_.Selector()))},
+        clock_.Now() + kLogWithin);
+    const json pods =
+        reply.ok() ? json::parse(reply->body, nullptr, false) : json();
+    if (reply.ok() && reply->ok() && pods.is_object() &&
+        pods.contains("items")) {
       view.OnPods({CollectionChange::Kind::kListed, pods["items"]});
     }
     if (const std::string pod = view.CoordinatorPod(); !pod.empty()) {
-      SHOAL_RETURN_IF_ERROR(FollowLogOf(pod));
+      (void)FollowLogOf(pod);
     }
+    log_over_ = true;
     const Time end = clock_.Now() + kLogWithin;
-    while (log_ != nullptr && !log_->done() && clock_.Now() < end) {
-      if (!client.Pause(20ms)) {
-        return Reason(CancelledError("cancelled"));
-      }
+    while (log_ != nullptr && !log_->done() && clock_.Now() < end &&
+           client.Pause(20ms)) {
     }
     log_.reset();
     for (const std::string& line : view.TakeNews()) {
       console_.Say(line);
     }
-    if (view.end()->complete) {
+    const JobView::End& ended = *view.end();
+    if (ended.complete) {
+      console_.Say(StrCat("job ", name_, " is done"));
       return 0;
     }
-    const int code = view.ExitCode(view.end()->component).value_or(EX_TEMPFAIL);
-    console_.Say(StrCat("job ", name_, " failed: the ", view.end()->component,
-                        "'s Job: ", view.end()->why, "; exit code ", code));
+    // Without its pod: what the policy says, which ends no other codes.
+    const int code =
+        view.ExitCode(ended.component)
+            .value_or(ended.why.starts_with("PodFailurePolicy") ? EXIT_FAILURE
+                                                                : EX_TEMPFAIL);
+    console_.Say(StrCat("job ", name_, " failed: the ", ended.component,
+                        "'s Job: ", ended.why, "; exit code ", code));
     return code;
   }
 
@@ -347,6 +376,7 @@ class Launch {
   const JobObjects objects_;
   std::atomic<bool> made_ = false;
   std::string log_pod_;
+  std::atomic<bool> log_over_ = false;  // the pod whose log is read is over
   std::unique_ptr<ClientThread> log_;
 
   Mutex mutex_;

@@ -19,6 +19,9 @@ using nlohmann::json;
 // Pods get "-coordinator-" and five characters more, and 63 is the limit.
 constexpr size_t kNameSizeMax = 40;
 
+// Of docker/cuda.Dockerfile.
+constexpr char kGpuImage[] = "shoal-cuda:0.1.0";
+
 struct Kind {
   std::string_view name;
   std::string_view plural;
@@ -69,6 +72,23 @@ void SetInstance(json& value, const std::string& name) {
   }
 }
 
+// All devices that the job names, however often.
+std::vector<std::string> DevicesOf(const worker::JobSpec& job) {
+  std::vector<std::string> devices = {job.device()};
+  devices.insert(devices.end(), job.devices().workers().begin(),
+                 job.devices().workers().end());
+  return devices;
+}
+
+// The pods of workers are alike: one that is to have a GPU gives each of them
+// one.
+bool NeedsGpu(const worker::JobSpec& job) {
+  const std::vector<std::string> devices = DevicesOf(job);
+  return std::any_of(
+      devices.begin(), devices.end(),
+      [](const std::string& device) { return device.starts_with("cuda"); });
+}
+
 // Renders one object after the other.
 class Renderer {
  public:
@@ -96,6 +116,9 @@ class Renderer {
         spec["completions"] = spec["parallelism"] = cluster.workers();
       }
       PatchPods(spec["template"]["spec"], worker ? cluster.threads() : 0);
+      if (worker && NeedsGpu(job_)) {
+        AddGpu(spec["template"]["spec"]);
+      }
     }
     if (spec.is_null()) {
       object.erase("spec");
@@ -146,6 +169,18 @@ class Renderer {
     }
   }
 
+  // As k8s/components/gpu does.
+  void AddGpu(json& pods) const {
+    json& container = pods["containers"][0];
+    container["resources"]["limits"]["nvidia.com/gpu"] = "1";
+    if (options_.image.empty()) {
+      container["image"] = kGpuImage;
+    }
+    pods["tolerations"] = {{{"key", "nvidia.com/gpu"},
+                            {"operator", "Exists"},
+                            {"effect", "NoSchedule"}}};
+  }
+
   const ManifestOptions& options_;
   const std::string name_;
   const worker::JobSpec& job_;
@@ -169,6 +204,13 @@ Status CheckJob(const worker::JobSpec& job) {
     return InvalidArgumentError(
         StrCat("transport: ", job.transport(),
                " does not leave a host, and pods are hosts; use auto or zmq"));
+  }
+  for (const std::string& device : DevicesOf(job)) {
+    if (device.starts_with("cuda:") && device != "cuda:0") {
+      return InvalidArgumentError(StrCat(
+          "device ", device,
+          ": a worker's pod has one GPU, which is its cuda:0; use cuda"));
+    }
   }
   return OkStatus();
 }

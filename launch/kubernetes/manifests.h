@@ -36,8 +36,8 @@ StatusOr<std::string> JobObjectName(const ManifestOptions& options,
                                     const worker::JobSpec& job);
 
 // The objects of k8s/base, which the program carries, for this job: as many
-// servers and workers as it says, its text in the ConfigMap. In the order in
-// which they should be made.
+// servers and workers as it says, its text in the ConfigMap, a GPU for each
+// worker if its device is one. In the order in which they should be made.
 // Errors: kInvalidArgument (a name, or a job that pods can't run).
 StatusOr<std::vector<Manifest>> RenderManifests(const ManifestOptions& options,
                                                 const worker::JobSpec& job,

@@ -38,7 +38,17 @@ json PlainScalar(const std::string& text) {
   return text;
 }
 
-json FromNode(const YAML::Node& node) {
+// A file of people has neither; with aliases a short one can.
+constexpr int kDepthMax = 200;
+constexpr int kNodesMax = 1'000'000;
+
+// `nodes` counts those of all documents.
+json FromNode(const YAML::Node& node, int depth, int& nodes) {
+  if (depth > kDepthMax || ++nodes > kNodesMax) {
+    throw YAML::Exception(node.Mark(), depth > kDepthMax
+                                           ? "is nested too deeply"
+                                           : "grows too large by its aliases");
+  }
   switch (node.Type()) {
     case YAML::NodeType::Scalar:
       // Quoted scalars and blocks have the tag "!".
@@ -47,14 +57,14 @@ json FromNode(const YAML::Node& node) {
     case YAML::NodeType::Sequence: {
       json list = json::array();
       for (const YAML::Node& item : node) {
-        list.push_back(FromNode(item));
+        list.push_back(FromNode(item, depth + 1, nodes));
       }
       return list;
     }
     case YAML::NodeType::Map: {
       json map = json::object();
       for (const auto& entry : node) {
-        map[entry.first.Scalar()] = FromNode(entry.second);
+        map[entry.first.Scalar()] = FromNode(entry.second, depth + 1, nodes);
       }
       return map;
     }
@@ -119,6 +129,9 @@ void Emit(YAML::Emitter& out, const json& value) {
       }
       return;
     }
+    case json::value_t::null:
+      out << YAML::Null;
+      return;
     default:
       out << value.dump();
   }
@@ -130,8 +143,9 @@ StatusOr<std::vector<json>> ParseYaml(std::string_view text,
                                       const std::string& file) {
   try {
     std::vector<json> documents;
+    int nodes = 0;
     for (const YAML::Node& node : YAML::LoadAll(std::string(text))) {
-      if (json document = FromNode(node); !document.is_null()) {
+      if (json document = FromNode(node, 0, nodes); !document.is_null()) {
         documents.push_back(std::move(document));
       }
     }
@@ -145,7 +159,9 @@ StatusOr<std::vector<json>> ParseYaml(std::string_view text,
 std::string ToYaml(const json& json) {
   YAML::Emitter out;
   Emit(out, json);
-  return StrCat(out.c_str(), "\n");
+  std::string text = out.c_str();
+  // A block of lines at the end has one already.
+  return text.ends_with('\n') ? text : text + "\n";
 }
 
 }  // namespace shoal::launch

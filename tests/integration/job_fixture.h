@@ -97,7 +97,7 @@ class JobsTest : public ::testing::Test {
 
   std::vector<std::string> TrainCommand(
       const std::string& out, const std::vector<std::string>& more) const {
-    std::vector<std::string> argv = {SHOAL_PROGRAM, "train", Path("job.yaml"),
+    std::vector<std::string> argv = {Program(), "train", Path("job.yaml"),
                                      "--out", Path(out)};
     argv.insert(argv.end(), more.begin(), more.end());
     return argv;
@@ -108,7 +108,7 @@ class JobsTest : public ::testing::Test {
   }
   std::string Digest(const std::string& out) const {
     const RunOutcome run =
-        RunProgram({SHOAL_PROGRAM, "checkpoint", "digest", Path(out)});
+        RunProgram({Program(), "checkpoint", "digest", Path(out)});
     return run.exit_code == 0 ? run.output : "no digest: " + run.output;
   }
   // The points of the curve of a run's loss.

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,6 +22,8 @@ namespace shoal::integration {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::AnyOf;
+using ::testing::Gt;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -37,13 +40,13 @@ class MpiTest : public JobsTest {
   }
 
   static std::string Built(const std::string& name) {
-    return fs::path(SHOAL_PROGRAM).parent_path() / name;
+    return fs::path(Program()).parent_path() / name;
   }
 
   // `shoal launch mpi` of the small job with 60 steps.
   Words LaunchCommand(const std::string& out, const Words& more) const {
-    Words argv = {SHOAL_PROGRAM, "launch",  "mpi",   Path("job.yaml"),
-                  "--out",       Path(out), "--set", "train.max_steps=60"};
+    Words argv = {Program(), "launch",  "mpi",   Path("job.yaml"),
+                  "--out",   Path(out), "--set", "train.max_steps=60"};
     argv.insert(argv.end(), more.begin(), more.end());
     return argv;
   }
@@ -146,6 +149,34 @@ TEST_F(MpiTest, TooFewRanksSayWhatWasAskedAndWhatIsThere) {
                     HasSubstr("the job needs 4"), HasSubstr("mpirun -np 4")));
 }
 
+// As the MPI operator's launcher finds it: no -np, a host file by a variable.
+TEST_F(MpiTest, HostFileThatIsNotReadIsAnErrorAndNoSmallerTraining) {
+  Write("hostfile", "localhost slots=5\n");
+  const std::string orte = "OMPI_MCA_orte_default_hostfile=" + Path("hostfile");
+  const std::string prte = "PRTE_MCA_prte_default_hostfile=" + Path("hostfile");
+  const bool five =
+      RunProgram({"mpirun", "--version"}).output.find("Open MPI) 5.") !=
+      std::string::npos;
+  const auto run = [&](const std::string& out, const Words& variables) {
+    Words argv = {"env"};
+    argv.insert(argv.end(), variables.begin(), variables.end());
+    argv.insert(argv.end(), {"mpirun", "--bind-to", "none"});
+    const Words train =
+        TrainCommand(out, {"--expect-ranks=5", "--set", "cluster.workers=3",
+                           "--set", "cluster.servers=2"});
+    argv.insert(argv.end(), train.begin(), train.end());
+    return RunProgram(argv);
+  };
+  RunOutcome outcome = run("out", {orte, prte});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  outcome = run("wrong", {five ? orte : prte});
+  ExpectRefused(outcome, "wrong");
+  EXPECT_THAT(outcome.output,
+              AllOf(HasSubstr("but --expect-ranks says 5"),
+                    HasSubstr(five ? "PRTE_MCA_prte_default_hostfile"
+                                   : "OMPI_MCA_orte_default_hostfile")));
+}
+
 TEST_F(MpiTest, DryRunPrintsRanksAndLineAndRunsNothing) {
   const RunOutcome run = Launch(
       "out", {"--set",
@@ -158,7 +189,7 @@ TEST_F(MpiTest, DryRunPrintsRanksAndLineAndRunsNothing) {
               AllOf(HasSubstr("# rank 0: server 0 and the coordinator, on a\n"),
                     HasSubstr("# rank 2: worker 1, on b\n"),
                     HasSubstr("mpirun -np 3 --host a:1,b:2 "),
-                    HasSubstr(" --report-bindings " SHOAL_PROGRAM " train "),
+                    HasSubstr(" --report-bindings " + Program() + " train "),
                     HasSubstr("'placement={hosts: [{name: a")));
   EXPECT_FALSE(fs::exists(folder_ / "out"));
 
@@ -175,7 +206,7 @@ TEST_F(MpiTest, DryRunPrintsRanksAndLineAndRunsNothing) {
 // The ranks of a launch that are workers.
 std::vector<pid_t> Ranks(pid_t launch) {
   std::vector<pid_t> ranks;
-  for (const pid_t mpirun : ChildrenWith(launch, "mpirun")) {
+  for (const pid_t mpirun : ChildrenWith(launch, " -np ")) {
     for (const pid_t rank : ChildrenWith(mpirun, " train ")) {
       ranks.push_back(rank);
     }
@@ -235,7 +266,10 @@ TEST_F(MpiTest, KilledRankIsNamedAndRestartsGoOnFromTheLastCheckpoint) {
   });
   ASSERT_EQ(kills, 1) << run.output;
   ASSERT_EQ(run.exit_code, 0) << run.output;
-  EXPECT_THAT(run.output, HasSubstr("restart 1 of 2, as it began"));
+  EXPECT_THAT(run.output,
+              AnyOf(HasSubstr("restart 1 of 2, as it began"),
+                    // before all ranks were there
+                    HasSubstr("restart 1 of 2 in 1 s, as it began")));
   EXPECT_EQ(Digest("out"), Digest("threads"));
 
   // The limit, and the exit code.
@@ -247,13 +281,69 @@ TEST_F(MpiTest, KilledRankIsNamedAndRestartsGoOnFromTheLastCheckpoint) {
   EXPECT_THAT(run.output, HasSubstr("go on with --set checkpoint.restore="));
 }
 
+TEST_F(MpiTest, RankThatHangsIsEndedAndTheJobStartedAgain) {
+  int stops = 0;
+  const auto stop_worker = [&](pid_t launch) {
+    if (stops == 0 &&
+        fs::exists(folder_ / "out/checkpoints/step-20/manifest.json")) {
+      const std::vector<pid_t> ranks = Ranks(launch);
+      if (ranks.size() == 3) {
+        stops += kill(ranks[2], SIGSTOP) == 0 ? 1 : 0;
+      }
+    }
+  };
+  Words words = {"--restarts", "1"};
+  const Words sets =
+      Sets({"transport=mpi", "cluster.workers=2", "cluster.timeout_seconds=2",
+            "checkpoint.every_steps=20", "train.max_steps=3000",
+            "train.epochs=100"});
+  words.insert(words.end(), sets.begin(), sets.end());
+  const RunOutcome run = RunProgram(LaunchCommand("out", words), stop_worker,
+                                    std::chrono::seconds(90));
+  ASSERT_EQ(stops, 1) << run.output;
+  EXPECT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_THAT(run.output,
+              AllOf(HasSubstr("mpirun ended with exit code 75; restart 1 of 1, "
+                              "from "),
+                    HasSubstr("trained on ")));
+}
+
 TEST_F(MpiTest, WhatWouldFailAgainIsNotStartedAgain) {
-  const RunOutcome run =
-      Launch("out", {"--restarts", "3", "--set", "data.files=[nothing.csv]"});
-  EXPECT_EQ(run.exit_code, 1) << run.output;
-  EXPECT_THAT(run.output, AllOf(HasSubstr("nothing.csv"),
-                                HasSubstr("it is not started again"),
-                                Not(HasSubstr("restart 1"))));
+  const auto expect = [this](const Words& more, const char* said) {
+    Words words = {"--restarts", "3"};
+    words.insert(words.end(), more.begin(), more.end());
+    const RunOutcome run = Launch("out", words);
+    EXPECT_THAT(run.exit_code, AllOf(Gt(0), Not(75))) << run.output;
+    EXPECT_THAT(run.output,
+                AllOf(HasSubstr(said), HasSubstr("it is not started again"),
+                      Not(HasSubstr("restart 1"))));
+  };
+  expect({"--set", "data.files=[nothing.csv]"}, "nothing.csv");
+  expect({"--mpirun-arg=--no-such-option"}, "no-such-option");
+  expect({"--mpirun-arg=--app", "--mpirun-arg=/none"}, "/none");
+  // The launcher leaves nothing of its own behind.
+  for (const auto& entry : fs::directory_iterator(folder_)) {
+    EXPECT_THAT(entry.path().filename().string(), Not(HasSubstr(".mpi-")));
+  }
+}
+
+TEST_F(MpiTest, HostThatIsNotReachedIsTriedAgainAfterAPause) {
+  const Words command = LaunchCommand(
+      "out", {"--restarts", "1", "--set",
+              "placement={hosts: [{name: host.invalid, slots: 8}]}"});
+  // As ssh does.
+  Write("agent", "#!/bin/sh\nexit 255\n");
+  fs::permissions(folder_ / "agent", fs::perms::owner_all);
+  Words argv = {"env", "OMPI_MCA_plm_rsh_agent=" + Path("agent"),
+                "PRTE_MCA_plm_ssh_agent=" + Path("agent")};
+  argv.insert(argv.end(), command.begin(), command.end());
+  const RunOutcome run = RunProgram(argv);
+  EXPECT_EQ(run.exit_code, 255) << run.output;
+  EXPECT_GE(run.seconds, 1);
+  EXPECT_THAT(run.output,
+              AllOf(HasSubstr("exit code 255 (the ranks were never all there); "
+                              "restart 1 of 1 in 1 s, as it began"),
+                    HasSubstr("after 1 restarts (--restarts)")));
 }
 
 // --- Several hosts ----------------------------------------------------------
@@ -295,8 +385,7 @@ class Hosts {
   }
   ~Hosts() {
     for (int i = 0; i < count_; ++i) {
-      RunProgram(
-          {"sh", "-c", "kill -9 $(ip netns pids " + name(i) + ") 2>/dev/null"});
+      Kill(i, "");
       Ip({"netns", "del", name(i)});
     }
     Ip({"netns", "del", Name("s")});
@@ -309,16 +398,28 @@ class Hosts {
   std::string name(int i) const { return Name(std::to_string(i)); }
   std::string agent() const { return folder_ / "agent"; }
 
-  // Runs a command on host 0, with mpirun told how to reach the others.
-  RunOutcome Run(const Words& command) const {
+  // Runs a command on host 0, with mpirun (Open MPI 4's, then 5's
+  // variables) told how to reach the others.
+  RunOutcome Run(const Words& command,
+                 const std::function<void(pid_t)>& meanwhile = {}) const {
     std::string line;
     for (const std::string& word : command) {
       line += " '" + word + "'";
     }
-    return RunProgram({"env", "OMPI_MCA_plm_rsh_agent=" + agent(),
-                       "OMPI_MCA_oob_tcp_if_include=10.213.7.0/24",
-                       "OMPI_MCA_btl_tcp_if_include=10.213.7.0/24", agent(),
-                       name(0), line});
+    return RunProgram(
+        {"env", "OMPI_MCA_plm_rsh_agent=" + agent(),
+         "OMPI_MCA_oob_tcp_if_include=10.213.7.0/24",
+         "PRTE_MCA_plm_ssh_agent=" + agent(),
+         "PRTE_MCA_prte_if_include=10.213.7.0/24",
+         "OMPI_MCA_btl_tcp_if_include=10.213.7.0/24", agent(), name(0), line},
+        meanwhile);
+  }
+  // Kills those of a host's processes that have this name; empty: all.
+  void Kill(int host, const std::string& process) const {
+    RunProgram({"sh", "-c",
+                "for p in $(ip netns pids " + name(host) + "); do case $(cat " +
+                    "/proc/$p/comm) in " + (process.empty() ? "*" : process) +
+                    ") kill -9 $p;; esac; done"});
   }
 
  private:
@@ -361,12 +462,51 @@ TEST_F(MpiTest, FourHostsGiveTheDigestOfOne) {
   }
   // A host that the placement does not name.
   const RunOutcome wrong = hosts.Run(
-      {"mpirun", "-np", "2", "--host", hosts.name(0) + "," + hosts.name(1),
-       SHOAL_PROGRAM, "train", Path("job.yaml"), "--out", Path("wrong"),
-       "--set",
+      {"mpirun", "-np", "2", "--map-by", "slot", "--host",
+       hosts.name(0) + "," + hosts.name(1), Program(), "train",
+       Path("job.yaml"), "--out", Path("wrong"), "--set",
        "placement={hosts: [{name: " + hosts.name(0) + ", slots: 2}]}"});
   EXPECT_NE(wrong.exit_code, 0);
   EXPECT_THAT(wrong.output, HasSubstr("rank 1 runs on host '" + hosts.name(1)));
+}
+
+// mpirun's exit code is then whatever its agent's was, and Open MPI 5's is 0;
+// what rank 0 said counts.
+TEST_F(MpiTest, JobOfALostHostIsStartedAgain) {
+  if (geteuid() != 0 || RunProgram({"ip", "netns"}).exit_code != 0) {
+    GTEST_SKIP() << "network namespaces need root and ip";
+  }
+  const Hosts hosts(2);
+  if (!hosts.ok()) {
+    GTEST_SKIP() << "no network namespaces can be made here";
+  }
+  const Words steps = Sets({"train.max_steps=1500", "train.epochs=100",
+                            "checkpoint.every_steps=20"});
+  Words threads = {"--in-process"};
+  threads.insert(threads.end(), steps.begin(), steps.end());
+  ASSERT_EQ(Train("threads", threads).exit_code, 0);
+  Words words = {"--restarts", "1", "--set",
+                 "placement={hosts: [{name: " + hosts.name(0) +
+                     ", slots: 1}, {name: " + hosts.name(1) +
+                     ", slots: 1}], servers: [" + hosts.name(0) +
+                     "], workers: [" + hosts.name(1) + "]}"};
+  words.insert(words.end(), steps.begin(), steps.end());
+  for (const char* lost : {"", "orted|prted"}) {
+    bool killed = false;
+    const RunOutcome run =
+        hosts.Run(LaunchCommand("out", words), [&](pid_t /*launch*/) {
+          if (!killed &&
+              fs::exists(folder_ / "out/checkpoints/step-20/manifest.json")) {
+            hosts.Kill(1, lost);
+            killed = true;
+          }
+        });
+    ASSERT_TRUE(killed) << run.output;
+    EXPECT_EQ(run.exit_code, 0) << run.output;
+    EXPECT_THAT(run.output, HasSubstr("; restart 1 of 1, from "));
+    EXPECT_EQ(Digest("out"), Digest("threads")) << lost;
+    fs::remove_all(folder_ / "out");
+  }
 }
 
 }  // namespace

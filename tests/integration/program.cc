@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -27,6 +28,12 @@ std::string ReadWhole(const std::string& path) {
 }
 
 }  // namespace
+
+std::string Program() {
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing writes the environment.
+  const char* const other = std::getenv("SHOAL_TEST_PROGRAM");
+  return other == nullptr ? SHOAL_PROGRAM : other;
+}
 
 RunOutcome RunProgram(const std::vector<std::string>& argv,
                       const std::function<void(pid_t)>& meanwhile,

@@ -18,6 +18,9 @@ struct RunOutcome {
   double seconds = 0;
 };
 
+// The program under test: $SHOAL_TEST_PROGRAM, or that of this build.
+std::string Program();
+
 // Runs a program with a time limit. `meanwhile` is called about every 20 ms
 // with its process id. Its children are gone afterwards, whatever happens.
 RunOutcome RunProgram(const std::vector<std::string>& argv,

@@ -42,11 +42,12 @@ class Fault:
     """Answers requests that match, `times` times, instead of the server."""
 
     def __init__(self, method, pattern, code, times=1, headers=None, body=None,
-                 skip=0):
+                 skip=0, late=0):
         self.method, self.pattern = method, re.compile(pattern)
         self.code, self.times, self.skip = code, times, skip
         self.headers = headers or {}
         self.body = body or error(code, "Fault", "planted by the test")
+        self.late = late  # seconds until it is carried out all the same
         self.hits = 0
 
 
@@ -66,6 +67,8 @@ class FakeApi:
         self.logs = lambda namespace, name: None
         self.deleting = []  # keys whose deletion somebody must carry out
         self.closed = False
+        self.cut_watches = 0  # events after which the connection breaks
+        self.cut_logs = 0  # lines after which a log ends, its pod does not
         api = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -180,7 +183,13 @@ class FakeApi:
                         continue
                     fault.times -= 1
                     fault.hits += 1
-                    return self.reply(h, fault.code, fault.body, fault.headers)
+                    break
+            else:
+                fault = None
+        if fault is not None and fault.late:
+            time.sleep(fault.late)
+        elif fault is not None:
+            return self.reply(h, fault.code, fault.body, fault.headers)
         if (self.token is not None and
                 h.headers.get("Authorization") != f"Bearer {self.token}"):
             return self.reply(h, 401, error(401, "Unauthorized",
@@ -299,8 +308,13 @@ class FakeApi:
                 break
             for v, event, obj in events:
                 version = v
-                self.send_chunk(h, json.dumps(
-                    {"type": event, "object": obj}).encode() + b"\n")
+                line = json.dumps({"type": event, "object": obj}).encode()
+                if self.cut_watches > 0:
+                    self.cut_watches -= 1
+                    self.send_chunk(h, line[:len(line) // 2])
+                    h.close_connection = True
+                    return
+                self.send_chunk(h, line + b"\n")
         self.send_chunk(h, b"")
 
     def send_log(self, h, key, query):
@@ -320,6 +334,9 @@ class FakeApi:
             for stamp, line in lines:
                 if stamp[:19] >= since:
                     self.send_chunk(h, f"{stamp} {line}\n".encode())
+                    if self.cut_logs > 0:
+                        self.cut_logs -= 1
+                        return self.send_chunk(h, b"")
             if ended and not lines:
                 break
             with self.lock:

@@ -1,8 +1,15 @@
 """`shoal launch k8s` from end to end: a fake API server, real processes."""
 
+import fcntl
+import glob
+import os
+import pty
 import re
+import shutil
 import signal
+import struct
 import subprocess
+import termios
 import threading
 import time
 
@@ -108,6 +115,30 @@ def test_trains_the_model_of_a_local_run_and_cleans_up(site, trained):
     assert ("monitoring.coreos.com", "podmonitors", "create") in s.api.verbs
 
 
+def test_live_view_of_a_terminal(site):
+    s = site()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(s.program, s.command("--set", "train.epochs=1"))
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 20, 40, 0, 0))
+    out = b""
+    try:
+        while data := os.read(terminal, 4096):
+            out += data
+    except OSError:  # the other end is closed
+        pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, out
+    os.close(terminal)
+    text = out.decode()
+    parts = re.split("\r\x1b\\[K|\r\n", text)
+    lines = [p for p in parts if p.startswith("coordinator ") and "/2" in p]
+    # Cut where the terminal ends, drawn below what is said, and gone at last.
+    assert lines and all(len(line) <= 39 for line in lines), text
+    assert any("servers 2/2" in line for line in lines), text
+    assert parts[-1] == "" and "job small-job is done" in parts, text
+    assert "CrashLoop" not in text, text
+
+
 def test_keeps_the_objects_when_asked_and_makes_room_next_time(site, trained):
     s = site()
     run = s.launch("--keep", "--set", "train.epochs=1")
@@ -171,6 +202,102 @@ def test_api_faults_are_lived_through(site, trained_long):
     assert s.api.names() == ONLY_THE_VOLUME
 
 
+def test_streams_that_break_are_taken_up_again(site, trained):
+    """Watches that break in the middle of a line, logs that end too early."""
+    s = site()
+    s.api.cut_watches, s.api.cut_logs = 6, 3
+    run = s.launch()
+    assert run.code == 0, run
+    assert (s.api.cut_watches, s.api.cut_logs) == (0, 0)
+    assert digest(s.program, s.out()) == trained
+    # Every line once, to the last.
+    lines = run.out.splitlines()
+    for text in ("data: ", "test: auc", "report: "):
+        assert len([x for x in lines if x.startswith(text)]) == 1, run
+
+
+def test_a_job_that_somebody_deletes_unseen_ends_the_launch(site):
+    s = site()
+
+    def delete(process):
+        s.wait_for(s.trains)
+        with s.api.lock:  # between a watch and the next list
+            s.api.objects.pop(("batch", "jobs", "train",
+                               "small-job-coordinator"))
+            s.api.forget_history()
+            for key in list(s.cluster.pods):  # as the collector of garbage does
+                if "coordinator" in key[3]:
+                    s.api.deleting.append((key, "Background"))
+
+    begin = time.monotonic()
+    run = s.launch("--set", "train.epochs=100000", meanwhile=delete)
+    assert run.code == 75, run
+    assert "somebody deleted the Job of the coordinator" in run.err, run
+    assert time.monotonic() - begin < 60
+
+
+def test_the_exit_code_outlives_the_servers_last_answer(site):
+    for job, code in ((["--set", "train.epochs=1"], 0),
+                      (["--set", "data.files=[none.csv]"], 1)):
+        s = site()
+
+        def fall_silent(process):
+            def over():
+                job = s.api.get(("batch", "jobs", "train",
+                                 "small-job-coordinator")) or {}
+                return job.get("status", {}).get("conditions")
+            s.wait_for(over)
+            s.api.faults = [Fault(m, ".", 503, times=10**6)
+                            for m in ("GET", "DELETE")]
+
+        run = s.launch("--api-within", "2", *job, meanwhile=fall_silent)
+        assert run.code == code, run
+        assert "--delete` tries again" in run.err, run
+        s.cluster.close()
+        shutil.rmtree(s.folder / "cluster")
+
+
+def test_what_is_applied_after_ctrl_c_is_removed_too(site):
+    s = site(stuck=lambda name: NO_NODE)
+    # The client gives up, the server does not.
+    s.api.faults = [Fault("PATCH", "statefulsets", 0, late=1.5)]
+
+    def interrupt(process):
+        s.wait_for(lambda: s.api.faults[0].hits)
+        process.send_signal(signal.SIGINT)
+
+    # A pod that is still there keeps the removal busy meanwhile.
+    s.api.put(("", "pods", "train", "old"), {"metadata": {"labels": {
+        "app.kubernetes.io/name": "shoal",
+        "app.kubernetes.io/instance": "small-job"},
+        "ownerReferences": [{"kind": "Job", "name": "x", "uid": "x"}]},
+        "status": {"phase": "Running"}})
+    threading.Timer(4, lambda: s.api.drop(("", "pods", "train", "old"))).start()
+    run = s.launch(meanwhile=interrupt)
+    assert run.code == 75 and "stopped by signal 2" in run.err, run
+    assert s.api.names() == ONLY_THE_VOLUME
+
+
+@pytest.mark.parametrize("where", [r"/pods\?labelSelector=[^&]*$",
+                                   r"/jobs\?labelSelector=[^&]*$",
+                                   "jobs/small-job-coordinator"])
+@pytest.mark.parametrize("body", [
+    [], 7, {"items": 7}, {"items": [7]}, {"items": [], "metadata": 7},
+    {"items": [{"metadata": {}}], "metadata": {"resourceVersion": "1"}},
+    {"metadata": {"labels": 7}}, {"metadata": {"labels": {
+        "app.kubernetes.io/name": 7}}},
+    {"metadata": {"labels": {"app.kubernetes.io/name": "shoal",
+                             "app.kubernetes.io/instance": "small-job",
+                             "app.kubernetes.io/component": "coordinator"}},
+     "status": {"conditions": [7]}}], ids=str)
+def test_answers_that_make_no_sense_are_no_crash(site, where, body):
+    s = site(stuck=lambda name: NO_NODE)
+    s.api.faults = [Fault("GET", where, 200, body=body, times=2)]
+    run = s.launch("--start-within", "1")
+    assert run.code in (1, 75), run
+    assert s.api.faults[0].hits, run
+
+
 def delete_pod(s, name):
     """Deletes a pod when the training has left a checkpoint."""
     def delete(process):
@@ -228,6 +355,16 @@ def test_a_job_that_cannot_work_ends_with_its_exit_code(site):
     assert "none.csv" in run.out, run
     assert "PodFailurePolicy" in run.err, run
     assert len([n for n in s.cluster.created if "coordinator" in n]) == 1
+    assert s.api.names() == ONLY_THE_VOLUME
+
+
+def test_a_worker_that_finds_no_gpu_ends_the_job(site):
+    if glob.glob("/dev/nvidia[0-9]*"):
+        pytest.skip("there is a GPU")
+    s = site()
+    run = s.launch("--set", "device=cuda")
+    assert run.code == 1, run
+    assert "set device: cpu" in run.out, run
     assert s.api.names() == ONLY_THE_VOLUME
 
 

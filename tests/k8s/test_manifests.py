@@ -257,6 +257,40 @@ def launch(program, *args):
                           capture_output=True, text=True, timeout=60)
 
 
+GPU = """\
+components: [{component}]
+"""
+
+
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_gpu_is_asked_for_by_the_device_of_the_job(program, tmp_path, device):
+    job = JOB + f"device: {device}\n"
+    (tmp_path / "job.yaml").write_text(job)
+    sizes = {"servers": 2, "shards": 1, "workers": 2, "threads": 1}
+    text = OVERLAY.format(base=os.path.relpath(K8S / "base", tmp_path), **sizes)
+    text = re.sub("^images: .*", "", text, flags=re.M)
+    if device == "cuda":
+        text += GPU.format(component=os.path.relpath(K8S / "components/gpu",
+                                                     tmp_path))
+    (tmp_path / "kustomization.yaml").write_text(text)
+    want = by_name(render(tmp_path))
+    run = launch(program, tmp_path / "job.yaml", "--dry-run", "--namespace",
+                 "train")
+    assert run.returncode == 0, run.stderr
+    assert by_name(load(run.stdout)) == want
+    assert ("nvidia.com/gpu" in run.stdout) == (device == "cuda")
+    # One worker's device is enough, and an image of one's own stays.
+    run = launch(program, tmp_path / "job.yaml", "--dry-run", "--image", "a:1",
+                 "--set", "devices.workers=[cpu, cuda]")
+    assert "nvidia.com/gpu" in run.stdout
+    assert "shoal-cuda" not in run.stdout
+
+
+def test_gpu_overlay_does_not_fall_back_to_the_cpu(rendered):
+    coordinator = pod_of(rendered["overlays/gpu"], "Job", "coordinator")
+    assert "--set=device=cuda" in coordinator["containers"][0]["args"]
+
+
 @pytest.mark.parametrize("claim", [False, True])
 def test_dry_run_equals_an_overlay_of_the_same_job(program, tmp_path, claim):
     # Beside the base, since kustomize takes relative paths only.
@@ -307,6 +341,7 @@ def test_set_reaches_the_pods_by_the_job_file(program, tmp_path):
     (["--set", "transport=shm"], "shm does not leave a host"),
     (["--set", "transport=inproc"], "inproc does not leave a host"),
     (["--set", "cluster.servrs=1"], "did you mean"),
+    (["--set", "device=cuda:1"], "a worker's pod has one GPU"),
     (["--name", "Upper"], "--name Upper"),
     (["--name", "x" * 41], "at most 40"),
     (["--set", "name=123"], "give one by --name"),
