@@ -22,8 +22,8 @@ constexpr Duration kPauseMax = 500us;
 // operation waits for that much.
 constexpr int64_t kPieceBytes = int64_t{1} << 20;
 
-// Kept for the next operations.
-constexpr size_t kSpareMax = 4;
+// Kept for the next operations, which allocate nothing when a step has fewer.
+constexpr size_t kSpareMax = 64;
 
 constexpr Duration kFinishWithin = std::chrono::seconds(2);
 constexpr Duration kLeaveWithin = std::chrono::seconds(5);
@@ -281,7 +281,8 @@ void NcclDriver::Pause(Time begin) {
 StatusOr<NcclDriver::Memory> NcclDriver::Take(int64_t bytes,
                                               int64_t from_bytes) {
   for (Memory& spare : spare_) {
-    if (spare.data.size() == bytes && spare.from.size() == from_bytes) {
+    if (spare.data.size() >= bytes && spare.data.size() <= 2 * bytes &&
+        spare.from.size() >= from_bytes) {
       std::swap(spare, spare_.back());
       Memory taken = std::move(spare_.back());
       spare_.pop_back();

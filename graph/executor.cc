@@ -146,6 +146,21 @@ void Executor::LayOutViews() {
     }
   }
   views_.resize(view_values_.size());
+  for (size_t f = 0; f < fetches_.size(); ++f) {
+    const auto storage_of = [this](int value) {
+      return plan_->values()[static_cast<size_t>(value)].storage;
+    };
+    const Plan::FetchPlace& place = plan_->fetches()[f];
+    for (size_t s = place.external ? step_views_.size() : 0; s-- > 0;) {
+      const std::vector<int>& outputs = plan_->steps()[s].outputs;
+      if (std::any_of(outputs.begin(), outputs.end(), [&](int output) {
+            return storage_of(output) == storage_of(place.value);
+          })) {
+        step_views_[s].fetches.push_back(static_cast<int>(f));
+        break;
+      }
+    }
+  }
 }
 
 Status Executor::SetSymbol(int symbol, int64_t value) {
@@ -436,6 +451,11 @@ Status Executor::EnqueueSteps() {
     if (Status status = RunStep(s); !status.ok()) [[unlikely]] {
       return status.WithPrefix(plan_->steps()[s].label);
     }
+    if (fetched_ && !staged_) {
+      for (const int fetch : step_views_[s].fetches) {
+        fetched_(fetch);
+      }
+    }
   }
   return staged_ ? CopyFetches() : OkStatus();
 }
@@ -457,6 +477,9 @@ Status Executor::Finish() {
     if (place.external && bytes > 0) {
       std::memcpy(fetches_[i].data, fetches_host_.data() + fetch_offsets_[i],
                   static_cast<size_t>(bytes));
+    }
+    if (place.external && fetched_) {
+      fetched_(static_cast<int>(i));
     }
   }
   return OkStatus();

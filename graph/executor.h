@@ -87,6 +87,13 @@ class Executor {
                                      Time begin, Time end)>;
   void SetTrace(TraceFn trace, const Clock* clock);
 
+  // Called in each run when an external fetch is there, with its number, by
+  // the thread that runs it: after the last step that writes it, or in Finish()
+  // where the host can't read the device's memory. An empty function turns it
+  // off.
+  using FetchedFn = std::function<void(int fetch)>;
+  void SetFetched(FetchedFn fetched) { fetched_ = std::move(fetched); }
+
   // The arena, for tests; in the device's memory.
   std::span<std::byte> arena() {
     return {arena_.data(), static_cast<size_t>(arena_.size())};
@@ -110,6 +117,7 @@ class Executor {
     size_t first_input = 0;
     size_t num_inputs = 0;
     size_t num_outputs = 0;
+    std::vector<int> fetches = {};  // external ones that nothing writes after
   };
 
   Executor(std::shared_ptr<const Plan> plan, Device& device,
@@ -166,6 +174,7 @@ class Executor {
   std::vector<bool> view_shape_only_;
   std::vector<StepViews> step_views_;
   TraceFn trace_;
+  FetchedFn fetched_;
   const Clock* clock_ = nullptr;
 };
 

@@ -1,6 +1,8 @@
 #include "graph/executor.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <new>
 
@@ -173,6 +175,60 @@ TEST(ExecutorTest, FetchesAreWrittenIntoBoundMemoryAndNoFurther) {
     EXPECT_EQ(bound[i].back(), 77.0F);
     bound[i].pop_back();
     EXPECT_TRUE(SameBits(bound[i], (*want)[i])) << i;
+  }
+}
+
+TEST(ExecutorTest, FetchesAreWholeWhenTheyAreSaidToBe) {
+  const StatusOr<Mlp> mlp = MakeMlp(7);
+  ASSERT_TRUE(mlp.ok()) << mlp.status();
+  PlanOptions options = OptionsFor(mlp->fetches, {{"batch", 16}});
+  for (size_t i = 0; i < 3; ++i) {  // The loss stays inside.
+    options.fetches[i].external = true;
+  }
+  const auto plan = Plan::Create(mlp->graph, options);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const auto test = TestExecutor::Create(*plan);
+  ASSERT_TRUE(test.ok()) << test.status();
+  for (const auto& [name, values] : MlpFeeds(16, 7)) {
+    ASSERT_TRUE((*test)->Feed(name, values).ok());
+  }
+  std::vector<std::vector<float>> bound(3);
+  for (size_t i = 0; i < bound.size(); ++i) {
+    bound[i].resize(20 * 7);
+    ASSERT_TRUE((**test)
+                    ->BindFetch(static_cast<int>(i), std::span<float>(bound[i]))
+                    .ok());
+  }
+  std::vector<std::string> events;
+  std::vector<std::vector<float>> when_said(bound.size());
+  (**test)->SetFetched([&](int fetch) {
+    events.push_back(StrCat("fetch ", fetch));
+    when_said[static_cast<size_t>(fetch)] = bound[static_cast<size_t>(fetch)];
+  });
+  SystemClock clock;
+  (**test)->SetTrace(
+      [&](std::string_view node, std::string_view /*op*/, Time /*begin*/,
+          Time /*end*/) { events.emplace_back(node); },
+      &clock);
+  for (int run = 0; run < 4; ++run) {
+    events.clear();
+    for (std::vector<float>& fetch : bound) {
+      std::fill(fetch.begin(), fetch.end(), std::nanf(""));
+    }
+    ASSERT_TRUE((**test)->Run().ok());
+    EXPECT_EQ(std::count_if(
+                  events.begin(), events.end(),
+                  [](const auto& event) { return event.starts_with("fetch"); }),
+              3);
+    for (size_t i = 0; i < bound.size(); ++i) {
+      EXPECT_TRUE(SameBits(when_said[i], bound[i])) << i;
+    }
+    // The last layer's gradient is there before the first one's is computed.
+    if (TestDeviceName() == "cpu") {
+      EXPECT_GT(std::find(events.begin(), events.end(), "fetch 0") -
+                    std::find(events.begin(), events.end(), "fetch 2"),
+                1);
+    }
   }
 }
 

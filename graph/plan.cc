@@ -235,6 +235,7 @@ class Planner {
     return OkStatus();
   }
 
+  // The copy is made as soon as what it shows is there.
   StatusOr<int> AddCopy(int from, size_t fetch, bool external) {
     const int to = AddValue(value(from).type,
                             AddStorage(external ? Plan::Storage::Kind::kFetch
@@ -250,9 +251,20 @@ class Planner {
     step.outputs = {to};
     step.attributes.shape = value(to).type.shape;
     step.label = StrCat("node '", step.name, "'");
-    plan_.steps_.push_back(std::move(step));
-    step_ops_.push_back(nullptr);
+    ptrdiff_t at = std::ssize(plan_.steps_);
+    while (at > 0 && !Writes(plan_.steps_[static_cast<size_t>(at - 1)],
+                             value(from).storage)) {
+      --at;
+    }
+    plan_.steps_.insert(plan_.steps_.begin() + at, std::move(step));
+    step_ops_.insert(step_ops_.begin() + at, nullptr);
     return to;
+  }
+
+  bool Writes(const Plan::Step& step, int storage) {
+    return std::any_of(
+        step.outputs.begin(), step.outputs.end(),
+        [&](int output) { return value(output).storage == storage; });
   }
 
   // By storage: the step that writes it and the last one that reads it.

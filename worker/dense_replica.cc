@@ -38,8 +38,10 @@ comm::Group GroupOf(const ps::JoinResult& joined) {
 StatusOr<std::unique_ptr<DenseReplica>> DenseReplica::Create(
     comm::NodeContext& context, const ps::JoinResult& joined,
     OpenDeviceFn open_device) {
-  auto replica = std::unique_ptr<DenseReplica>(new DenseReplica(joined.model));
+  auto replica =
+      std::unique_ptr<DenseReplica>(new DenseReplica(context, joined.model));
   SHOAL_RETURN_IF_ERROR(replica->MakeStore(joined));
+  replica->MakeBuckets(joined.plan.dense == ps::DensePlace::kWorkerParts);
   SHOAL_ASSIGN_OR_RETURN(
       const comm::CollectiveFactory* const factory,
       comm::CollectiveRegistry().Find(joined.plan.collective));
@@ -95,29 +97,92 @@ int64_t DenseReplica::memory_bytes() const {
   return store_->memory_bytes() + static_cast<int64_t>(floats * sizeof(float));
 }
 
-void DenseReplica::Apply(std::span<const float* const> terms,
-                         double learning_rate_factor, Done done) {
-  if (!places_.empty()) {
-    ApplyPart(terms, learning_rate_factor, std::move(done));
-    return;
+void DenseReplica::MakeBuckets(bool parts) {
+  bucket_of_.resize(model_.variables.size());
+  Bucket bucket = {.begin = layout_.size(), .end = layout_.size()};
+  for (size_t v = bucket_of_.size(); v-- > 0;) {
+    bucket_of_[v] = buckets_.size();
+    bucket.begin = layout_.offset(static_cast<int>(v));
+    ++bucket.variables;
+    if (!parts &&
+        (bucket.end - bucket.begin) * int64_t{sizeof(float)} >= kBucketBytes) {
+      buckets_.push_back(bucket);
+      bucket = {.begin = bucket.begin, .end = bucket.begin};
+    }
   }
-  const std::vector<const void*> raw(terms.begin(), terms.end());
-  collective_->AllReduce(
-      DType::kF32, raw, sum_.data(), layout_.size(),
-      [this, learning_rate_factor, done = std::move(done)](Status status) {
-        if (status.ok()) {
-          status = ApplySum(learning_rate_factor);
-        }
-        if (status.ok()) {
-          store_->CopyFlat(values_.data());
-          ++step_;
-        }
-        done(status);
-      });
+  if (buckets_.empty() || bucket.variables > 0) {
+    buckets_.push_back(bucket);
+  }
 }
 
-void DenseReplica::ApplyPart(std::span<const float* const> terms,
-                             double learning_rate_factor, Done done) {
+void DenseReplica::Begin(std::span<const float* const> terms,
+                         double learning_rate_factor, Done done) {
+  under_way_ = {.terms = {terms.begin(), terms.end()},
+                .learning_rate_factor = learning_rate_factor,
+                .done = std::move(done)};
+  for (const Bucket& bucket : buckets_) {
+    under_way_->missing.push_back(bucket.variables);
+  }
+}
+
+void DenseReplica::Ready(int variable) {
+  if (!under_way_) {
+    return;  // It has failed.
+  }
+  std::vector<int>& missing = under_way_->missing;
+  --missing[bucket_of_[static_cast<size_t>(variable)]];
+  Start(static_cast<int>(
+      std::find_if(missing.begin(), missing.end() - 1,
+                   [](int variables) { return variables > 0; }) -
+      missing.begin()));
+}
+
+// Starts the first `buckets` buckets, all members in this order.
+void DenseReplica::Start(int buckets) {
+  while (under_way_ && under_way_->status.ok() &&
+         under_way_->started < buckets) {
+    if (under_way_->started == 0) {
+      under_way_->begin = context_.Now();
+    }
+    const Bucket& bucket = buckets_[static_cast<size_t>(under_way_->started++)];
+    if (places_.empty()) {
+      SumBucket(bucket);
+    } else {
+      SumPart();
+    }
+  }
+}
+
+void DenseReplica::SumBucket(const Bucket& bucket) {
+  std::vector<const void*> terms;
+  for (const float* const term : under_way_->terms) {
+    terms.push_back(term + bucket.begin);
+  }
+  collective_->AllReduce(DType::kF32, terms, sum_.data() + bucket.begin,
+                         bucket.end - bucket.begin,
+                         [this](const Status& status) { OnBucket(status); });
+}
+
+// After a failure, the step ends when nothing uses the terms any more.
+void DenseReplica::OnBucket(const Status& status) {
+  Step& step = *under_way_;
+  ++step.ended;
+  if (step.status.ok()) {
+    step.status = status;
+  }
+  if (step.status.ok() && step.ended == num_buckets()) {
+    step.status = ApplySum();
+    if (step.status.ok()) {
+      store_->CopyFlat(values_.data());
+    }
+    End();
+  } else if (!step.status.ok() && step.ended == step.started) {
+    End();
+  }
+}
+
+void DenseReplica::SumPart() {
+  const std::vector<const float*>& terms = under_way_->terms;
   sent_.resize(terms.size() - 1);
   std::vector<const void*> raw;
   for (size_t i = 0; i < terms.size(); ++i) {
@@ -129,33 +194,39 @@ void DenseReplica::ApplyPart(std::span<const float* const> terms,
     }
     raw.push_back(to.data());
   }
-  const auto count = static_cast<int64_t>(sum_.size());
-  collective_->ReduceScatter(
-      DType::kF32, raw, sum_.data(), count,
-      [this, count, learning_rate_factor,
-       done = std::move(done)](Status status) {
-        if (status.ok()) {
-          status = ApplySum(learning_rate_factor);
+  collective_->ReduceScatter(DType::kF32, raw, sum_.data(),
+                             static_cast<int64_t>(sum_.size()),
+                             [this](const Status& status) { OnPart(status); });
+}
+
+void DenseReplica::OnPart(const Status& status) {
+  under_way_->status = status.ok() ? ApplySum() : status;
+  if (!under_way_->status.ok()) {
+    End();
+    return;
+  }
+  store_->CopyFlat(sum_.data());
+  collective_->AllGather(
+      DType::kF32, sum_.data(), static_cast<int64_t>(sum_.size()),
+      [this](const Status& all) {
+        for (size_t c = 0; all.ok() && c < places_.size(); ++c) {
+          const ps::DenseChunk& chunk = layout_.chunks()[c];
+          std::copy_n(sum_.data() + places_[c], chunk.count,
+                      values_.data() + chunk.offset);
         }
-        if (!status.ok()) {
-          done(status);
-          return;
-        }
-        store_->CopyFlat(sum_.data());
-        collective_->AllGather(
-            DType::kF32, sum_.data(), count, [this, done](const Status& all) {
-              for (size_t c = 0; all.ok() && c < places_.size(); ++c) {
-                const ps::DenseChunk& chunk = layout_.chunks()[c];
-                std::copy_n(sum_.data() + places_[c], chunk.count,
-                            values_.data() + chunk.offset);
-              }
-              step_ += all.ok() ? 1 : 0;
-              done(all);
-            });
+        under_way_->status = all;
+        End();
       });
 }
 
-Status DenseReplica::ApplySum(double learning_rate_factor) {
+void DenseReplica::End() {
+  RecordTrace("allreduce", step_, under_way_->begin, context_.Now());
+  step_ += under_way_->status.ok() ? 1 : 0;
+  const Step ended = *std::exchange(under_way_, std::nullopt);
+  ended.done(ended.status);
+}
+
+Status DenseReplica::ApplySum() {
   // What a shard refuses of a push, see ps::ReadPush().
   for (const ps::DenseChunk& chunk : store_->chunks()) {
     const float* const begin = sum_.data() + chunk.offset;
@@ -168,7 +239,7 @@ Status DenseReplica::ApplySum(double learning_rate_factor) {
     }
   }
   SHOAL_TRACE("apply dense", step_);
-  store_->ApplyFlat(sum_.data(), learning_rate_factor);
+  store_->ApplyFlat(sum_.data(), under_way_->learning_rate_factor);
   return OkStatus();
 }
 

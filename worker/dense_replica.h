@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -36,6 +37,10 @@ class DenseReplica {
   using Done = std::function<void(const Status&)>;
   using OpenDeviceFn = std::function<StatusOr<std::shared_ptr<Device>>()>;
 
+  // What is summed while the rest is computed: takes much longer than the
+  // latency of a sum.
+  static constexpr int64_t kBucketBytes = int64_t{256} << 10;
+
   // `context` must outlive it; `open_device` is the collective's, see there.
   // Errors: those of DenseStore::Create() and of the collective's backend.
   static StatusOr<std::unique_ptr<DenseReplica>> Create(
@@ -63,12 +68,22 @@ class DenseReplica {
   int64_t memory_bytes() const;
 
   // Sums what all workers give and applies it as step(). terms[i] [values] is
-  // the gradient of node i of the worker's cover of the step tree; they must
-  // stay until `done`, which runs once, never inside the call, with OK or why
-  // it failed: a worker that is lost or late, named, or a sum that is not
-  // finite.
-  void Apply(std::span<const float* const> terms, double learning_rate_factor,
+  // the gradient of node i of the worker's cover of the step tree, which need
+  // not be there before Ready() says so; they must stay until `done`, which
+  // runs once, never inside a call, with OK or why it failed: a worker that is
+  // lost or late, named, or a sum that is not finite.
+  void Begin(std::span<const float* const> terms, double learning_rate_factor,
              Done done);
+
+  // The gradients of `variable`, or of all, of the step that has begun are
+  // there. They are reduced in buckets, in the order in which a backward pass
+  // yields them: from the last variable to the first, as many as make
+  // kBucketBytes at least. Of a sharded optimizer all are one bucket. The last
+  // bucket, and so the change of values, waits for ReadyAll(): other gradients
+  // may still be computed from them.
+  void Ready(int variable);
+  void ReadyAll() { Start(num_buckets()); }
+  int num_buckets() const { return static_cast<int>(buckets_.size()); }
 
   // A file of a checkpoint with all variables, or this worker's part of them,
   // as ps::SaveParts(); and back, as ps::LoadParts(), with the step that it is
@@ -80,14 +95,38 @@ class DenseReplica {
   Status Load(Storage& storage, const std::string& folder, int64_t step);
 
  private:
-  explicit DenseReplica(const ps::ModelSpec& model)
-      : model_(model), layout_(model_) {}
-  Status MakeStore(const ps::JoinResult& joined);
-  void ApplyPart(std::span<const float* const> terms,
-                 double learning_rate_factor, Done done);
-  // Applies what is the store's of sum_, and puts its values there.
-  Status ApplySum(double learning_rate_factor);
+  DenseReplica(comm::NodeContext& context, const ps::ModelSpec& model)
+      : context_(context), model_(model), layout_(model_) {}
+  // Elements [begin, end) of the layout.
+  struct Bucket {
+    int64_t begin = 0;
+    int64_t end = 0;
+    int variables = 0;
+  };
+  // The step that is under way.
+  struct Step {
+    std::vector<const float*> terms;
+    double learning_rate_factor = 1;
+    Done done;
+    std::vector<int> missing = {};  // variables, by bucket
+    Time begin;                     // of the first sum
+    int started = 0;                // buckets
+    int ended = 0;
+    Status status;  // the first that is not OK
+  };
 
+  Status MakeStore(const ps::JoinResult& joined);
+  void MakeBuckets(bool parts);
+  void Start(int buckets);
+  void SumBucket(const Bucket& bucket);
+  void OnBucket(const Status& status);
+  void SumPart();
+  void OnPart(const Status& status);
+  // Applies what is the store's of sum_, and puts its values there.
+  Status ApplySum();
+  void End();
+
+  comm::NodeContext& context_;
   const ps::ModelSpec model_;
   const ps::DenseLayout layout_;
   std::unique_ptr<ps::DenseStore> store_;
@@ -98,6 +137,9 @@ class DenseReplica {
   std::vector<int64_t> places_;
   // Of terms but the first, which is sent from sum_.
   std::vector<std::vector<float>> sent_;
+  std::vector<Bucket> buckets_;
+  std::vector<size_t> bucket_of_;  // by variable
+  std::optional<Step> under_way_;
   int64_t step_ = 0;
 };
 

@@ -1,6 +1,7 @@
 #include "worker/dense_replica.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <utility>
@@ -28,7 +29,7 @@ ps::ModelSpec Model() {
   ps::ModelSpec model;
   model.variables = {{"a/w", {70000}, {ps::Initializer::Kind::kNormal, 0.1}},
                      {"a/b", {7}, {ps::Initializer::Kind::kConstant, 0.5}},
-                     {"b/w", {3, 9000}, {ps::Initializer::Kind::kNormal, 0.1}},
+                     {"b/w", {3, 30000}, {ps::Initializer::Kind::kNormal, 0.1}},
                      {"b/b", {1}, {ps::Initializer::Kind::kConstant, 0}}};
   model.dense_optimizer.kind = "adam";  // Its state has a number per chunk.
   model.seed = 3;
@@ -107,25 +108,53 @@ class ReplicaNode : public comm::Node {
         static_cast<size_t>(ps::DenseLayout(joined_.model).size());
     const auto [begin, end] =
         ps::VirtualRange(joined_.plan, joined_.index, joined_.num_workers);
+    gradients_.clear();
     for (const int64_t node : tree.Cover(begin, end)) {
-      terms_.push_back(GradientOf(tree, replica->step(), node, size));
+      gradients_.push_back(GradientOf(tree, replica->step(), node, size));
       if (joined_.index == bad_rank) {
-        terms_.back()[3] = 1.0F / 0.0F;
+        gradients_.back()[3] = 1.0F / 0.0F;
       }
+      terms_.emplace_back(size, std::nanf(""));
       pointers.push_back(terms_.back().data());
     }
-    replica->Apply(pointers, 0.5, [this](const Status& applied) {
+    replica->Begin(pointers, 0.5, [this](const Status& applied) {
       status = applied;
       done = !applied.ok();
       if (applied.ok()) {
         Next();
       }
     });
+    Come(replica->step(), 0);
+  }
+
+  // The gradients of a step come one by one, in another order on each rank and
+  // with pauses of another length; those that are not there are not finite.
+  void Come(int64_t step, int variables) {
+    const auto all = static_cast<int>(joined_.model.variables.size());
+    if (variables == all) {
+      EXPECT_EQ(replica->step(), step) << "applied while it is computed";
+      replica->ReadyAll();
+      return;
+    }
+    const int variable = (variables + joined_.index) % all;
+    const ps::DenseLayout layout(joined_.model);
+    const int64_t begin = layout.offset(variable);
+    for (size_t i = 0; i < terms_.size(); ++i) {
+      std::copy_n(
+          gradients_[i].begin() + begin,
+          joined_.model.variables[static_cast<size_t>(variable)].num_elements(),
+          terms_[i].begin() + begin);
+    }
+    replica->Ready(variable);
+    context_->SetTimer(
+        context_->Now() + std::chrono::milliseconds(10 + 3 * joined_.index),
+        [this, step, variables] { Come(step, variables + 1); });
   }
 
   const ps::JoinResult joined_;
   int64_t until_;
   comm::NodeContext* context_ = nullptr;
+  std::vector<std::vector<float>> gradients_;
   std::vector<std::vector<float>> terms_;
 };
 
@@ -270,6 +299,14 @@ TEST(DenseReplicaTest, CheckpointsFitOtherPlacesAndNumbersOfWorkers) {
   }
 }
 
+TEST(DenseReplicaTest, BucketsAreOfABoundedSize) {
+  const Replicas replicas(2, ps::DensePlace::kWorkers, 1);
+  const DenseReplica& replica = *replicas.nodes[0]->replica;
+  EXPECT_EQ(replica.num_buckets(), 2);  // b/b and b/w; a/b and a/w
+  const Replicas parts(2, ps::DensePlace::kWorkerParts, 1);
+  EXPECT_EQ(parts.nodes[0]->replica->num_buckets(), 1);
+}
+
 TEST(DenseReplicaTest, PartsOfTheOptimizersStateTakeLessMemory) {
   const auto bytes = [](int workers, ps::DensePlace place) {
     int64_t most = 0;
@@ -286,8 +323,9 @@ TEST(DenseReplicaTest, PartsOfTheOptimizersStateTakeLessMemory) {
     EXPECT_NEAR(bytes(workers, ps::DensePlace::kWorkers) / values, 5, 0.01);
   }
   EXPECT_NEAR(bytes(1, ps::DensePlace::kWorkerParts) / values, 5, 0.01);
-  // Uneven by a chunk of 16,384 values, a sixth of all. Of 2 workers each has
-  // two nodes of the step tree, and the second one's gradient is laid out too.
+  // Uneven by a chunk of 16,384 values, a tenth of all, and the longest counts.
+  // Of 2 workers each has two nodes of the step tree, and the second one's
+  // gradient is laid out too.
   EXPECT_NEAR(bytes(2, ps::DensePlace::kWorkerParts) / values, 3 + 3.0 / 2,
               3.0 / 6);
   EXPECT_NEAR(bytes(3, ps::DensePlace::kWorkerParts) / values, 2 + 3.0 / 3,

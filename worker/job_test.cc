@@ -107,6 +107,9 @@ TEST(JobTest, KeyOfAnotherSectionIsFoundThere) {
   EXPECT_EQ(ErrorOf("cluster: {batch_size: 5}\n"),
             "job.yaml:1: unknown key 'batch_size' under cluster; did you mean "
             "'train.batch_size'?");
+  EXPECT_EQ(ErrorOf("cluster: {transport: zmq}\n"),
+            "job.yaml:1: unknown key 'transport' under cluster; 'transport' "
+            "belongs at the top level");
 }
 
 TEST(JobTest, KeyLikeNoOtherListsWhatThereIs) {

@@ -72,7 +72,9 @@ std::string UnknownKeyText(const Descriptor& type, const std::string& parent,
   std::string hint = SuggestName(name, FieldNames(type));
   const std::string elsewhere = FindElsewhere(*JobSpec::descriptor(), name, "");
   if (!elsewhere.empty() && hint.find("did you mean") == std::string::npos) {
-    hint = StrCat("; did you mean '", elsewhere, "'?");
+    hint = elsewhere == name
+               ? StrCat("; '", elsewhere, "' belongs at the top level")
+               : StrCat("; did you mean '", elsewhere, "'?");
   }
   const std::string where = parent.empty() ? "" : StrCat(" under ", parent);
   return StrCat("unknown key '", name.substr(0, 100), "'", where, hint);

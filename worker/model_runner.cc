@@ -241,6 +241,11 @@ class GraphModelRunner : public ModelRunner {
         pool_(std::move(pool)),
         device_(std::move(device)),
         score_(*model_, model_->score, layout_, *device_, options.threads) {
+    for (size_t v = 0; v < model_->variable_gradients.size(); ++v) {
+      if (model_->variable_gradients[v].valid()) {
+        fetched_variables_.push_back(static_cast<int>(v));
+      }
+    }
     // A device that works beside the host has two shares under way.
     const size_t under_way = device_->host_can_read() ? 1 : 2;
     for (size_t i = 0; i < under_way; ++i) {
@@ -264,16 +269,19 @@ class GraphModelRunner : public ModelRunner {
   }
 
   StatusOr<double> Train(const ShareInput& share, const PulledValues& values,
-                         Gradients& out, const ShareInput* next) override {
+                         Gradients& out, const ShareInput* next,
+                         const ReadyFn& ready) override {
     Size(values, out);
     if (share.batch.size == 0) {
       Clear(out);
       return 0.0;
     }
     Training& training = training_[turn_];
+    ready_ = nullptr;
     if (training.share != &share || training.version != values.version) {
       SHOAL_RETURN_IF_ERROR(Drop());
       if (device_->host_can_read()) {
+        ready_ = ready ? &ready : nullptr;
         SHOAL_RETURN_IF_ERROR(training.graph->Bind(share, values));
         SHOAL_RETURN_IF_ERROR(BindFetches(training, out));
         SHOAL_RETURN_IF_ERROR(training.graph->executor().Start());
@@ -291,6 +299,7 @@ class GraphModelRunner : public ModelRunner {
     if (!device_->host_can_read()) {
       SHOAL_RETURN_IF_ERROR(BindFetches(training, out));
     }
+    ready_ = ready ? &ready : nullptr;
     SHOAL_RETURN_IF_ERROR(executor.Finish());
     return static_cast<double>(executor.fetch(0).as<float>()[0]);
   }
@@ -338,6 +347,7 @@ class GraphModelRunner : public ModelRunner {
 
   Status BindFetches(Training& training, Gradients& out) {
     graph::Executor& executor = training.graph->executor();
+    executor.SetFetched([this](int fetched) { OnFetched(fetched); });
     int fetch = 1;
     for (size_t v = 0; v < model_->variable_gradients.size(); ++v) {
       float* to = out.dense.data() + layout_.offset(static_cast<int>(v));
@@ -357,6 +367,13 @@ class GraphModelRunner : public ModelRunner {
       }
     }
     return OkStatus();
+  }
+
+  void OnFetched(int fetch) const {
+    const auto f = static_cast<size_t>(fetch - 1);
+    if (ready_ != nullptr && f < fetched_variables_.size()) {
+      (*ready_)(fetched_variables_[f]);
+    }
   }
 
   // In the steady state nothing is allocated.
@@ -384,7 +401,9 @@ class GraphModelRunner : public ModelRunner {
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Device> device_;
   std::vector<Training> training_;
+  std::vector<int> fetched_variables_;  // by fetch, from fetch 1 on
   size_t turn_ = 0;
+  const ReadyFn* ready_ = nullptr;  // of the run under way
   GraphRunner score_;
 };
 

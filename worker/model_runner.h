@@ -2,6 +2,7 @@
 #define SHOAL_WORKER_MODEL_RUNNER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -48,10 +49,14 @@ class ModelRunner {
   // Fills `out` (sized as needed) with the gradients of the share and gives the
   // sum of its examples' losses, penalties not counted. `next`, unless null, is
   // the share of the next call, with the same values: a device that works
-  // beside the host begins with it before this share is waited for.
+  // beside the host begins with it before this share is waited for. `ready`,
+  // unless empty, is called on the way with the numbers of dense variables
+  // whose gradient is whole; those that it is not called with are by the end.
+  using ReadyFn = std::function<void(int variable)>;
   virtual StatusOr<double> Train(const ShareInput& share,
                                  const PulledValues& values, Gradients& out,
-                                 const ShareInput* next) = 0;
+                                 const ShareInput* next,
+                                 const ReadyFn& ready) = 0;
 
   // Appends a score per example ([classes] of them for multiclass):
   // probabilities, or predictions of a regression.

@@ -45,7 +45,6 @@ struct WorkerNode::Unit {
   uint64_t values_version = 0;  // of what was pulled
   std::vector<float*> row_pointers;
   std::vector<Gradients> pieces;  // one per node of the cover
-  std::vector<int64_t> nodes;
   int sends = 0;  // under way: to the shards, to the other workers
   double loss_sum = 0;
   Status status;
@@ -101,7 +100,9 @@ void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
           return;
         }
         client_.emplace(*caller_, joined_.model, joined_.plan, joined_.route);
-        tree_.emplace(joined_.plan.virtual_workers);
+        sums_.emplace(joined_.model, client_->layout(), *job_->runner,
+                      joined_.plan.virtual_workers, joined_.virtual_begin,
+                      joined_.virtual_end);
         OnOpened();
       });
 }
@@ -518,6 +519,9 @@ void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
   Unit& unit = *owner;
   unit.state = Unit::State::kComputing;
   computing_ = true;
+  if (order_.kind == OrderKind::kTrain) {
+    BeginGradients(owner);
+  }
   StartWork(
       kComputeLane, "computing ", &unit,
       [this, &unit] {
@@ -560,57 +564,38 @@ void WorkerNode::Compute(Unit& unit) {
     labels_.insert(labels_.end(), batch.labels.begin(), batch.labels.end());
     return;
   }
-  unit.loss_sum = 0;
-  unit.nodes = tree_->Cover(joined_.virtual_begin, joined_.virtual_end);
-  unit.pieces.resize(unit.nodes.size());
-  for (size_t i = 0; i < unit.nodes.size() && unit.status.ok(); ++i) {
-    unit.status = SumNode(unit, unit.nodes[i], unit.pieces[i], 0);
+  ModelRunner::ReadyFn ready;
+  if (replica_ != nullptr) {
+    ready = [this, step = unit.number](int variable) {
+      context_->Post([this, step, variable] {
+        if (replica_->step() == step) {
+          replica_->Ready(variable);
+        }
+      });
+    };
   }
+  StatusOr<double> loss =
+      sums_->Run(unit.number, unit.input.shares, values, unit.pieces, ready);
+  unit.status = loss.status();
+  unit.loss_sum = loss.ok() ? *loss : 0;
 }
 
-// The gradient of a node of the step tree: of its share at a leaf, else left
-// plus right.
-Status WorkerNode::SumNode(Unit& unit, int64_t node, Gradients& out,
-                           size_t depth) {
-  const auto [begin, end] = tree_->Range(node);
-  if (node == tree_->Leaf(begin)) {
-    const PulledValues values = ValuesOf(unit);
-    // Leaves come in their order.
-    const std::vector<ShareInput>& shares = unit.input.shares;
-    const auto share = static_cast<size_t>(begin - joined_.virtual_begin);
-    SHOAL_ASSIGN_OR_RETURN(
-        const double loss,
-        job_->runner->Train(
-            shares[share], values, out,
-            share + 1 < shares.size() ? &shares[share + 1] : nullptr));
-    if (!std::isfinite(loss)) {
-      return InvalidArgumentError(
-          StrCat("the loss of step ", unit.number, " is ", loss,
-                 ": the training diverges; lower the learning rates, or look "
-                 "for extreme values in the data"));
-    }
-    unit.loss_sum += loss;
-    return OkStatus();
+// What the gradients of a step go into. The dense ones of a replica are summed
+// with the other workers' while they are computed.
+void WorkerNode::BeginGradients(const std::shared_ptr<Unit>& owner) {
+  Unit& unit = *owner;
+  unit.sends = replica_ == nullptr ? 1 : 2;
+  unit.pieces.resize(sums_->nodes().size());
+  if (replica_ == nullptr) {
+    return;
   }
-  SHOAL_RETURN_IF_ERROR(SumNode(unit, 2 * node, out, depth));
-  if (!tree_->IsNode(2 * node + 1)) {
-    return OkStatus();  // Padding is skipped.
+  std::vector<const float*> terms;
+  for (Gradients& piece : unit.pieces) {
+    piece.dense.resize(static_cast<size_t>(client_->layout().size()));
+    terms.push_back(piece.dense.data());
   }
-  while (partial_sums_.size() <= depth) {
-    partial_sums_.push_back(std::make_unique<Gradients>());
-  }
-  Gradients& right = *partial_sums_[depth];
-  SHOAL_RETURN_IF_ERROR(SumNode(unit, 2 * node + 1, right, depth + 1));
-  const auto add = [](std::vector<float>& to, const std::vector<float>& from) {
-    for (size_t i = 0; i < to.size(); ++i) {
-      to[i] += from[i];
-    }
-  };
-  add(out.dense, right.dense);
-  for (size_t t = 0; t < out.rows.size(); ++t) {
-    add(out.rows[t], right.rows[t]);
-  }
-  return OkStatus();
+  replica_->Begin(terms, job_->learning_rate_factor(unit.number),
+                  SendDone(owner));
 }
 
 void WorkerNode::StartPush(const std::shared_ptr<Unit>& owner) {
@@ -622,40 +607,35 @@ void WorkerNode::StartPush(const std::shared_ptr<Unit>& owner) {
     for (const std::vector<float>& table : unit.pieces[i].rows) {
       rows[i].push_back(table.data());
     }
-    pieces.push_back({.node = unit.nodes[i],
+    pieces.push_back({.node = sums_->nodes()[i],
                       .rows = rows[i],
                       .dense = unit.pieces[i].dense.data()});
   }
-  const double factor = job_->learning_rate_factor(unit.number);
-  unit.sends = replica_ == nullptr ? 1 : 2;
-  client_->Push({.step = unit.number,
-                 .learning_rate_factor = factor,
-                 .groups = unit.input.groups,
-                 .pieces = pieces,
-                 .owner = owner},
-                SendDone(owner, "push"));
+  client_->Push(
+      {.step = unit.number,
+       .learning_rate_factor = job_->learning_rate_factor(unit.number),
+       .groups = unit.input.groups,
+       .pieces = pieces,
+       .owner = owner},
+      [this, &unit, start = context_->Now(),
+       done = SendDone(owner)](const Status& status) {
+        RecordTrace("push", unit.number, start, context_->Now());
+        done(status);
+      });
   if (replica_ != nullptr) {
-    std::vector<const float*> terms;
-    for (const Gradients& piece : unit.pieces) {
-      terms.push_back(piece.dense.data());
-    }
-    replica_->Apply(terms, factor, SendDone(owner, "allreduce"));
+    replica_->ReadyAll();
   }
 }
 
 // The unit stays until what it sends has arrived.
-ps::Client::Done WorkerNode::SendDone(const std::shared_ptr<Unit>& owner,
-                                      const char* what) {
-  const Time start = context_->Now();
-  return [this, owner, what, start](const Status& status) {
-    Unit& unit = *owner;
-    RecordTrace(what, unit.number, start, context_->Now());
+ps::Client::Done WorkerNode::SendDone(const std::shared_ptr<Unit>& owner) {
+  return [this, owner](const Status& status) {
     if (!status.ok()) {
       Fail(status);
       return;
     }
-    if (--unit.sends == 0) {
-      OnUnitDone(unit);
+    if (--owner->sends == 0) {
+      OnUnitDone(*owner);
     }
     Advance();
   };

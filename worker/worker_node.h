@@ -10,12 +10,12 @@
 #include <utility>
 #include <vector>
 
-#include "base/step_tree.h"
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/client.h"
 #include "ps/member.h"
 #include "worker/dense_replica.h"
+#include "worker/gradient_sums.h"
 #include "worker/model_runner.h"
 #include "worker/step_input.h"
 
@@ -88,8 +88,7 @@ class WorkerNode : public comm::Node {
   bool MayPull(const Unit& unit) const;
   bool WaitsForClocks() const;
   bool MayCompute(const Unit& unit) const;
-  ps::Client::Done SendDone(const std::shared_ptr<Unit>& owner,
-                            const char* what);
+  ps::Client::Done SendDone(const std::shared_ptr<Unit>& owner);
   std::shared_ptr<Unit> NewUnit();
   void StartWork(int lane, const char* doing, const Unit* unit,
                  std::function<void()> work, std::function<void()> done);
@@ -97,11 +96,11 @@ class WorkerNode : public comm::Node {
   void StartFill(Unit& unit);
   void StartPull(const std::shared_ptr<Unit>& unit);
   void StartCompute(const std::shared_ptr<Unit>& unit);
+  void BeginGradients(const std::shared_ptr<Unit>& unit);
   void StartPush(const std::shared_ptr<Unit>& unit);
   void OnUnitDone(Unit& unit);
   PulledValues ValuesOf(const Unit& unit) const;
   void Compute(Unit& unit);
-  Status SumNode(Unit& unit, int64_t node, Gradients& out, size_t depth);
 
   void ReportClock();
   void ReportProgress(int64_t step, bool force);
@@ -116,9 +115,9 @@ class WorkerNode : public comm::Node {
   std::unique_ptr<DenseReplica> replica_;  // null: the shards hold it
   // Of the collective, before this worker has joined.
   std::vector<std::pair<comm::EndpointId, comm::Message>> early_;
-  std::optional<StepTree> tree_;
   ps::JoinResult joined_;
   StatusOr<WorkerJob> job_;
+  std::optional<GradientSums> sums_;
   bool stopped_ = false;
   int opening_ = 0;  // things that the first order waits for
 
@@ -137,8 +136,7 @@ class WorkerNode : public comm::Node {
   int64_t pulls_started_until_ = 0;
   int64_t done_until_ = 0;  // units before it are wholly done
   std::shared_ptr<UnitPool> pool_;
-  std::deque<std::shared_ptr<Unit>> units_;               // rising
-  std::vector<std::unique_ptr<Gradients>> partial_sums_;  // by depth
+  std::deque<std::shared_ptr<Unit>> units_;  // rising
   uint64_t values_versions_ = 0;
 
   // Where WaitsForClocks().

@@ -6,13 +6,16 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include <netinet/in.h>
+#include <nlohmann/json.hpp>
 #include <sys/resource.h>
 #include <sys/socket.h>
 
@@ -155,6 +158,51 @@ TEST_F(JobsTest, OneDigestForDenseVariablesByServersAndByAllReduce) {
 
 // However the state of their optimizer is divided: the same bits, and
 // checkpoints that go on elsewhere. Adam counts its steps per chunk.
+TEST_F(JobsTest, SumsWithOtherWorkersBeginBeforeAllIsComputed) {
+  // Two buckets: the second hidden layer's weights make the first one full.
+  const RunOutcome run =
+      Train("out", {"--in-process", "--trace", "--set", "cluster.workers=2",
+                    "--set", "consistency.dense=allreduce", "--set",
+                    "model.hidden=[256,256]", "--set", "train.batch_size=256"});
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  // When the work of a worker on a step began and ended, in us.
+  struct Span {
+    double compute_end = 0;
+    double sum_begin = 0;
+    double sum_end = 0;
+  };
+  std::map<std::pair<int, int64_t>, Span> spans;
+  const auto trace = nlohmann::json::parse(Read("out/trace.json"));
+  for (const auto& event : trace.is_array() ? trace : trace.at("traceEvents")) {
+    const std::string name = event.at("name");
+    if (name != "compute" && name != "allreduce") {
+      continue;
+    }
+    Span& span = spans[{event.at("pid"), event.at("args").at("number")}];
+    const double begin = event.at("ts");
+    const double end = begin + event.at("dur").get<double>();
+    if (name == "allreduce") {
+      span.sum_begin = begin;
+      span.sum_end = end;
+    } else if (span.compute_end == 0) {  // Later ones are of evaluations.
+      span.compute_end = end;
+    }
+  }
+  int steps = 0;
+  int early = 0;
+  for (const auto& [key, span] : spans) {
+    if (span.sum_end > 0) {
+      ++steps;
+      early += span.sum_begin < span.compute_end ? 1 : 0;
+      EXPECT_GT(span.sum_end, span.compute_end)
+          << "values have changed while they were used";
+    }
+  }
+  EXPECT_GE(steps, 18);
+  // A thread that is not scheduled in time may be late for some.
+  EXPECT_GT(early, 0) << "of " << steps;
+}
+
 TEST_F(JobsTest, OneDigestForAShardedOptimizer) {
   const std::vector<std::string> wide = {
       "--set", "train.max_steps=30",        "--set", "model.hidden=[300, 200]",
