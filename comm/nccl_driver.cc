@@ -22,8 +22,8 @@ constexpr Duration kPauseMax = 500us;
 // operation waits for that much.
 constexpr int64_t kPieceBytes = int64_t{1} << 20;
 
-// Kept for the next operations.
-constexpr size_t kSpareMax = 4;
+// Kept for the next operations, which allocate nothing when a step has fewer.
+constexpr size_t kSpareMax = 64;
 
 constexpr Duration kFinishWithin = std::chrono::seconds(2);
 constexpr Duration kLeaveWithin = std::chrono::seconds(5);
@@ -281,7 +281,8 @@ void NcclDriver::Pause(Time begin) {
 StatusOr<NcclDriver::Memory> NcclDriver::Take(int64_t bytes,
                                               int64_t from_bytes) {
   for (Memory& spare : spare_) {
-    if (spare.data.size() == bytes && spare.from.size() == from_bytes) {
+    if (spare.data.size() >= bytes && spare.data.size() <= 2 * bytes &&
+        spare.from.size() >= from_bytes) {
       std::swap(spare, spare_.back());
       Memory taken = std::move(spare_.back());
       spare_.pop_back();
@@ -298,12 +299,17 @@ StatusOr<NcclDriver::Memory> NcclDriver::Take(int64_t bytes,
 Status NcclDriver::Begin(std::shared_ptr<NcclOperation> operation) {
   NcclOperation& op = *operation;
   if (op.bytes == 0) {
-    running_.push_back({.operation = std::move(operation)});
+    running_.push_back({.operation = std::move(operation), .enqueued = true});
     return OkStatus();
   }
   const bool all_to_all = op.call.kind == DeviceCollectiveCall::Kind::kAllToAll;
-  SHOAL_ASSIGN_OR_RETURN(Memory memory,
+  SHOAL_ASSIGN_OR_RETURN(Memory taken,
                          Take(op.bytes, all_to_all ? op.bytes : 0));
+  // Its memory stays there whatever happens, until the library has let go.
+  running_.push_back(
+      {.operation = std::move(operation), .memory = std::move(taken)});
+  Running& running = running_.back();
+  Memory& memory = running.memory;
   if (!op.CopyIn(memory.host.data())) {
     return AbortedError("given up");
   }
@@ -324,10 +330,8 @@ Status NcclDriver::Begin(std::shared_ptr<NcclOperation> operation) {
   SHOAL_RETURN_IF_ERROR(device_->Copy(memory.host.data() + out_begin,
                                       memory.data.data() + out_begin,
                                       out_end - out_begin, *stream_));
-  SHOAL_ASSIGN_OR_RETURN(std::shared_ptr<Event> event, stream_->Record());
-  running_.push_back({.operation = std::move(operation),
-                      .memory = std::move(memory),
-                      .event = std::move(event)});
+  SHOAL_ASSIGN_OR_RETURN(running.event, stream_->Record());
+  running.enqueued = true;
   return OkStatus();
 }
 
@@ -335,8 +339,9 @@ Status NcclDriver::Begin(std::shared_ptr<NcclOperation> operation) {
 Status NcclDriver::EndDone() {
   // The library's errors come before the results that they spoil.
   SHOAL_RETURN_IF_ERROR(member_->Ready().status());
-  while (!running_.empty() && (running_.front().event == nullptr ||
-                               running_.front().event->Done())) {
+  while (
+      !running_.empty() && running_.front().enqueued &&
+      (running_.front().event == nullptr || running_.front().event->Done())) {
     Running& done = running_.front();
     if (done.event != nullptr) {
       // An event of a device that has failed is done too; the next call on the

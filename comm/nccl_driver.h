@@ -101,6 +101,7 @@ class NcclDriver {
   struct Running {
     std::shared_ptr<NcclOperation> operation;
     Memory memory;
+    bool enqueued = false;
     std::shared_ptr<Event> event;  // null: nothing was to do
   };
 

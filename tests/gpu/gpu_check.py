@@ -173,6 +173,38 @@ def check_zoo(args, report):
         report.block(text)
 
 
+def check_nccl(args, report):
+    report.say("\n## Gradients summed by NCCL")
+    if not args.flights:
+        report.skip("no flights data (--flights)")
+        return
+    _, text, _ = run([args.shoal, "doctor"], 120)
+    found = re.search(r"^nccl +(NCCL .*) loads$", text, re.M)
+    if not found:
+        report.skip("NCCL does not load")
+        return
+    folder = os.path.join(args.scratch, "nccl")
+    os.makedirs(folder, exist_ok=True)
+    job = write_flights_jobs(args, folder)["deepfm"]
+    log = "train.log_every_steps=20"
+    cpu, why = train(args, job, os.path.join(folder, "cpu"), "device=cpu", log)
+    gpus = len(re.findall(r"^ +GPU \d+:", text, re.M))
+    for workers in sorted({1, min(2, gpus), min(4, gpus)}):
+        gpu, why_gpu = train(args, job, os.path.join(folder, "gpu"), "device=cuda", log,
+                             f"cluster.workers={workers}", "consistency.dense=allreduce",
+                             "cluster.collective=nccl")
+        off = 1.0
+        if cpu and gpu and len(cpu["losses"]) == len(gpu["losses"]):
+            off = max(abs(a["loss"] - b["loss"]) for a, b in zip(cpu["losses"], gpu["losses"]))
+        # Sums of one or two have one order.
+        same = bool(cpu and gpu and cpu["digest"] == gpu["digest"])
+        report.check(off < 1e-6 and (same or workers > 2),
+                     f"deepfm, {workers} of {gpus} GPUs, {found[1]}: the loss is off by at most "
+                     f"{off:.1e}, the model is {'the same' if same else 'another'}")
+        if off >= 1e-6:
+            report.block(why or why_gpu)
+
+
 def check_kernels(args, report):
     report.say("\n## Kernels")
     status, text, _ = run([os.path.join(args.build, "cuda_benchmark"), "--benchmark_format=json",
@@ -230,7 +262,7 @@ def check_whole_jobs(args, report):
         report.block(text[-3000:])
 
 
-CHECKS = {"ops": check_ops, "zoo": check_zoo, "kernels": check_kernels,
+CHECKS = {"ops": check_ops, "zoo": check_zoo, "nccl": check_nccl, "kernels": check_kernels,
           "sanitizer": check_sanitizer, "whole": check_whole_jobs}
 
 
