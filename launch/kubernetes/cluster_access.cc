@@ -232,7 +232,7 @@ class KubeConfig {
         }
       }
     }
-    return info.dump();
+    return info.dump(-1, ' ', false, json::error_handler_t::replace);
   }
 
   static Status ReadExec(const Entry& entry, const Entry& cluster,

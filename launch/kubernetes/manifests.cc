@@ -255,6 +255,11 @@ StatusOr<std::vector<Manifest>> RenderManifests(const ManifestOptions& options,
         StrCat("'", options.kube_namespace, "' is no name of a namespace"));
   }
   SHOAL_ASSIGN_OR_RETURN(std::string name, JobObjectName(options, job));
+  try {
+    (void)json(job_text).dump();
+  } catch (const json::exception&) {
+    return InvalidArgumentError("the job file is not UTF-8 throughout");
+  }
   const Renderer renderer(options, std::move(name), job);
   std::vector<Manifest> manifests = {renderer.Render(JobConfigMap(job_text))};
   for (const BaseFile& file : BaseFiles()) {

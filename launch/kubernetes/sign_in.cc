@@ -82,7 +82,7 @@ StatusOr<int64_t> ParseTime(const std::string& text) {
   int used = 0;
   int hours = 0;
   int minutes = 0;
-  char sign = '+';
+  char sign[2] = "+";
   const bool date =
       std::sscanf(text.c_str(), "%4d-%2d-%2dT%2d:%2d:%2d%n", &time.tm_year,
                   &time.tm_mon, &time.tm_mday, &time.tm_hour, &time.tm_min,
@@ -94,8 +94,8 @@ StatusOr<int64_t> ParseTime(const std::string& text) {
   }
   int end = 0;
   const bool zone =
-      rest == "Z" || (std::sscanf(rest.c_str(), "%1[+-]%2d:%2d%n", &sign,
-                                  &hours, &minutes, &end) == 3 &&
+      rest == "Z" || (std::sscanf(rest.c_str(), "%1[+-]%2d:%2d%n", sign, &hours,
+                                  &minutes, &end) == 3 &&
                       static_cast<size_t>(end) == rest.size());
   if (!zone || time.tm_mon < 1 || time.tm_mon > 12 || time.tm_mday < 1 ||
       time.tm_mday > 31 || time.tm_hour > 23 || time.tm_min > 59 ||
@@ -105,7 +105,7 @@ StatusOr<int64_t> ParseTime(const std::string& text) {
   time.tm_year -= 1900;
   time.tm_mon -= 1;
   const int64_t offset = int64_t{hours} * 3600 + int64_t{minutes} * 60;
-  return int64_t{timegm(&time)} - (sign == '-' ? -offset : offset);
+  return int64_t{timegm(&time)} - (sign[0] == '-' ? -offset : offset);
 }
 
 Status SignIn::Failed(StatusCode code, std::string_view why) const {

@@ -1,5 +1,6 @@
 #include "launch/kubernetes/yaml_json.h"
 
+#include <algorithm>
 #include <cctype>
 #include <charconv>
 
@@ -137,23 +138,43 @@ void Emit(YAML::Emitter& out, const json& value) {
   }
 }
 
+// Whether a line is one that begins a document.
+bool IsMarker(std::string_view line) {
+  return line.starts_with("---") &&
+         (line.size() == 3 ||
+          std::isspace(static_cast<unsigned char>(line[3])));
+}
+
 }  // namespace
 
 StatusOr<std::vector<json>> ParseYaml(std::string_view text,
                                       const std::string& file) {
-  try {
-    std::vector<json> documents;
-    int nodes = 0;
-    for (const YAML::Node& node : YAML::LoadAll(std::string(text))) {
-      if (json document = FromNode(node, 0, nodes); !document.is_null()) {
-        documents.push_back(std::move(document));
-      }
+  std::vector<json> documents;
+  int nodes = 0;
+  int first_line = 0;
+  // One document after the other: yaml-cpp's LoadAll() never ends on some texts
+  // that are none.
+  for (size_t begin = 0; begin < text.size();) {
+    size_t end = begin + 1;
+    while (end < text.size() &&
+           !(text[end - 1] == '\n' && IsMarker(text.substr(end)))) {
+      ++end;
     }
-    return documents;
-  } catch (const YAML::Exception& e) {
-    return InvalidArgumentError(
-        StrCat(file, ":", e.mark.line + 1, ": ", e.msg));
+    const std::string_view document = text.substr(begin, end - begin);
+    try {
+      if (json value = FromNode(YAML::Load(std::string(document)), 0, nodes);
+          !value.is_null()) {
+        documents.push_back(std::move(value));
+      }
+    } catch (const YAML::Exception& e) {
+      return InvalidArgumentError(
+          StrCat(file, ":", first_line + e.mark.line + 1, ": ", e.msg));
+    }
+    first_line +=
+        static_cast<int>(std::count(document.begin(), document.end(), '\n'));
+    begin = end;
   }
+  return documents;
 }
 
 std::string ToYaml(const json& json) {

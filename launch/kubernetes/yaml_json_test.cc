@@ -47,6 +47,15 @@ TEST(ParseYamlTest, WhatIsWrongIsNamedByFileAndLine) {
   EXPECT_THAT(status.message(), HasSubstr("config:"));
 }
 
+TEST(ParseYamlTest, TextsThatYamlCppWouldReadForEverAreRefusedOrNothing) {
+  for (const char* text : {", user: m", "a: 1\n---\n, x\n", "}", "]"}) {
+    const auto parsed = ParseYaml(text, "f");
+    EXPECT_TRUE(!parsed.ok() || parsed->size() <= 1) << text;
+  }
+  const Status status = ParseYaml("a: 1\n--- # two\nb: [\n", "f").status();
+  EXPECT_THAT(status.message(), testing::StartsWith("f:4:"));
+}
+
 TEST(ParseYamlTest, TextsThatWouldGrowWithoutBoundAreRefused) {
   // One that holds itself, one that is a thousand million long, one that is
   // deep.

@@ -353,6 +353,12 @@ def test_what_cannot_be_rendered_is_refused(program, tmp_path, args, said):
     assert run.returncode == 1 and said in run.stderr, run
 
 
+def test_job_file_that_is_not_utf8_is_refused(program, tmp_path):
+    (tmp_path / "job.yaml").write_bytes(JOB.encode() + b"# caf\xe9\n")
+    run = launch(program, tmp_path / "job.yaml", "--dry-run")
+    assert run.returncode == 1 and "not UTF-8" in run.stderr, run
+
+
 def test_sample_jobs_fit_the_manifests(program, rendered):
     """The base's numbers are those of its job file; MPI's and JobSet's too."""
     assert (K8S / "job/job.yaml").read_text() == (
