@@ -648,6 +648,57 @@ TEST_F(BrokenCollectiveTest, OtherSizesOrOperationsAreRefusedNamingWho) {
   }
 }
 
+// Answers the first half that it gets with the first chunk of its own, twice.
+class Repeater : public Node {
+ public:
+  void OnStart(NodeContext& context) override { context_ = &context; }
+  void OnMessage(EndpointId from, Message message) override {
+    if (message.frames.size() != 1 || answered_) {
+      return;
+    }
+    answered_ = true;
+    for (int i = 0; i < 2; ++i) {
+      Message chunk;
+      chunk.header = message.header;
+      chunk.header.reserved &= 0xff000000U;  // Of the same step.
+      chunk.frames.push_back(Buffer::CopyOf(message.frames[0].text()));
+      ASSERT_TRUE(context_->Send(from, Lane::kBulk, std::move(chunk)).ok());
+    }
+  }
+  void OnPeerDown(EndpointId, const Status&) override {}
+
+ private:
+  NodeContext* context_ = nullptr;
+  bool answered_ = false;
+};
+
+TEST(RepeatedChunkTest, IsRefusedNamingWho) {
+  constexpr int64_t kCount = 400000;  // Halves of several chunks.
+  SimWorld world(5);
+  std::vector<float> data(kCount, 1);
+  const Member::Step sum = [&](Collective& c, Collective::Done done) {
+    const void* term = data.data();
+    c.AllReduce(DType::kF32, {&term, 1}, data.data(), kCount, std::move(done));
+  };
+  world.AddNode(
+      "worker 0",
+      [&] {
+        return std::make_unique<Member>(
+            SimGroup(2, 2, 0),
+            TransportCollective::Options{.algorithm =
+                                             AllReduceAlgorithm::kHalving},
+            std::vector<Member::Step>{sum});
+      },
+      IdOf(0));
+  world.AddNode(
+      "worker 1", [] { return std::make_unique<Repeater>(); }, IdOf(1));
+  world.RunFor(std::chrono::seconds(5));
+  const Status stopped =
+      world.stopped("worker 0").value_or(InternalError("still runs"));
+  EXPECT_THAT(stopped.message(),
+              AllOf(HasSubstr("worker 1"), HasSubstr("half that is not")));
+}
+
 TEST(CollectiveGroupTest, GroupsThatMakeNoSenseAreRefused) {
   struct Nothing : Node {
     void OnStart(NodeContext& context) override {

@@ -154,6 +154,7 @@ class TransportCollective : public NodeCollective {
   int64_t HalvingMessages(const Operation& op, int rank) const;
   void BeginHalving(Operation& op);
   Status TakeHalf(Operation& op, int from, Message& message);
+  void AddHalf(Operation& op, int from, const Message& message);
   void StartHalvingStep(Operation& op);
   void AdvanceHalving(Operation& op);
 

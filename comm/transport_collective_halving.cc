@@ -72,6 +72,7 @@ void TransportCollective::BeginHalving(Operation& op) {
   const int levels = NumHalvings(group_.size());
   op.halving->early.resize(static_cast<size_t>(levels));
   op.halving->missing.resize(static_cast<size_t>(2 * levels));
+  op.halving->came.resize(static_cast<size_t>(2 * levels));
   for (int level = 0; level < levels; ++level) {
     const auto chunks = [&](int owner) {
       const auto [begin, end] = HalvingRegion(op, owner, level + 1);
@@ -115,14 +116,15 @@ Status TransportCollective::TakeHalf(Operation& op, int from,
   const int64_t chunk = message.header.reserved & ((1U << kChunkBits) - 1);
   const bool halves = step < levels;
   const int level = halves ? step : 2 * levels - 1 - step;
+  // A peer sends the chunks of a step in their order, each once.
   if (level < 0 || from != (group_.rank ^ 1 << level) ||
-      halving.missing[static_cast<size_t>(step)] == 0) {
+      halving.came[static_cast<size_t>(step)]++ != chunk) {
     return InvalidArgumentError("sent a half that is not of it");
   }
   const auto [begin, end] =
       HalvingRegion(op, halves ? group_.rank : from, level + 1);
-  const int64_t first = begin + chunk * ChunkCount(op);
-  const int64_t count = std::min(ChunkCount(op), end - first);
+  const int64_t count =
+      std::min(ChunkCount(op), end - begin - chunk * ChunkCount(op));
   if (chunk >= NumChunks(op, end - begin) || message.frames.size() != 1 ||
       message.frames[0].size() != count * op.size()) {
     return InvalidArgumentError(
@@ -134,6 +136,23 @@ Status TransportCollective::TakeHalf(Operation& op, int from,
     halving.early[static_cast<size_t>(step)].push_back(std::move(message));
     return OkStatus();
   }
+  AddHalf(op, from, message);
+  return OkStatus();
+}
+
+// Of a chunk that was checked.
+void TransportCollective::AddHalf(Operation& op, int from,
+                                  const Message& message) {
+  Halving& halving = *op.halving;
+  const int levels = NumHalvings(group_.size());
+  const auto step = static_cast<int>(message.header.reserved >> kChunkBits);
+  const int64_t chunk = message.header.reserved & ((1U << kChunkBits) - 1);
+  const bool halves = step < levels;
+  const int level = halves ? step : 2 * levels - 1 - step;
+  const auto [begin, end] =
+      HalvingRegion(op, halves ? group_.rank : from, level + 1);
+  const int64_t first = begin + chunk * ChunkCount(op);
+  const int64_t count = std::min(ChunkCount(op), end - first);
   const std::byte* const data = message.frames[0].data();
   const int64_t at = first * op.size();
   if (halves && count > 0) {
@@ -147,7 +166,6 @@ Status TransportCollective::TakeHalf(Operation& op, int from,
   }
   --halving.missing[static_cast<size_t>(step)];
   AdvanceHalving(op);
-  return OkStatus();
 }
 
 void TransportCollective::AdvanceHalving(Operation& op) {
@@ -160,10 +178,9 @@ void TransportCollective::AdvanceHalving(Operation& op) {
     StartHalvingStep(op);
     if (halving.step < static_cast<int>(halving.early.size())) {
       const int peer = group_.rank ^ 1 << halving.step;
-      for (Message& message : std::exchange(
+      for (const Message& message : std::exchange(
                halving.early[static_cast<size_t>(halving.step)], {})) {
-        // It has been checked; this one sums it.
-        SHOAL_CHECK(TakeHalf(op, peer, message).ok());
+        AddHalf(op, peer, message);
       }
     }
   }

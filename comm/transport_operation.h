@@ -45,6 +45,7 @@ struct TransportCollective::Reads {
 struct TransportCollective::Halving {
   int step = 0;
   std::vector<int64_t> missing;             // chunks, by step
+  std::vector<int64_t> came;                // the same
   std::vector<std::vector<Message>> early;  // of halving steps to come
 };
 

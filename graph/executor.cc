@@ -455,10 +455,16 @@ Status Executor::CopyFeeds() {
     copied_[f] = now;
   }
   in_pending_ = begin >= 0;
-  return begin < 0 ? OkStatus()
-                   : device_.Copy(feeds_device_.data() + begin,
-                                  feeds_host_.data() + begin, end - begin,
-                                  *in_stream_);
+  if (begin < 0) {
+    return OkStatus();
+  }
+  Status copied =
+      device_.Copy(feeds_device_.data() + begin, feeds_host_.data() + begin,
+                   end - begin, *in_stream_);
+  if (!copied.ok()) {
+    std::fill(copied_.begin(), copied_.end(), Copied());
+  }
+  return copied;
 }
 
 // What is complete after the step.

@@ -45,7 +45,7 @@ StatusOr<const ShoalCudaTable*> LoadTable(const std::string& path) {
   using TableFn = const ShoalCudaTable* (*)();
   const ShoalCudaTable* const table = reinterpret_cast<TableFn>(symbol)();
   if (table == nullptr || table->version != SHOAL_CUDA_TABLE_VERSION) {
-    return NotFoundError(
+    return FailedPreconditionError(
         StrCat(path, " is the plug-in of another version of the program"));
   }
   return table;
@@ -428,10 +428,12 @@ constexpr const char* kToDo =
 StatusOr<const ShoalCudaTable*> LoadedTable() {
   StatusOr<const ShoalCudaTable*> table = Table();
   if (!table.ok()) {
-    return FailedPreconditionError(
-        StrCat("cuda: the plug-in does not load (", table.status().message(),
-               "); install the CUDA toolkit's libraries and build with nvcc, "
-               "or set device: cpu"));
+    return FailedPreconditionError(StrCat(
+        "cuda: the plug-in does not load (", table.status().message(), "); ",
+        table.status().code() == StatusCode::kFailedPrecondition
+            ? "install the one that was built with this program, "
+            : "install the CUDA toolkit's libraries and build with nvcc, ",
+        "or set device: cpu"));
   }
   return table;
 }

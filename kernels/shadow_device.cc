@@ -1,6 +1,7 @@
 #include "kernels/shadow_device.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -10,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/log.h"
 #include "base/mutex.h"
 #include "base/random.h"
 #include "base/strcat.h"
@@ -27,6 +29,7 @@ struct Use {
   const void* address = nullptr;
   int64_t size_bytes = 0;
   bool write = false;
+  bool of_device = false;  // the host's memory won't do, pinned or not
 };
 
 struct Memory {
@@ -52,6 +55,14 @@ struct Queue {
 // What a device, its streams, events and buffers share.
 struct State {
   explicit State(const ShadowOptions& o) : options(o) {}
+  ~State() {
+    const MutexLock lock(mutex);
+    if (!told) {
+      // Found when memory was freed, and nothing was asked of the device since.
+      LogError(broken.ToString());
+      std::abort();
+    }
+  }
 
   const ShadowOptions options;
   Mutex mutex;
@@ -60,6 +71,7 @@ struct State {
   std::deque<Queue> queues SHOAL_GUARDED_BY(mutex);
   VectorClock host SHOAL_GUARDED_BY(mutex);  // what the host has waited for
   Status broken SHOAL_GUARDED_BY(mutex);
+  bool told SHOAL_GUARDED_BY(mutex) = true;   // of broken: whoever asked
   int64_t waits SHOAL_GUARDED_BY(mutex) = 0;  // for events
   // Of memory that was freed in use: the work may still touch it.
   std::vector<Memory> kept SHOAL_GUARDED_BY(mutex);
@@ -68,6 +80,12 @@ struct State {
     if (broken.ok()) {
       broken = why.WithPrefix("shadow device");
     }
+    told = true;
+    return broken;
+  }
+
+  const Status& Check() SHOAL_REQUIRES(mutex) {
+    told = true;
     return broken;
   }
 
@@ -142,7 +160,9 @@ struct State {
     const auto at = memory.find(reinterpret_cast<uintptr_t>(data));
     const Status idle = at->second.ranges.CheckIdle(host);
     if (!idle.ok()) {
+      const bool known = !broken.ok() && told;
       Break(idle);
+      told = known;
       kept.push_back(std::move(at->second));
     }
     memory.erase(at);
@@ -202,7 +222,7 @@ class ShadowStream : public Stream {
 
   StatusOr<std::shared_ptr<Event>> Record() override {
     const MutexLock lock(state_->mutex);
-    SHOAL_RETURN_IF_ERROR(state_->broken);
+    SHOAL_RETURN_IF_ERROR(state_->Check());
     const Queue& queue = state_->queues[number_];
     return std::shared_ptr<Event>(std::make_shared<ShadowEvent>(
         state_, number_, queue.enqueued, queue.clock));
@@ -215,7 +235,7 @@ class ShadowStream : public Stream {
           "shadow device: asked to wait for an event of another device");
     }
     const MutexLock lock(state_->mutex);
-    SHOAL_RETURN_IF_ERROR(state_->broken);
+    SHOAL_RETURN_IF_ERROR(state_->Check());
     if (state_->waits++ == state_->options.forget_wait) {
       return OkStatus();
     }
@@ -231,7 +251,7 @@ class ShadowStream : public Stream {
       state_->changed.Wait(state_->mutex);
     }
     state_->JoinHost(queue.clock);
-    SHOAL_RETURN_IF_ERROR(state_->broken);
+    SHOAL_RETURN_IF_ERROR(state_->Check());
     return std::exchange(status_, OkStatus());
   }
 
@@ -239,7 +259,7 @@ class ShadowStream : public Stream {
   using Work = std::function<Status(const std::vector<void*>& inner)>;
   Status Enqueue(std::string what, const std::vector<Use>& uses, Work work) {
     const MutexLock lock(state_->mutex);
-    SHOAL_RETURN_IF_ERROR(state_->broken);
+    SHOAL_RETURN_IF_ERROR(state_->Check());
     Queue& queue = state_->queues[number_];
     ShadowWork description = {.queue = number_,
                               .count = queue.enqueued + 1,
@@ -292,7 +312,7 @@ class ShadowStream : public Stream {
       return nullptr;
     }
     Memory* const m = state_->Find(use.address, use.size_bytes);
-    if (m == nullptr) {
+    if (m == nullptr || (use.of_device && !m->of_device)) {
       return state_->Break(FailedPreconditionError(StrCat(
           work.what, use.write ? " writes " : " reads ", use.size_bytes,
           " bytes at ", use.address,
@@ -381,7 +401,7 @@ Status RunShadowed(const std::string& op, const Kernel& kernel,
     uses.push_back(
         {view.data,
          view.data == nullptr ? 0 : view.num_elements() * SizeOf(view.dtype),
-         write});
+         write, /*of_device=*/true});
   };
   for (const TensorView& view : args.inputs) {
     use(view, false);
@@ -396,7 +416,8 @@ Status RunShadowed(const std::string& op, const Kernel& kernel,
                  kernel.workspace_bytes(args.inputs, args.outputs, args.ints,
                                         shadow.threads()));
   }
-  uses.push_back({args.workspace.data(), workspace_bytes, true});
+  uses.push_back(
+      {args.workspace.data(), workspace_bytes, true, /*of_device=*/true});
   // What the caller's spans point to may be gone when the work runs.
   struct Copied {
     std::vector<TensorView> inputs, outputs;

@@ -183,7 +183,11 @@ TEST(ShadowDeviceTest, MemoryFreedBeforeItsUseIsOverIsCaught) {
   }
 }
 
-TEST(ShadowDeviceTest, AKernelOnTheHostsOwnMemoryIsCaught) {
+TEST(ShadowDeviceTest, AKernelOnTheHostsMemoryIsCaught) {
+  ExpectCaught(kHostMemoryForKernel, "not (or no longer) the device's");
+}
+
+TEST(ShadowDeviceTest, ACopyOfMemoryThatIsNotPinnedIsCaught) {
   for (uint64_t seed = 0; seed < 100; ++seed) {
     Pipeline p(seed);
     std::vector<float> pageable(kCount);
@@ -194,6 +198,18 @@ TEST(ShadowDeviceTest, AKernelOnTheHostsOwnMemoryIsCaught) {
 }
 
 using ShadowDeviceDeathTest = ::testing::Test;
+
+TEST(ShadowDeviceDeathTest, AFaultThatNobodyAskedForIsTold) {
+  for (uint64_t seed = 0; seed < 5; ++seed) {
+    EXPECT_DEATH(
+        {
+          Pipeline p(seed);
+          (void)p.CopyIn();
+          p.x = Buffer();
+        },
+        "freed without waiting for it");
+  }
+}
 
 // The host's mistakes kill it: it reads or writes what is not its own.
 void ExpectDeath(const std::function<void(Pipeline&)>& mistake) {
@@ -250,6 +266,7 @@ TEST(ShadowDeviceTest, AnEventThatIsDoneCountsAsWaitedFor) {
   }
   p.x_host.MutableAs<float>()[0] = 1;
   EXPECT_TRUE(p.Square(p.x, p.y).ok());
+  EXPECT_TRUE(p.compute->Synchronize().ok());
 }
 
 TEST(ShadowDeviceTest, AKernelsErrorComesWithItsLabelWhenWaitedFor) {

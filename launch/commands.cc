@@ -81,6 +81,9 @@ Status RunJob(const RunRequest& request) {
   if (comm::MpiWorld::Present() && !request.in_process) {
     return RunAsRanks(request);
   }
+  if (request.in_process) {
+    SHOAL_RETURN_IF_ERROR(RefuseMpirun("train --in-process"));
+  }
   if (request.expect_ranks > 0) {
     return FailedPreconditionError(
         StrCat("--expect-ranks ", request.expect_ranks,

@@ -306,6 +306,12 @@ void Coordinator::AnswerJoin(const WaitingMessage& waiting) {
                      parts ? options_.num_workers : 1);
     reply.set_virtual_begin(begin);
     reply.set_virtual_end(end);
+    reply.set_local_index(static_cast<int>(
+        std::count_if(workers_.begin(), workers_.begin() + member.index,
+                      [&](const WorkerState& other) {
+                        return other.endpoint.has_value() &&
+                               members_.at(*other.endpoint).host == member.host;
+                      })));
   }
   frames.push_back(Encode(reply));
   if (member.is_worker) {

@@ -144,7 +144,7 @@ class CoordinatorTest : public ::testing::Test {
     wire::Join join;
     join.set_role(wire::Join::WORKER);
     join.set_worker(worker);
-    join.set_host(StrCat("worker-host-", worker));
+    join.set_host(StrCat("worker-host-", worker % worker_hosts_));
     join.set_pid(2000 + worker);
     return Ask(from.value == 0 ? Worker(worker) : from, Method::kJoin, join);
   }
@@ -240,6 +240,7 @@ class CoordinatorTest : public ::testing::Test {
   }
 
   Coordinator::Options options_;
+  int worker_hosts_ = 1 << 10;
   WatchingObserver observer_;
   FakeContext context_{comm::kCoordinator};
   std::unique_ptr<Coordinator> coordinator_;
@@ -248,6 +249,23 @@ class CoordinatorTest : public ::testing::Test {
 };
 
 // --- Joining ---------------------------------------------------------------
+
+TEST_F(CoordinatorTest, WorkersAreNumberedWithinTheirHosts) {
+  options_.num_workers = 5;
+  worker_hosts_ = 2;
+  Start();
+  std::vector<uint64_t> joins(5);
+  for (const int worker : {3, 0, 4, 1, 2}) {
+    joins[static_cast<size_t>(worker)] = JoinWorker(worker);
+  }
+  JoinShard(0);
+  JoinShard(1);
+  std::vector<int> local;
+  for (const uint64_t join : joins) {
+    local.push_back(GoodReplyTo<wire::JoinReply>(join).local_index());
+  }
+  EXPECT_THAT(local, ElementsAre(0, 0, 1, 1, 2));
+}
 
 TEST_F(CoordinatorTest, JoinsAreAnsweredWhenAllAreThere) {
   Start();

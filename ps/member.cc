@@ -17,6 +17,7 @@ StatusOr<JoinResult> ReadJoinReply(const comm::Message& message) {
   JoinResult result;
   result.index = reply.index();
   result.num_workers = reply.num_workers();
+  result.local_index = reply.local_index();
   result.virtual_begin = reply.virtual_begin();
   result.virtual_end = reply.virtual_end();
   SHOAL_ASSIGN_OR_RETURN(result.route, FromWire(reply.route()));

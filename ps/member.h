@@ -15,6 +15,7 @@ namespace shoal::ps {
 struct JoinResult {
   int index = 0;  // a shard's among all shards, a worker's among workers
   int num_workers = 0;
+  int local_index = 0;    // a worker's among those of its host
   int virtual_begin = 0;  // a worker's virtual workers [begin, end)
   int virtual_end = 0;
   RouteTable route;

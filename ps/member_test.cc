@@ -26,6 +26,7 @@ wire::JoinReply LetIn() {
   wire::JoinReply reply;
   reply.set_index(1);
   reply.set_num_workers(3);
+  reply.set_local_index(2);
   reply.set_virtual_begin(2);
   reply.set_virtual_end(4);
   reply.set_job_text("name: test");
@@ -136,6 +137,7 @@ TEST_F(MemberTest, JoinBringsWhatTheCoordinatorSays) {
   const JoinResult& joined = *joined_[0];
   EXPECT_EQ(joined.index, 1);
   EXPECT_EQ(joined.num_workers, 3);
+  EXPECT_EQ(joined.local_index, 2);
   EXPECT_EQ(joined.virtual_begin, 2);
   EXPECT_EQ(joined.virtual_end, 4);
   EXPECT_EQ(joined.job_text, "name: test");

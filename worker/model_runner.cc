@@ -137,6 +137,7 @@ class GraphRunner {
     if (fits) {
       return OkStatus();
     }
+    executor_ = nullptr;  // Its memory goes before more is asked for.
     SHOAL_ASSIGN_OR_RETURN(
         std::shared_ptr<const graph::Plan> plan,
         graph::Plan::Create(graph_, {.fetches = fetches_,

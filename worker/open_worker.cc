@@ -65,11 +65,12 @@ Status CheckSameModel(const ps::ModelSpec& built, const ps::ModelSpec& held) {
   return OkStatus();
 }
 
-DeviceOptions DeviceOf(const JobSpec& job, int worker) {
+DeviceOptions DeviceOf(const JobSpec& job, const ps::JoinResult& joined) {
   const DevicesSpec& devices = job.devices();
-  return {.name = worker < devices.workers_size() ? devices.workers(worker)
-                                                  : job.device(),
-          .rank = worker,
+  return {.name = joined.index < devices.workers_size()
+                      ? devices.workers(joined.index)
+                      : job.device(),
+          .rank = joined.local_index,
           .count = devices.per_worker(),
           .fast_math = devices.math() == "fast",
           .seed = job.seed()};
@@ -134,7 +135,7 @@ StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined) {
       out.runner, ModelRunner::Create(
                       model, {.share_size_max = out.source->share_size_max(),
                               .threads = job->cluster().threads(),
-                              .device = DeviceOf(*job, joined.index)}));
+                              .device = DeviceOf(*job, joined)}));
   out.log_every_steps = job->train().log_every_steps();
   out.learning_rate_factor =
       [plan = MakeTrainPlan(*job, train.num_rows(), test.num_rows() > 0)](
@@ -151,8 +152,8 @@ StatusOr<std::shared_ptr<Device>> OpenWorkerDevice(
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobSpec> job,
                          ParseSerializedJob(joined.job_text));
   auto owner = std::make_shared<Owner>();
-  SHOAL_ASSIGN_OR_RETURN(
-      owner->devices, OpenDevices(DeviceOf(*job, joined.index), owner->pool));
+  SHOAL_ASSIGN_OR_RETURN(owner->devices,
+                         OpenDevices(DeviceOf(*job, joined), owner->pool));
   return std::shared_ptr<Device>(owner, owner->devices.front().get());
 }
 

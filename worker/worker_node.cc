@@ -133,6 +133,14 @@ void WorkerNode::OnMessage(comm::EndpointId from, comm::Message message) {
       message.header.kind != comm::MessageKind::kRequest) {
     return;
   }
+  if (joined_.num_workers == 0) {
+    // On another lane than the answer to our join, which it has passed.
+    (void)context_->Send(
+        from, comm::Lane::kUrgent,
+        comm::MakeErrorReply(message,
+                             UnavailableError("has not joined the job yet")));
+    return;
+  }
   const auto method = static_cast<ps::Method>(message.header.method);
   if (from == options_.coordinator && replica_ != nullptr &&
       method == ps::Method::kSave) {

@@ -293,7 +293,9 @@ int CreateFaults(std::shared_ptr<FaultSlot>* slot) {
   void* claimed = nullptr;
   SHOAL_CUDA_TRY(cudaMalloc(&claimed, sizeof(int)));
   made->claimed = static_cast<int*>(claimed);
+  // Streams of this plug-in do not wait for the default one.
   SHOAL_CUDA_TRY(cudaMemset(claimed, 0, sizeof(int)));
+  SHOAL_CUDA_TRY(cudaStreamSynchronize(nullptr));
   *slot = std::move(made);
   return 0;
 }

@@ -217,8 +217,9 @@ std::vector<pid_t> Ranks(pid_t launch) {
 
 TEST_F(MpiTest, KilledRankIsNamedAndRestartsGoOnFromTheLastCheckpoint) {
   WriteRows("rows.csv", 30'000);
-  const Words job = Sets({"train.max_steps=400", "transport=mpi",
-                          "checkpoint.every_steps=20", "cluster.workers=2"});
+  const Words job =
+      Sets({"train.max_steps=400", "transport=mpi", "checkpoint.every_steps=20",
+            "cluster.workers=2", "consistency.dense=allreduce"});
   const RunOutcome undisturbed =
       Train("threads", {"--in-process", "--set", "train.max_steps=400"});
   ASSERT_EQ(undisturbed.exit_code, 0) << undisturbed.output;

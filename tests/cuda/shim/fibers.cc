@@ -68,11 +68,12 @@ struct Warp {
 
 class Block {
  public:
-  // Empty, or what went wrong.
-  std::string Run(int64_t number, int num_threads,
+  // Empty, or what went wrong. `launch`: that of its grid, so that one block
+  // has both orders in turn.
+  std::string Run(int64_t launch, int64_t number, int num_threads,
                   const std::function<void()>& body) {
     blockIdx = {static_cast<unsigned>(number), 0, 0};
-    falling_ = number % 2 != 0;
+    falling_ = (launch + number) % 2 != 0;
     body_ = &body;
     num_started_ = 0;
     threads_.assign(static_cast<size_t>(num_threads), {});
@@ -264,11 +265,14 @@ std::string RunGrid(const std::string& name, int64_t blocks, int threads,
                     const std::function<void()>& body) {
   const std::lock_guard lock(g_mutex);
   static Block block;
+  static int64_t launch = 0;
+  ++launch;
   g_block = &block;
   gridDim = {static_cast<unsigned>(blocks), 1, 1};
   blockDim = {static_cast<unsigned>(threads), 1, 1};
   for (int64_t b = 0; b < blocks; ++b) {
-    if (const std::string error = block.Run(b, threads, body); !error.empty()) {
+    if (const std::string error = block.Run(launch, b, threads, body);
+        !error.empty()) {
       return name + ": " + error;
     }
   }

@@ -399,6 +399,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream == nullptr) {
+    return Health();  // The default one, on which all is done at once.
+  }
   return stream->is_capturing() ? Result(cudaErrorStreamCaptureUnsupported)
                                 : Health();
 }
