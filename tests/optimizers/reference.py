@@ -2,6 +2,7 @@
 
 Run it with a Python that has PyTorch (any device; it computes in float64):
     python3 tests/optimizers/reference.py > ps/optimizer_torch_cases.inc
+    clang-format -i ps/optimizer_torch_cases.inc
 ps/optimizer_test.cc reads the result, so that nothing needs PyTorch to test.
 """
 
