@@ -685,7 +685,7 @@ TEST_F(CoordinatorTest, ProgressReachesTheObserver) {
 // --- Steps -----------------------------------------------------------------
 
 TEST_F(CoordinatorTest, CommitComesWhenAllShardsArePrepared) {
-  options_.train.schedule = {.kind = Schedule::Kind::kLinear,
+  options_.train.schedule = {.kind = Schedule::Kind::kPolynomial,
                              .warmup_steps = 2};
   StartAndJoin();
   for (int64_t step = 0; step < 3; ++step) {

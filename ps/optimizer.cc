@@ -1,8 +1,10 @@
 #include "ps/optimizer.h"
 
 #include <cmath>
+#include <utility>
 
 #include "base/strcat.h"
+#include "ps/optimizers/settings.h"
 
 namespace shoal::ps {
 
@@ -11,12 +13,22 @@ Registry<OptimizerFactory>& OptimizerRegistry() {
   return registry;
 }
 
+bool RegisterOptimizer(OptimizerFactory factory,
+                       std::initializer_list<std::string_view> names,
+                       const char* file) {
+  for (const std::string_view name : names) {
+    OptimizerRegistry().Add(name, factory, file);
+  }
+  return true;
+}
+
 StatusOr<std::unique_ptr<Optimizer>> CreateOptimizer(
     const OptimizerConfig& config) {
   for (const double number :
        {config.learning_rate, config.momentum, config.initial_accumulator,
         config.epsilon, config.beta1, config.beta2, config.l1, config.l2,
-        config.beta}) {
+        config.beta, config.rho, config.l21, config.weight_decay,
+        config.clip_value, config.clip_norm}) {
     if (!std::isfinite(number) || number < 0) {
       return InvalidArgumentError(StrCat("optimizer '", config.kind,
                                          "': ", number,
@@ -25,7 +37,8 @@ StatusOr<std::unique_ptr<Optimizer>> CreateOptimizer(
   }
   SHOAL_ASSIGN_OR_RETURN(const OptimizerFactory* factory,
                          OptimizerRegistry().Find(config.kind));
-  return (*factory)(config);
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Optimizer> made, (*factory)(config));
+  return WithSettings(config, std::move(made));
 }
 
 }  // namespace shoal::ps

@@ -2,8 +2,10 @@
 #define SHOAL_PS_OPTIMIZER_H_
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "base/registry.h"
 #include "base/status.h"
@@ -21,6 +23,14 @@ struct OptimizerConfig {
   double l1 = 0;
   double l2 = 0;
   double beta = 1;
+  double rho = 0.9;
+  double l21 = 0;
+  // For all kinds; see ps/optimizers/settings.h. 0: none.
+  double weight_decay = 0;
+  double clip_value = 0;
+  double clip_norm = 0;
+  bool decoupled = false;  // of weight_decay
+  bool centered = false;
 };
 
 // The rows that one Apply() changes. A row is `dim` values and then its state,
@@ -31,15 +41,19 @@ struct ApplyBatch {
   int64_t num_rows = 0;
   int64_t dim = 0;
   double learning_rate_factor = 1;
+  // Of tables: which update of the job it is, from 1. 0: a row goes by the
+  // number of its own updates.
+  int64_t step = 0;
 };
 
 // How gradients change values; used by table rows and dense chunks alike (a
 // chunk is one long row). Equal bits on every SIMD path: plain IEEE operations
 // in a fixed order per element. Thread-safe.
 //
-// A row counts its own updates where an optimizer needs a time (Adam's bias
-// correction): for a dense chunk that is the job's step in `sync` and the
-// chunk's own updates otherwise; rows of tables are "lazy".
+// Where an optimizer needs a time (Adam's bias correction), a row counts its
+// own updates: for a dense chunk that is the job's step in `sync` and the
+// chunk's own updates otherwise. Rows of tables go by the job's updates, those
+// of `lazy_adam` by their own.
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
@@ -56,10 +70,15 @@ StatusOr<std::unique_ptr<Optimizer>> CreateOptimizer(
 using OptimizerFactory =
     StatusOr<std::unique_ptr<Optimizer>> (*)(const OptimizerConfig&);
 Registry<OptimizerFactory>& OptimizerRegistry();
+bool RegisterOptimizer(OptimizerFactory factory,
+                       std::initializer_list<std::string_view> names,
+                       const char* file);
 
-#define SHOAL_REGISTER_OPTIMIZER(name, factory)                   \
+// Once per file; the names may be several, which share a factory that tells
+// them by OptimizerConfig::kind.
+#define SHOAL_REGISTER_OPTIMIZER(factory, ...)                    \
   [[maybe_unused]] static const bool shoal_optimizer_registered = \
-      ::shoal::ps::OptimizerRegistry().Add(name, factory, __FILE__)
+      ::shoal::ps::RegisterOptimizer(factory, {__VA_ARGS__}, __FILE__)
 
 }  // namespace shoal::ps
 

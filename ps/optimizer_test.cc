@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -20,47 +23,140 @@ using ::testing::HasSubstr;
 
 constexpr int kOptimizerSteps = 50;
 
-// One coordinate in double precision, written from the papers and sharing
-// nothing with the sources under test. `t` counts from 1.
-struct ReferenceCoordinate {
-  double w = 0;
-  double a = 0;  // what the optimizer remembers
-  double b = 0;
+// One row in double precision, written from the papers and sharing nothing with
+// the sources under test. `t` counts from 1.
+struct ReferenceRow {
+  std::vector<double> w;
+  std::vector<double> a;  // what the optimizer remembers
+  std::vector<double> b;
+  std::vector<double> c;
 
-  void Step(const OptimizerConfig& c, double g, double factor, int t) {
-    const double rate = c.learning_rate * factor;
-    if (c.kind == "sgd") {
+  ReferenceRow(const OptimizerConfig& config, std::vector<double> values)
+      : w(std::move(values)), a(w.size()), b(w.size()), c(w.size()) {
+    if (config.kind == "adagrad" || config.kind == "rowwise_adagrad") {
+      a.assign(w.size(), config.initial_accumulator);
+    } else if (config.kind == "ftrl" || config.kind == "group_ftrl") {
+      b.assign(w.size(), config.initial_accumulator);
+    }
+  }
+
+  static double Norm(const std::vector<double>& x) {
+    double sum = 0;
+    for (const double value : x) {
+      sum += value * value;
+    }
+    return std::sqrt(sum);
+  }
+
+  void Step(const OptimizerConfig& config, std::vector<double> g, double factor,
+            int t) {
+    const double rate = config.learning_rate * factor;
+    for (double& x : g) {
+      x = config.clip_value > 0
+              ? std::max(-config.clip_value, std::min(config.clip_value, x))
+              : x;
+    }
+    const double norm = Norm(g);
+    for (size_t i = 0; i < w.size(); ++i) {
+      if (config.clip_norm > 0 && norm > config.clip_norm) {
+        g[i] *= config.clip_norm / norm;
+      }
+      if (config.decoupled) {
+        w[i] = (1 - rate * config.weight_decay) * w[i];
+      } else {
+        g[i] += config.weight_decay * w[i];
+      }
+    }
+    if (config.kind == "rowwise_adagrad") {  // Gupta et al. 2014
+      const double square = Norm(g) * Norm(g) / static_cast<double>(g.size());
+      for (size_t i = 0; i < w.size(); ++i) {
+        a[i] += square;
+        w[i] -= rate * g[i] / (std::sqrt(a[i]) + config.epsilon);
+      }
+      return;
+    }
+    for (size_t i = 0; i < w.size(); ++i) {
+      StepOne(config, g[i], rate, t, w[i], a[i], b[i], c[i]);
+    }
+    if (config.kind == "group_ftrl") {  // Yue et al. 2020, algorithm 2
+      std::vector<double> soft;
+      for (const double z : a) {
+        soft.push_back(std::fabs(z) <= config.l1
+                           ? 0
+                           : (z < 0 ? -config.l1 : config.l1) - z);
+      }
+      const double group =
+          std::sqrt(static_cast<double>(w.size())) * config.l21;
+      const double share = Norm(soft) > group ? 1 - group / Norm(soft) : 0;
+      for (size_t i = 0; i < w.size(); ++i) {
+        w[i] = share * soft[i] /
+               ((config.beta + std::sqrt(b[i])) / rate + config.l2);
+      }
+    }
+  }
+
+  static void StepOne(const OptimizerConfig& k, double g, double rate, int t,
+                      double& w, double& a, double& b, double& c) {
+    if (k.kind == "sgd") {
       w = w - rate * g;
-    } else if (c.kind == "momentum") {  // Polyak 1964
-      a = c.momentum * a + g;
+    } else if (k.kind == "momentum") {  // Polyak 1964
+      a = k.momentum * a + g;
       w = w - rate * a;
-    } else if (c.kind == "adagrad") {  // Duchi et al. 2011, figure 1
+    } else if (k.kind == "nesterov") {
+      // Sutskever et al. 2013, for the point where the gradient is taken, with
+      // the rate outside of the velocity as in PyTorch; a step in one piece.
+      w = w - rate * ((1 + k.momentum) * g + k.momentum * k.momentum * a);
+      a = k.momentum * a + g;
+    } else if (k.kind == "adagrad") {  // Duchi et al. 2011, figure 1
       a = a + g * g;
-      w = w - rate * g / (std::sqrt(a) + c.epsilon);
-    } else if (c.kind == "adam") {  // Kingma and Ba 2015, algorithm 1
-      a = c.beta1 * a + (1 - c.beta1) * g;
-      b = c.beta2 * b + (1 - c.beta2) * g * g;
-      const double m_hat = a / (1 - std::pow(c.beta1, t));
-      const double v_hat = b / (1 - std::pow(c.beta2, t));
-      w = w - rate * m_hat / (std::sqrt(v_hat) + c.epsilon);
-    } else {  // ftrl: McMahan et al. 2013, algorithm 1; a = z, b = n
+      w = w - rate * g / (std::sqrt(a) + k.epsilon);
+    } else if (k.kind == "adadelta") {  // Zeiler 2012, algorithm 1
+      a = k.rho * a + (1 - k.rho) * g * g;
+      const double change =
+          -std::sqrt(b + k.epsilon) / std::sqrt(a + k.epsilon) * g;
+      b = k.rho * b + (1 - k.rho) * change * change;
+      w = w + rate * change;
+    } else if (k.kind == "rmsprop") {  // Graves 2013, epsilon as in PyTorch
+      a = k.rho * a + (1 - k.rho) * g * g;
+      b = k.rho * b + (1 - k.rho) * g;
+      const double square = k.centered ? a - b * b : a;
+      c = k.momentum * c + g / (std::sqrt(square) + k.epsilon);
+      w = w - rate * c;
+    } else if (k.kind == "adamax") {  // Kingma and Ba 2015, algorithm 2
+      a = k.beta1 * a + (1 - k.beta1) * g;
+      b = std::max(k.beta2 * b, std::fabs(g) + k.epsilon);
+      w = w - rate / (1 - std::pow(k.beta1, t)) * a / b;
+    } else if (k.kind == "adam" || k.kind == "lazy_adam" ||
+               k.kind == "amsgrad") {
+      // Kingma and Ba 2015, algorithm 1; Reddi et al. 2018, algorithm 2
+      a = k.beta1 * a + (1 - k.beta1) * g;
+      b = k.beta2 * b + (1 - k.beta2) * g * g;
+      c = std::max(c, b);
+      const double v = k.kind == "amsgrad" ? c : b;
+      const double m_hat = a / (1 - std::pow(k.beta1, t));
+      const double v_hat = v / (1 - std::pow(k.beta2, t));
+      w = w - rate * m_hat / (std::sqrt(v_hat) + k.epsilon);
+    } else if (k.kind == "ftrl" || k.kind == "group_ftrl") {
+      // McMahan et al. 2013, algorithm 1; a = z, b = n
       const double sigma = (std::sqrt(b + g * g) - std::sqrt(b)) / rate;
       a = a + g - sigma * w;
       b = b + g * g;
-      if (std::fabs(a) <= c.l1) {
+      if (std::fabs(a) <= k.l1) {
         w = 0;
       } else {
         const double sign = a < 0 ? -1 : 1;
-        w = -(a - sign * c.l1) / ((c.beta + std::sqrt(b)) / rate + c.l2);
+        w = -(a - sign * k.l1) / ((k.beta + std::sqrt(b)) / rate + k.l2);
       }
+    } else {
+      FAIL() << "no reference for optimizer '" << k.kind << "'";
     }
   }
 };
 
 // Numbers that make every term count: epsilon is no trifle, l1 cuts.
-OptimizerConfig TestedConfig(const std::string& kind) {
+OptimizerConfig TestedConfig(const std::string& name) {
   OptimizerConfig config;
-  config.kind = kind;
+  config.kind = name.substr(0, name.find("__"));
   config.learning_rate = 0.05;
   config.momentum = 0.8;
   config.initial_accumulator = 0.25;
@@ -70,12 +166,32 @@ OptimizerConfig TestedConfig(const std::string& kind) {
   config.l1 = 0.3;
   config.l2 = 0.2;
   config.beta = 0.7;
+  config.rho = 0.8;
+  config.l21 = 0.25;
+  const auto has = [&](std::string_view setting) {
+    return name.find(setting) != std::string::npos;
+  };
+  config.momentum = has("__plain") ? 0 : config.momentum;
+  config.centered = has("__centered");
+  config.weight_decay = has("__decay") || has("__decoupled") ? 0.3 : 0;
+  config.decoupled = has("__decoupled");
+  config.clip_value = has("__value") ? 0.7 : 0;
+  config.clip_norm = has("__norm") ? 0.9 : 0;
   return config;
 }
 
-double FirstMemory(const OptimizerConfig& config, bool second) {
-  const bool starts = second ? config.kind == "ftrl" : config.kind == "adagrad";
-  return starts ? config.initial_accumulator : 0;
+// Every kind as it is, and settings, each of which changes what comes out.
+std::vector<std::string> TestedNames() {
+  std::vector<std::string> names = OptimizerRegistry().Names();
+  for (const char* name :
+       {"rmsprop__plain", "rmsprop__centered", "rmsprop__plain__centered",
+        "sgd__decay", "sgd__decoupled", "sgd__value", "sgd__norm",
+        "adam__decoupled", "nesterov__decay__value__norm",
+        "adagrad__decoupled__value__norm", "group_ftrl__value__norm",
+        "rowwise_adagrad__decay__norm"}) {
+    names.emplace_back(name);
+  }
+  return names;
 }
 
 // Rows as tables and dense chunks keep them: values, then state.
@@ -135,13 +251,11 @@ TEST_P(OptimizerTest, FiftyStepsMatchTheDoubleReference) {
   for (const int64_t dim : {1, 5, 16, 37}) {
     constexpr int64_t kRows = 11;  // more than are fetched ahead
     OptimizerRows rows(*optimizer, kRows, dim, 7);
-    std::vector<ReferenceCoordinate> want;
-    for (int64_t i = 0; i < kRows * dim; ++i) {
-      want.push_back({.w = rows.rows[static_cast<size_t>(i / dim)][i % dim],
-                      .a = FirstMemory(config, false),
-                      .b = FirstMemory(config, true)});
+    std::vector<ReferenceRow> want;
+    for (const float* row : rows.rows) {
+      want.emplace_back(config, std::vector<double>(row, row + dim));
     }
-    std::vector<double> largest(want.size(), 1);
+    std::vector<double> largest(static_cast<size_t>(kRows * dim), 1);
     for (int t = 1; t <= kOptimizerSteps; ++t) {
       const double factor = 1.0 - 0.01 * t;
       const auto gradients = OptimizerGradients(
@@ -151,18 +265,23 @@ TEST_P(OptimizerTest, FiftyStepsMatchTheDoubleReference) {
                         .num_rows = kRows,
                         .dim = dim,
                         .learning_rate_factor = factor});
-      for (size_t i = 0; i < want.size(); ++i) {
-        want[i].Step(config, static_cast<double>(gradients[i]), factor, t);
-        const double got = rows.rows[i / static_cast<size_t>(dim)]
-                                    [static_cast<int64_t>(i) % dim];
+      for (size_t r = 0; r < want.size(); ++r) {
+        const float* g = gradients.data() + static_cast<int64_t>(r) * dim;
+        want[r].Step(config, std::vector<double>(g, g + dim), factor, t);
+      }
+      for (int64_t i = 0; i < kRows * dim; ++i) {
+        const auto r = static_cast<size_t>(i / dim);
+        const double expected = want[r].w[static_cast<size_t>(i % dim)];
+        const double got = rows.rows[r][i % dim];
         // Each step rounds the value once and its change about a dozen times;
         // changes are below a quarter of the largest value so far (at least
         // 1), so that together they are 4 units in its last place.
-        largest[i] = std::max(largest[i], std::fabs(want[i].w));
-        const double tolerance = t * 4 * 0x1.0p-24 * largest[i];
-        ASSERT_TRUE(std::fabs(got - want[i].w) <= tolerance)
-            << "dim " << dim << " step " << t << " coordinate " << i << ": "
-            << got << " is not " << want[i].w;
+        double& high = largest[static_cast<size_t>(i)];
+        high = std::max(high, std::fabs(expected));
+        const double tolerance = t * 4 * 0x1.0p-24 * high;
+        ASSERT_TRUE(std::fabs(got - expected) <= tolerance)
+            << "dim " << dim << " step " << t << " element " << i << ": " << got
+            << " is not " << expected;
       }
     }
   }
@@ -234,9 +353,108 @@ TEST_P(OptimizerTest, RateOfZeroKeepsTheValues) {
               ::testing::ElementsAreArray(before));
 }
 
-INSTANTIATE_TEST_SUITE_P(All, OptimizerTest,
-                         ::testing::ValuesIn(OptimizerRegistry().Names()),
+INSTANTIATE_TEST_SUITE_P(All, OptimizerTest, ::testing::ValuesIn(TestedNames()),
                          [](const auto& tested) { return tested.param; });
+
+struct TorchCase {
+  std::string name;
+  OptimizerConfig config;
+  std::vector<double> after;  // the row's values after each step
+};
+
+#include "ps/optimizer_torch_cases.inc"
+
+TEST(TorchTest, StepsAreThoseOfPyTorch) {
+  for (const TorchCase& tested : kTorchCases) {
+    SCOPED_TRACE(tested.name);
+    const auto made = CreateOptimizer(tested.config);
+    ASSERT_TRUE(made.ok()) << made.status();
+    OptimizerRows rows(**made, 1, kTorchDim, 1);
+    std::copy(std::begin(kTorchFirst), std::end(kTorchFirst), rows.rows[0]);
+    for (int64_t t = 0; t < kTorchSteps; ++t) {
+      (*made)->Apply({.rows = rows.rows.data(),
+                      .gradients = kTorchGradients + t * kTorchDim,
+                      .num_rows = 1,
+                      .dim = kTorchDim});
+      for (int64_t j = 0; j < kTorchDim; ++j) {
+        const double want =
+            tested.after[static_cast<size_t>(t * kTorchDim + j)];
+        // As in FiftyStepsMatchTheDoubleReference.
+        const double tolerance = static_cast<double>(t + 1) * 4 * 0x1.0p-24 *
+                                 std::max(1.0, std::fabs(want));
+        EXPECT_TRUE(std::fabs(rows.rows[0][j] - want) <= tolerance)
+            << "step " << t << " element " << j << ": " << rows.rows[0][j]
+            << " is not " << want;
+      }
+    }
+  }
+}
+
+TEST(AdamTest, RowsOfTablesGoByTheJobsStepUnlessLazy) {
+  for (const bool lazy : {false, true}) {
+    const auto optimizer =
+        CreateOptimizer(TestedConfig(lazy ? "lazy_adam" : "adam"));
+    ASSERT_TRUE(optimizer.ok());
+    OptimizerRows rows(**optimizer, 1, 1, 3);
+    rows.rows[0][0] = 1;
+    const float g = 0.5F;
+    (*optimizer)
+        ->Apply({.rows = rows.rows.data(),
+                 .gradients = &g,
+                 .num_rows = 1,
+                 .dim = 1,
+                 .step = 20});
+    const double t = lazy ? 1 : 20;
+    const double m = 0.15 * 0.5 / (1 - std::pow(0.85, t));
+    const double v = 0.03 * 0.25 / (1 - std::pow(0.97, t));
+    EXPECT_NEAR(rows.rows[0][0], 1 - 0.05 * m / (std::sqrt(v) + 0.01), 1e-6);
+  }
+}
+
+TEST(GroupFtrlTest, WeakRowsBecomeZeroAsAWhole) {
+  OptimizerConfig config = TestedConfig("group_ftrl");
+  config.l1 = 0;
+  const auto optimizer = CreateOptimizer(config);
+  ASSERT_TRUE(optimizer.ok());
+  OptimizerRows rows(**optimizer, 2, 2, 3);
+  std::fill_n(rows.rows[0], 2, 0.0F);
+  std::fill_n(rows.rows[1], 2, 0.0F);
+  // sqrt(2) l21 is 0.354: the norm of the first is below it.
+  const float gradients[] = {0.34F, -0.01F, 0.36F, -0.01F};
+  (*optimizer)
+      ->Apply({.rows = rows.rows.data(),
+               .gradients = gradients,
+               .num_rows = 2,
+               .dim = 2});
+  EXPECT_EQ(rows.rows[0][0], 0);
+  EXPECT_EQ(rows.rows[0][1], 0);
+  EXPECT_LT(rows.rows[1][0], 0);
+  EXPECT_GT(rows.rows[1][1], 0);
+}
+
+TEST(RmspropTest, CenteredStaysFiniteWhereTheVarianceIsNone) {
+  OptimizerConfig config = TestedConfig("rmsprop__centered");
+  config.epsilon = 1e-8;
+  const auto optimizer = CreateOptimizer(config);
+  ASSERT_TRUE(optimizer.ok());
+  // v - m^2 comes down to rounding alone, which is below zero for some.
+  constexpr int64_t kDim = 100;
+  OptimizerRows rows(**optimizer, 1, kDim, 3);
+  std::vector<float> gradients;
+  for (int64_t j = 0; j < kDim; ++j) {
+    gradients.push_back(0.01F * static_cast<float>(j + 1));
+  }
+  for (int t = 0; t < 300; ++t) {
+    (*optimizer)
+        ->Apply({.rows = rows.rows.data(),
+                 .gradients = gradients.data(),
+                 .num_rows = 1,
+                 .dim = kDim});
+  }
+  for (int64_t j = 0; j < kDim; ++j) {
+    EXPECT_TRUE(std::isfinite(rows.rows[0][j])) << j;
+  }
+}
 
 TEST(AdamTest, RowsAreCorrectedByTheirOwnNumberOfUpdates) {
   const auto optimizer = CreateOptimizer(TestedConfig("adam"));
@@ -290,11 +508,11 @@ TEST(CreateOptimizerTest, UnknownNameListsTheKnown) {
   const auto made = CreateOptimizer({.kind = "adagard"});
   EXPECT_EQ(made.status().code(), StatusCode::kNotFound);
   EXPECT_THAT(made.status().message(),
-              HasSubstr("adagrad, adam, ftrl, momentum, sgd"));
+              HasSubstr("adadelta, adagrad, adam, adamax"));
 }
 
 TEST(CreateOptimizerTest, ImpossibleNumbersAreRefused) {
-  std::vector<OptimizerConfig> bad(7);
+  std::vector<OptimizerConfig> bad(12);
   bad[0].learning_rate = std::nan("");
   bad[1].learning_rate = -0.1;
   bad[2].epsilon = INFINITY;
@@ -305,6 +523,15 @@ TEST(CreateOptimizerTest, ImpossibleNumbersAreRefused) {
   bad[5].epsilon = 0;
   bad[6].kind = "ftrl";
   bad[6].beta = bad[6].l2 = bad[6].initial_accumulator = 0;
+  bad[7].kind = "rmsprop";
+  bad[7].rho = 1;
+  bad[8].kind = "adadelta";
+  bad[8].epsilon = 0;
+  bad[9].kind = "group_ftrl";
+  bad[9].weight_decay = 0.1;
+  bad[10].clip_norm = -1;
+  bad[11].kind = "rowwise_adagrad";
+  bad[11].initial_accumulator = bad[11].epsilon = 0;
   for (const OptimizerConfig& config : bad) {
     const auto made = CreateOptimizer(config);
     EXPECT_EQ(made.status().code(), StatusCode::kInvalidArgument);

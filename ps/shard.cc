@@ -417,7 +417,7 @@ void Shard::Apply(const Piece& piece, double learning_rate_factor) {
     for (size_t t = 0; t < gradients.tables.size(); ++t) {
       const auto index = static_cast<size_t>(model_.groups[g][t]);
       tables_[index]->Apply(gradients.ids, gradients.tables[t].data(),
-                            learning_rate_factor);
+                            learning_rate_factor, step_ + 1);
     }
   }
   dense_->Apply(piece.dense, learning_rate_factor);

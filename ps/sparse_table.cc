@@ -225,7 +225,7 @@ void SparseTable::Pull(std::span<const uint64_t> ids, float* out) const {
 }
 
 void SparseTable::Apply(std::span<const uint64_t> ids, const float* gradients,
-                        double learning_rate_factor) {
+                        double learning_rate_factor, int64_t step) {
   std::array<uint64_t, kBlock> hashes;
   std::array<float*, kBlock> rows;
   for (size_t begin = 0; begin < ids.size(); begin += kBlock) {
@@ -254,7 +254,8 @@ void SparseTable::Apply(std::span<const uint64_t> ids, const float* gradients,
          .gradients = gradients + begin * static_cast<size_t>(dim()),
          .num_rows = static_cast<int64_t>(n),
          .dim = dim(),
-         .learning_rate_factor = learning_rate_factor});
+         .learning_rate_factor = learning_rate_factor,
+         .step = step});
   }
 }
 

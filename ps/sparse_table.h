@@ -58,9 +58,9 @@ class SparseTable {
   void Pull(std::span<const uint64_t> ids, float* out) const;
 
   // Updates the rows of `ids`, all distinct, with gradients[ids.size(), dim];
-  // inserts those that are not there.
+  // inserts those that are not there. `step`: as in ApplyBatch.
   void Apply(std::span<const uint64_t> ids, const float* gradients,
-             double learning_rate_factor);
+             double learning_rate_factor, int64_t step = 0);
 
   // Inserts a row, or replaces it.
   void Load(uint64_t id, std::span<const float> values,

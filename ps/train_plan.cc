@@ -37,20 +37,26 @@ double TrainPlan::LearningRateFactor(int64_t step) const {
       total_steps > 1 ? static_cast<double>(std::min(step, total_steps - 1)) /
                             static_cast<double>(total_steps - 1)
                       : 0;
+  const int64_t every =
+      schedule.every_steps > 0 ? schedule.every_steps : steps_per_epoch;
+  const double fall = 1 - schedule.final_factor;
   switch (schedule.kind) {
     case Schedule::Kind::kConstant:
       break;
-    case Schedule::Kind::kLinear:
-      factor = 1 + (schedule.final_factor - 1) * progress;
+    case Schedule::Kind::kPolynomial:
+      factor =
+          schedule.final_factor + fall * std::pow(1 - progress, schedule.power);
       break;
     case Schedule::Kind::kCosine:
       factor = schedule.final_factor +
-               (1 - schedule.final_factor) *
-                   (1 + std::cos(std::numbers::pi * progress)) / 2;
+               fall * (1 + std::cos(std::numbers::pi * progress)) / 2;
       break;
     case Schedule::Kind::kStep:
-      factor =
-          std::pow(schedule.gamma, static_cast<double>(step / steps_per_epoch));
+      factor = std::pow(schedule.gamma, static_cast<double>(step / every));
+      break;
+    case Schedule::Kind::kExponential:
+      factor = std::pow(schedule.gamma,
+                        static_cast<double>(step) / static_cast<double>(every));
       break;
   }
   if (step < schedule.warmup_steps) {

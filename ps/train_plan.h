@@ -8,11 +8,20 @@ namespace shoal::ps {
 
 // Factor on every learning rate as a function of the step.
 struct Schedule {
-  enum class Kind : uint8_t { kConstant, kLinear, kCosine, kStep };
+  enum class Kind : uint8_t {
+    kConstant,
+    kPolynomial,
+    kCosine,
+    kStep,
+    kExponential
+  };
   Kind kind = Kind::kConstant;
   int64_t warmup_steps = 0;  // in which it rises linearly from 0
-  double final_factor = 0;   // kLinear, kCosine: at the last step
-  double gamma = 0.5;        // kStep: times this after each epoch
+  double final_factor = 0;   // kPolynomial, kCosine: at the last step
+  double power = 1;          // kPolynomial; 1 is linear
+  // kStep, kExponential: times `gamma` in `every_steps`; 0: an epoch.
+  double gamma = 0.5;
+  int64_t every_steps = 0;
 };
 
 // What happens at which step; a function of the job and its data alone.

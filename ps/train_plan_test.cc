@@ -32,7 +32,7 @@ TEST(TrainPlanTest, BoundariesAreTheNextOfAll) {
 TEST(TrainPlanTest, SchedulesBeginAndEndWhereTheySay) {
   TrainPlan plan{.total_steps = 11, .steps_per_epoch = 5};
   EXPECT_EQ(plan.LearningRateFactor(7), 1);
-  plan.schedule = {.kind = Schedule::Kind::kLinear, .final_factor = 0.2};
+  plan.schedule = {.kind = Schedule::Kind::kPolynomial, .final_factor = 0.2};
   EXPECT_DOUBLE_EQ(plan.LearningRateFactor(0), 1);
   EXPECT_DOUBLE_EQ(plan.LearningRateFactor(5), 0.6);
   EXPECT_DOUBLE_EQ(plan.LearningRateFactor(10), 0.2);
@@ -44,6 +44,18 @@ TEST(TrainPlanTest, SchedulesBeginAndEndWhereTheySay) {
   EXPECT_DOUBLE_EQ(plan.LearningRateFactor(4), 1);
   EXPECT_DOUBLE_EQ(plan.LearningRateFactor(5), 0.5);
   EXPECT_DOUBLE_EQ(plan.LearningRateFactor(10), 0.25);
+  plan.schedule.every_steps = 2;
+  EXPECT_DOUBLE_EQ(plan.LearningRateFactor(1), 1);
+  EXPECT_DOUBLE_EQ(plan.LearningRateFactor(4), 0.25);
+  plan.schedule.kind = Schedule::Kind::kExponential;
+  EXPECT_DOUBLE_EQ(plan.LearningRateFactor(0), 1);
+  EXPECT_NEAR(plan.LearningRateFactor(1), 0.70710678118654752, 1e-12);
+  EXPECT_DOUBLE_EQ(plan.LearningRateFactor(4), 0.25);
+  plan.schedule = {
+      .kind = Schedule::Kind::kPolynomial, .final_factor = 0.2, .power = 3};
+  EXPECT_DOUBLE_EQ(plan.LearningRateFactor(0), 1);
+  EXPECT_DOUBLE_EQ(plan.LearningRateFactor(5), 0.2 + 0.8 / 8);
+  EXPECT_DOUBLE_EQ(plan.LearningRateFactor(10), 0.2);
   plan.schedule = {.warmup_steps = 4};
   EXPECT_DOUBLE_EQ(plan.LearningRateFactor(0), 0.25);
   EXPECT_DOUBLE_EQ(plan.LearningRateFactor(3), 1);

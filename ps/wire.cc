@@ -1,6 +1,7 @@
 #include "ps/wire.h"
 
 #include <algorithm>
+#include <array>
 #include <iterator>
 #include <utility>
 
@@ -12,30 +13,58 @@ namespace {
 
 // In the order of OptimizerConfig's fields; a number more or less is refused,
 // so that two versions of the program do not train different models.
+template <typename Config>
+auto NumbersOf(Config& c) {
+  return std::array{&c.learning_rate,
+                    &c.momentum,
+                    &c.initial_accumulator,
+                    &c.epsilon,
+                    &c.beta1,
+                    &c.beta2,
+                    &c.l1,
+                    &c.l2,
+                    &c.beta,
+                    &c.rho,
+                    &c.l21,
+                    &c.weight_decay,
+                    &c.clip_value,
+                    &c.clip_norm};
+}
+
+template <typename Config>
+auto FlagsOf(Config& c) {
+  return std::array{&c.decoupled, &c.centered};
+}
+
 void OptimizerToWire(const OptimizerConfig& in, wire::Optimizer& out) {
   out.set_kind(in.kind);
-  for (const double number :
-       {in.learning_rate, in.momentum, in.initial_accumulator, in.epsilon,
-        in.beta1, in.beta2, in.l1, in.l2, in.beta}) {
-    out.add_numbers(number);
+  for (const double* number : NumbersOf(in)) {
+    out.add_numbers(*number);
+  }
+  for (const bool* flag : FlagsOf(in)) {
+    out.add_flags(*flag);
   }
 }
 
 StatusOr<OptimizerConfig> OptimizerFromWire(const wire::Optimizer& in) {
-  constexpr int kNumbers = 9;
-  if (in.numbers_size() != kNumbers) {
-    return InvalidArgumentError(StrCat("optimizer '", in.kind(), "' has ",
-                                       in.numbers_size(), " numbers, expected ",
-                                       kNumbers));
-  }
   OptimizerConfig out;
   out.kind = in.kind();
+  const auto numbers = NumbersOf(out);
+  const auto flags = FlagsOf(out);
+  if (in.numbers_size() != static_cast<int>(numbers.size()) ||
+      in.flags_size() != static_cast<int>(flags.size())) {
+    return InvalidArgumentError(StrCat("optimizer '", in.kind(), "' has ",
+                                       in.numbers_size(), " numbers and ",
+                                       in.flags_size(), " flags, expected ",
+                                       numbers.size(), " and ", flags.size()));
+  }
   int i = 0;
-  for (auto* number :
-       {&out.learning_rate, &out.momentum, &out.initial_accumulator,
-        &out.epsilon, &out.beta1, &out.beta2, &out.l1, &out.l2, &out.beta}) {
-    *number =
-        static_cast<std::remove_pointer_t<decltype(number)>>(in.numbers(i++));
+  for (double* number : numbers) {
+    *number = in.numbers(i++);
+  }
+  i = 0;
+  for (bool* flag : flags) {
+    *flag = in.flags(i++);
   }
   return out;
 }

@@ -4,6 +4,7 @@
 #include <cctype>
 #include <cmath>
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 #include <string_view>
 #include <vector>
@@ -520,20 +521,21 @@ int CountFeatures(const DataSpec& data, std::string_view kind) {
                     }));
 }
 
-// Keys of the model that its kind does not read would do nothing.
-Problem CheckKeysOfKind(const ModelSpec& model) {
+// Keys that the kind of what is at `key` does not read would do nothing.
+template <typename Spec>
+Problem CheckKeysOfKind(const Spec& spec, std::string_view key) {
   std::vector<const FieldDescriptor*> fields;
-  model.GetReflection()->ListFields(model, &fields);
+  spec.GetReflection()->ListFields(spec, &fields);
   for (const FieldDescriptor* field : fields) {
     const std::vector<std::string> kinds = ReadBy(*field);
     if (kinds.empty() ||
-        std::find(kinds.begin(), kinds.end(), model.kind()) != kinds.end() ||
-        SaysTheDefault(model, *field)) {
+        std::find(kinds.begin(), kinds.end(), spec.kind()) != kinds.end() ||
+        SaysTheDefault(spec, *field)) {
       continue;
     }
     return JobProblem{
-        StrCat("model.", field->name()),
-        StrCat(model.kind(), " does not read it (", JoinOr(kinds),
+        StrCat(key, ".", field->name()),
+        StrCat(spec.kind(), " does not read it (", JoinOr(kinds),
                kinds.size() > 1 ? " do" : " does", "); leave it out")};
   }
   return std::nullopt;
@@ -570,7 +572,7 @@ Problem CheckTables(const JobSpec& job) {
 Problem CheckModel(const JobSpec& job) {
   const ModelSpec& model = job.model();
   const std::string& kind = model.kind();
-  if (Problem problem = CheckKeysOfKind(model); problem.has_value()) {
+  if (Problem problem = CheckKeysOfKind(model, "model"); problem.has_value()) {
     return problem;
   }
   if (Problem problem = CheckTables(job); problem.has_value()) {
@@ -623,33 +625,67 @@ Problem CheckOptimizer(const OptimizerSpec& optimizer, const std::string& key) {
   const auto problem = [&](std::string_view name, std::string_view text) {
     return JobProblem{StrCat(key, ".", name), StrCat(kind, ": ", text)};
   };
-  if (kind == "adagrad" && optimizer.initial_accumulator() == 0 &&
-      optimizer.epsilon() == 0) {
+  const auto is = [&](std::initializer_list<std::string_view> kinds) {
+    return std::find(kinds.begin(), kinds.end(), kind) != kinds.end();
+  };
+  if (Problem unread = CheckKeysOfKind(optimizer, key); unread.has_value()) {
+    return unread;
+  }
+  const bool no_epsilon = optimizer.has_epsilon() && optimizer.epsilon() == 0;
+  if (is({"adagrad", "rowwise_adagrad"}) && no_epsilon &&
+      optimizer.initial_accumulator() == 0) {
     return problem("initial_accumulator",
                    "0 with epsilon 0 divides by zero; raise one of them");
   }
-  if (kind == "adam" && (optimizer.beta1() >= 1 || optimizer.beta2() >= 1)) {
+  if (is({"adam", "lazy_adam", "adamw", "adamax", "amsgrad"}) &&
+      (optimizer.beta1() >= 1 || optimizer.beta2() >= 1)) {
     return problem(optimizer.beta1() >= 1 ? "beta1" : "beta2",
                    "1 never forgets and divides by zero; give less than 1");
   }
-  if (kind == "adam" && optimizer.epsilon() == 0) {
+  if (is({"adadelta", "rmsprop"}) && optimizer.rho() >= 1) {
+    return problem("rho", "1 never learns of a gradient; give less than 1");
+  }
+  if (!is({"adagrad", "rowwise_adagrad"}) && no_epsilon) {
     return problem("epsilon", "0 divides by zero where gradients are 0");
   }
-  if (kind == "ftrl" && optimizer.learning_rate() == 0) {
+  if (is({"ftrl", "group_ftrl"}) && optimizer.learning_rate() == 0) {
     return problem("learning_rate", "0 divides by zero; give more");
   }
-  if (kind == "ftrl" && optimizer.beta() == 0 &&
+  if (is({"ftrl", "group_ftrl"}) && optimizer.beta() == 0 &&
       optimizer.initial_accumulator() == 0 && optimizer.l2() == 0) {
     return problem("beta",
                    "0 with initial_accumulator 0 and l2 0 divides by "
                    "zero; raise one of them");
   }
+  if (optimizer.decoupled() && kind != "adamw" &&
+      optimizer.weight_decay() == 0) {
+    return problem("decoupled",
+                   "there is no weight decay; give weight_decay, or leave it "
+                   "out");
+  }
   return std::nullopt;
 }
 
+// What is done by rows has no meaning for dense variables.
+Problem CheckDense(const OptimizerSpec& dense) {
+  if (dense.kind() == "rowwise_adagrad" || dense.kind() == "group_ftrl") {
+    return JobProblem{
+        "dense.kind",
+        StrCat("'", dense.kind(),
+               "' works on the rows of tables, which dense variables have not; "
+               "use it in tables.NAME.optimizer, and ",
+               dense.kind() == "group_ftrl" ? "ftrl" : "adagrad", " here")};
+  }
+  if (dense.clip_norm() > 0) {
+    return JobProblem{"dense.clip_norm",
+                      "it is the norm of a row of a table; use it in "
+                      "tables.NAME.optimizer, and clip_value here"};
+  }
+  return CheckOptimizer(dense, "dense");
+}
+
 Problem CheckOptimizers(const JobSpec& job) {
-  if (Problem problem = CheckOptimizer(job.dense(), "dense");
-      problem.has_value()) {
+  if (Problem problem = CheckDense(job.dense()); problem.has_value()) {
     return problem;
   }
   for (const auto& [name, table] : job.tables()) {
@@ -676,6 +712,10 @@ std::vector<std::string> MetricsOf(const std::string& task) {
 
 Problem CheckTrain(const JobSpec& job) {
   const TrainSpec& train = job.train();
+  if (Problem problem = CheckKeysOfKind(train.schedule(), "train.schedule");
+      problem.has_value()) {
+    return problem;
+  }
   const EarlyStoppingSpec& stopping = train.early_stopping();
   if (stopping.patience() == 0) {
     return std::nullopt;

@@ -29,7 +29,7 @@ std::vector<std::string> AllowedValues(
 std::vector<std::string> AllowedKeys(
     const google::protobuf::FieldDescriptor& field);
 
-// The model kinds that read the key; empty: all.
+// The values of `kind` beside the key that read it; empty: all.
 std::vector<std::string> ReadBy(const google::protobuf::FieldDescriptor& field);
 
 // Whether a key that is given in `message` says what would be so without it.

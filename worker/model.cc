@@ -23,16 +23,40 @@ Registry<ModelFn>& ModelRegistry() {
 namespace {
 
 ps::OptimizerConfig ToConfig(const OptimizerSpec& spec) {
-  return {.kind = spec.kind(),
-          .learning_rate = spec.learning_rate(),
-          .momentum = spec.momentum(),
-          .initial_accumulator = spec.initial_accumulator(),
-          .epsilon = spec.epsilon(),
-          .beta1 = spec.beta1(),
-          .beta2 = spec.beta2(),
-          .l1 = spec.l1(),
-          .l2 = spec.l2(),
-          .beta = spec.beta()};
+  const std::string& kind = spec.kind();
+  ps::OptimizerConfig config = {
+      .kind = kind,
+      .learning_rate = spec.learning_rate(),
+      .momentum = kind == "rmsprop" ? 0 : 0.9,
+      .initial_accumulator = spec.initial_accumulator(),
+      .epsilon = kind == "adadelta" ? 1e-6 : 1e-8,
+      .beta1 = spec.beta1(),
+      .beta2 = spec.beta2(),
+      .l1 = spec.l1(),
+      .l2 = spec.l2(),
+      .beta = spec.beta(),
+      .rho = spec.rho(),
+      .l21 = spec.l21(),
+      .weight_decay = kind == "adamw" ? 0.01 : 0,
+      .clip_value = spec.clip_value(),
+      .clip_norm = spec.clip_norm(),
+      .decoupled = spec.decoupled(),
+      .centered = spec.centered()};
+  // Their defaults are the kind's.
+  if (spec.has_momentum()) {
+    config.momentum = spec.momentum();
+  }
+  if (spec.has_epsilon()) {
+    config.epsilon = spec.epsilon();
+  }
+  if (spec.has_weight_decay()) {
+    config.weight_decay = spec.weight_decay();
+  }
+  if (kind == "adamw") {
+    config.kind = "adam";
+    config.decoupled = true;
+  }
+  return config;
 }
 
 ps::Initializer ToInitializer(const graph::Initializer& initializer) {

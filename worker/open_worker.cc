@@ -173,13 +173,18 @@ ps::TrainPlan MakeTrainPlan(const JobSpec& job, int64_t train_rows,
   plan.checkpoint_every_steps = job.checkpoint().every_steps();
   const ScheduleSpec& schedule = train.schedule();
   using Kind = ps::Schedule::Kind;
-  plan.schedule = {.kind = schedule.kind() == "linear"   ? Kind::kLinear
-                           : schedule.kind() == "cosine" ? Kind::kCosine
-                           : schedule.kind() == "step"   ? Kind::kStep
-                                                         : Kind::kConstant,
+  const std::string& kind = schedule.kind();
+  plan.schedule = {.kind = kind == "linear" || kind == "polynomial"
+                               ? Kind::kPolynomial
+                           : kind == "cosine"      ? Kind::kCosine
+                           : kind == "step"        ? Kind::kStep
+                           : kind == "exponential" ? Kind::kExponential
+                                                   : Kind::kConstant,
                    .warmup_steps = schedule.warmup_steps(),
                    .final_factor = schedule.final(),
-                   .gamma = schedule.gamma()};
+                   .power = kind == "polynomial" ? schedule.power() : 1,
+                   .gamma = schedule.gamma(),
+                   .every_steps = schedule.every_steps()};
   return plan;
 }
 

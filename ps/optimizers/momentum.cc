@@ -5,6 +5,7 @@
 namespace shoal::ps {
 namespace {
 
+template <bool kNesterov>
 struct MomentumFn {
   float rate;
   float momentum;
@@ -14,13 +15,18 @@ struct MomentumFn {
     float* __restrict velocity = row + dim;
     for (int64_t j = 0; j < dim; ++j) {
       velocity[j] = momentum * velocity[j] + gradient[j];
-      row[j] -= rate * velocity[j];
+      const float ahead =
+          kNesterov ? gradient[j] + momentum * velocity[j] : velocity[j];
+      row[j] -= rate * ahead;
     }
   }
 };
 
 // Heavy ball (Polyak 1964), in the form that keeps the rate outside of the
-// velocity: v = mu v + g; w -= rate v. State: v.
+// velocity: v = mu v + g; w -= rate v. With Nesterov's momentum (Sutskever et
+// al. 2013, in the form that keeps w where the gradient is taken) w -=
+// rate (g + mu v). State: v.
+template <bool kNesterov>
 class Momentum : public Optimizer {
  public:
   explicit Momentum(const OptimizerConfig& config)
@@ -32,8 +38,8 @@ class Momentum : public Optimizer {
   }
   void Apply(const ApplyBatch& batch) const override {
     RunRowLoop(
-        MomentumFn{static_cast<float>(rate_ * batch.learning_rate_factor),
-                   momentum_},
+        MomentumFn<kNesterov>{
+            static_cast<float>(rate_ * batch.learning_rate_factor), momentum_},
         batch);
   }
 
@@ -44,10 +50,13 @@ class Momentum : public Optimizer {
 
 StatusOr<std::unique_ptr<Optimizer>> CreateMomentum(
     const OptimizerConfig& config) {
-  return std::unique_ptr<Optimizer>(std::make_unique<Momentum>(config));
+  if (config.kind == "nesterov") {
+    return std::unique_ptr<Optimizer>(std::make_unique<Momentum<true>>(config));
+  }
+  return std::unique_ptr<Optimizer>(std::make_unique<Momentum<false>>(config));
 }
 
-SHOAL_REGISTER_OPTIMIZER("momentum", &CreateMomentum);
+SHOAL_REGISTER_OPTIMIZER(&CreateMomentum, "momentum", "nesterov");
 
 }  // namespace
 }  // namespace shoal::ps

@@ -20,6 +20,29 @@
 
 namespace shoal::ps {
 
+// The sum of x[j]^2, in an order that no width of vectors changes: x[j] goes to
+// sum j modulo 8, and those are added up in turn.
+[[gnu::always_inline]] inline double SumOfSquares(const float* x, int64_t n) {
+  constexpr int64_t kSums = 8;
+  double sums[kSums] = {};
+  int64_t j = 0;
+  for (; j + kSums <= n; j += kSums) {
+    for (int64_t k = 0; k < kSums; ++k) {
+      const double value = x[j + k];
+      sums[k] += value * value;
+    }
+  }
+  for (int64_t k = 0; j < n; ++j, ++k) {
+    const double value = x[j];
+    sums[k] += value * value;
+  }
+  double sum = 0;
+  for (const double part : sums) {
+    sum += part;
+  }
+  return sum;
+}
+
 template <typename Fn>
 [[gnu::always_inline]] inline void RowLoop(const Fn& fn,
                                            const ApplyBatch& batch) {

@@ -33,7 +33,7 @@ StatusOr<std::unique_ptr<Optimizer>> CreateSgd(const OptimizerConfig& config) {
   return std::unique_ptr<Optimizer>(std::make_unique<Sgd>(config));
 }
 
-SHOAL_REGISTER_OPTIMIZER("sgd", &CreateSgd);
+SHOAL_REGISTER_OPTIMIZER(&CreateSgd, "sgd");
 
 }  // namespace
 }  // namespace shoal::ps
