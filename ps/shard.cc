@@ -58,7 +58,8 @@ void Shard::OnJoined(const JoinResult& joined) {
                              .optimizer = table.optimizer,
                              .initializer = table.initializer,
                              .seed = model_.seed,
-                             .slot_bits = route_.slot_bits});
+                             .slot_bits = route_.slot_bits,
+                             .format = table.format});
     if (!made.ok()) {
       Fail(made.status());
       return;
@@ -417,7 +418,7 @@ void Shard::Apply(const Piece& piece, double learning_rate_factor) {
     for (size_t t = 0; t < gradients.tables.size(); ++t) {
       const auto index = static_cast<size_t>(model_.groups[g][t]);
       tables_[index]->Apply(gradients.ids, gradients.tables[t].data(),
-                            learning_rate_factor);
+                            learning_rate_factor, step_);
     }
   }
   dense_->Apply(piece.dense, learning_rate_factor);
