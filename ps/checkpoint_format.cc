@@ -25,9 +25,17 @@ Buffer BufferOf(std::span<const T> values) {
                         static_cast<int64_t>(values.size_bytes()));
 }
 
+// As safetensors calls them.
+const char* FormatName(DType format) {
+  return format == DType::kBF16  ? "BF16"
+         : format == DType::kF16 ? "F16"
+                                 : "F32";
+}
+
 struct TableTensors {
   std::span<const uint64_t> ids;
-  std::span<const float> values;
+  DType format = DType::kF32;
+  std::span<const std::byte> values;
   std::span<const float> state;
   int64_t dim = 0;
   int64_t state_floats = 0;
@@ -48,11 +56,20 @@ StatusOr<TableTensors> TableOf(const Tensors& tensors, const std::string& file,
     return &it->second;
   };
   SHOAL_ASSIGN_OR_RETURN(const Tensor* ids, find("ids", "U64", 1));
-  SHOAL_ASSIGN_OR_RETURN(const Tensor* values, find("values", "F32", 2));
+  DType format = DType::kF32;
+  for (const DType other : {DType::kBF16, DType::kF16}) {
+    const auto it = tensors.find(StrCat(name, "/values"));
+    if (it != tensors.end() && it->second.dtype == FormatName(other)) {
+      format = other;
+    }
+  }
+  SHOAL_ASSIGN_OR_RETURN(const Tensor* values,
+                         find("values", FormatName(format), 2));
   SHOAL_ASSIGN_OR_RETURN(const Tensor* state, find("state", "F32", 2));
   TableTensors table;
   table.ids = ids->data.As<uint64_t>();
-  table.values = values->data.As<float>();
+  table.format = format;
+  table.values = values->data.As<std::byte>();
   table.state = state->data.As<float>();
   table.dim = values->shape[1];
   table.state_floats = state->shape[1];
@@ -149,12 +166,11 @@ class PartsWriter {
   }
 
   Status WriteRows(const SparseTable& table) {
-    const auto dim = static_cast<size_t>(table.dim());
-    const auto s = static_cast<size_t>(table.state_floats());
     const size_t rows_max = static_cast<size_t>(std::max<int64_t>(
-        1, part_bytes_max_ / (8 + (table.dim() + table.state_floats()) * 4)));
+        1, part_bytes_max_ /
+               (8 + table.value_bytes() + table.state_floats() * 4)));
     std::vector<uint64_t> ids;
-    std::vector<float> values;
+    std::vector<std::byte> values;
     std::vector<float> states;
     const auto flush = [&]() -> Status {
       SlotSet rows = state_.slots;
@@ -168,13 +184,14 @@ class PartsWriter {
       return Publish(writer, rows);
     };
     Status status;
-    table.ForEach([&](uint64_t id, const float* row) {
+    table.ForEach([&](uint64_t id, std::span<const std::byte> row,
+                      std::span<const float> state) {
       if (!status.ok()) {
         return;
       }
       ids.push_back(id);
-      values.insert(values.end(), row, row + dim);
-      states.insert(states.end(), row + dim, row + dim + s);
+      values.insert(values.end(), row.begin(), row.end());
+      states.insert(states.end(), state.begin(), state.end());
       if (ids.size() == rows_max) {
         status = flush();
       }
@@ -183,12 +200,12 @@ class PartsWriter {
   }
 
   static void AddTable(const SparseTable& table, std::span<const uint64_t> ids,
-                       std::span<const float> values,
+                       std::span<const std::byte> values,
                        std::span<const float> states, TensorsWriter& writer) {
     const auto n = static_cast<int64_t>(ids.size());
     writer.Add(StrCat(table.name(), "/ids"), "U64", {n}, BufferOf(ids));
-    writer.Add(StrCat(table.name(), "/values"), "F32", {n, table.dim()},
-               BufferOf(values));
+    writer.Add(StrCat(table.name(), "/values"), FormatName(table.format()),
+               {n, table.dim()}, BufferOf(values));
     writer.Add(StrCat(table.name(), "/state"), "F32", {n, table.state_floats()},
                BufferOf(states));
   }
@@ -365,6 +382,12 @@ StatusOr<TableTensors> FitTable(const std::string& file, const Tensors& tensors,
                table.dim(), " and ", table.state_floats(),
                " in this job: is it of another model or optimizer?"));
   }
+  if (from.format != table.format()) {
+    return FailedPreconditionError(StrCat(
+        "table '", table.name(), "' has rows in ", Name(from.format), " in ",
+        file, ", but in ", Name(table.format()), " in this job: set tables.",
+        table.name(), ".format to ", Name(from.format)));
+  }
   return from;
 }
 
@@ -404,11 +427,11 @@ StatusOr<std::optional<ChunkTensors>> FitChunk(const std::string& file,
 
 void LoadRows(const TableTensors& from, const SlotSet& slots,
               SparseTable& table) {
-  const auto dim = static_cast<size_t>(from.dim);
+  const auto row = static_cast<size_t>(from.dim * SizeOf(from.format));
   const auto s = static_cast<size_t>(from.state_floats);
   for (size_t i = 0; i < from.ids.size(); ++i) {
     if (slots.Contains(SlotOfHash(IdHash(from.ids[i]), slots.bits))) {
-      table.Load(from.ids[i], from.values.subspan(i * dim, dim),
+      table.Load(from.ids[i], from.values.subspan(i * row, row),
                  from.state.subspan(i * s, s));
     }
   }
@@ -647,7 +670,7 @@ Status VisitPart(
 class DigestSum {
  public:
   void Add(const std::string& kind, const std::string& name, uint64_t number,
-           std::span<const float> values, std::span<const float> state) {
+           std::span<const std::byte> values, std::span<const float> state) {
     bytes_.assign(kind);
     bytes_ += '\0';
     bytes_ += name;
@@ -687,18 +710,20 @@ StatusOr<std::string> DigestCheckpoint(Storage& storage,
     SHOAL_RETURN_IF_ERROR(VisitPart(
         StrCat(folder, "/", part.file.file), tensors,
         [&](const std::string& name, const TableTensors& table) {
-          const auto dim = static_cast<size_t>(table.dim);
+          const auto row =
+              static_cast<size_t>(table.dim * SizeOf(table.format));
           const auto s = static_cast<size_t>(table.state_floats);
           for (size_t i = 0; i < table.ids.size(); ++i) {
             digest.Add("row", name, table.ids[i],
-                       table.values.subspan(i * dim, dim),
+                       table.values.subspan(i * row, row),
                        table.state.subspan(i * s, s));
           }
         },
         [&](const ChunkName& chunk, std::span<const float> values,
             std::span<const float> state) {
           digest.Add("chunk", chunk.variable,
-                     static_cast<uint64_t>(chunk.first), values, state);
+                     static_cast<uint64_t>(chunk.first), std::as_bytes(values),
+                     state);
         }));
   }
   return digest.ToString();

@@ -26,10 +26,11 @@ namespace shoal::ps {
 // The first file of a shard holds its dense chunks, `VARIABLE@FIRST/values` and
 // `VARIABLE@FIRST/state` F32, and of each table the form: the tensors that
 // follow, with no row. Each further file holds rows of one table: `TABLE/ids`
-// U64 [n], `TABLE/values` F32 [n, dim] and `TABLE/state` F32 [n, s], in the
-// order of IdHash(). All ids lie before all floats, which aligns them without
-// holes. What the manifest says of a file: its name, size, checksum, and the
-// slots that its rows are of. It has a checksum of what it says itself.
+// U64 [n], `TABLE/values` [n, dim] in the table's format (F32, BF16, F16) and
+// `TABLE/state` F32 [n, s], in the order of IdHash(). Wider elements lie before
+// narrower ones, which aligns them without holes. What the manifest says of a
+// file: its name, size, checksum, and the slots that its rows are of. It has a
+// checksum of what it says itself.
 
 // A file of rows is closed when it has this many bytes, so that saving and
 // loading never need much more memory than that.

@@ -36,6 +36,7 @@ ModelSpec CheckpointModel(const std::string& optimizer) {
   model.tables[0].dim = 1;
   model.tables[1].name = "embedding";
   model.tables[1].dim = 5;
+  model.tables[1].format = DType::kBF16;
   for (TableSpec& table : model.tables) {
     table.optimizer.kind = optimizer;
     table.initializer = {Initializer::Kind::kUniform, 0.5};
@@ -54,7 +55,8 @@ struct CheckpointShard {
                                              .optimizer = table.optimizer,
                                              .initializer = table.initializer,
                                              .seed = model.seed,
-                                             .slot_bits = 10}));
+                                             .slot_bits = 10,
+                                             .format = table.format}));
     }
     std::vector<DenseChunk> chunks;
     const DenseLayout layout(model);
@@ -93,7 +95,7 @@ struct CheckpointShard {
           }
         }
       }
-      table->Apply(ids, gradients.data(), 1);
+      table->Apply(ids, gradients.data(), 1, static_cast<int64_t>(t));
     }
     std::vector<float> gradients;
     for (const DenseChunk& chunk : dense->chunks()) {
@@ -171,9 +173,12 @@ std::string DigestByHand(const CheckpointShards& shards) {
   };
   for (const auto& shard : shards) {
     for (const auto& table : shard->tables) {
-      table->ForEach([&](uint64_t id, const float* row) {
-        add("row", table->name(), id, row,
-            static_cast<size_t>(table->dim() + table->state_floats()) * 4);
+      table->ForEach([&](uint64_t id, std::span<const std::byte> values,
+                         std::span<const float> state) {
+        std::vector<std::byte> row(values.begin(), values.end());
+        const auto more = std::as_bytes(state);
+        row.insert(row.end(), more.begin(), more.end());
+        add("row", table->name(), id, row.data(), row.size());
       });
     }
     for (size_t c = 0; c < shard->dense->chunks().size(); ++c) {
@@ -300,16 +305,19 @@ TEST(CheckpointTest, DigestSeesEveryBitOfValuesAndState) {
   TrainAll(shards, 2, 2);
   SparseTable& table = *shards[1]->tables[1];
   uint64_t id = 0;
-  std::vector<float> row;
-  table.ForEach([&](uint64_t at, const float* from) {
+  std::vector<std::byte> values;
+  std::vector<float> state;
+  table.ForEach([&](uint64_t at, std::span<const std::byte> row,
+                    std::span<const float> of_row) {
     id = at;
-    row.assign(from, from + 10);
+    values.assign(row.begin(), row.end());
+    state.assign(of_row.begin(), of_row.end());
   });
   uint32_t bits = 0;
-  std::memcpy(&bits, &row[9], 4);
+  std::memcpy(&bits, &state.back(), 4);
   bits ^= 1;
-  std::memcpy(&row[9], &bits, 4);
-  table.Load(id, std::span(row).first(5), std::span(row).last(5));
+  std::memcpy(&state.back(), &bits, 4);
+  table.Load(id, values, state);
   ASSERT_TRUE(SaveAll(storage, kFolder, 2, shards).ok());
   EXPECT_NE(DigestOf(storage, kFolder), before);
 }
@@ -658,7 +666,7 @@ TEST_F(CheckpointDamageTest, HeadersThatLieAreDataLossSayingWhy) {
                     R"("data_offsets":[-4,0]}})",
                     4),
        "valid offsets"},
-      {PartOfHeader(R"({"a":{"dtype":"F16","shape":[2],)"
+      {PartOfHeader(R"({"a":{"dtype":"I16","shape":[2],)"
                     R"("data_offsets":[0,4]}})",
                     4),
        "lies outside"},

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/dtype.h"
 #include "base/time.h"
 #include "comm/message.h"
 #include "ps/initializer.h"
@@ -32,6 +33,7 @@ struct TableSpec {
   int64_t dim = 0;
   OptimizerConfig optimizer;
   Initializer initializer;
+  DType format = DType::kF32;  // of values, see IsRowFormat()
 };
 
 // What the servers hold for a job, in an order that all members share.

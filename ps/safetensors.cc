@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -41,12 +42,23 @@ Status Damaged(const std::string& file, const std::string& why) {
   return DataLossError(StrCat(file, " is damaged: ", why));
 }
 
+namespace {
+
+// Bytes of an element; 0 of a type that no checkpoint has.
+int64_t WidthOf(std::string_view dtype) {
+  return dtype == "U64"                      ? 8
+         : dtype == "F32"                    ? 4
+         : dtype == "F16" || dtype == "BF16" ? 2
+                                             : 0;
+}
+
+}  // namespace
+
 // --- Writing ---------------------------------------------------------------
 
 void TensorsWriter::Add(const std::string& name, const char* dtype,
                         std::vector<int64_t> shape, Buffer data) {
-  auto& group = std::string_view(dtype) == "U64" ? wide_ : narrow_;
-  group.push_back({name, dtype, std::move(shape), std::move(data)});
+  items_.push_back({name, dtype, std::move(shape), std::move(data)});
 }
 
 StatusOr<CheckpointPart> TensorsWriter::Publish(Storage& storage,
@@ -55,15 +67,17 @@ StatusOr<CheckpointPart> TensorsWriter::Publish(Storage& storage,
   Json header = {{"__metadata__", {{"writer", "shoal"}}}};
   std::vector<Buffer> pieces(1);
   int64_t offset = 0;
-  for (auto* group : {&wide_, &narrow_}) {
-    for (Item& item : *group) {
-      const int64_t end = offset + item.data.size();
-      header[item.name] = {{"dtype", item.dtype},
-                           {"shape", item.shape},
-                           {"data_offsets", {offset, end}}};
-      offset = end;
-      pieces.push_back(std::move(item.data));
-    }
+  std::stable_sort(items_.begin(), items_.end(),
+                   [](const Item& a, const Item& b) {
+                     return WidthOf(a.dtype) > WidthOf(b.dtype);
+                   });
+  for (Item& item : items_) {
+    const int64_t end = offset + item.data.size();
+    header[item.name] = {{"dtype", item.dtype},
+                         {"shape", item.shape},
+                         {"data_offsets", {offset, end}}};
+    offset = end;
+    pieces.push_back(std::move(item.data));
   }
   SHOAL_ASSIGN_OR_RETURN(std::string text,
                          DumpJson(header, "the name of a table or variable"));
@@ -95,9 +109,7 @@ StatusOr<Tensor> ReadTensor(const std::string& file, const std::string& name,
   }
   Tensor tensor;
   tensor.dtype = dtype->get<std::string>();
-  const int64_t width = tensor.dtype == "U64"   ? 8
-                        : tensor.dtype == "F32" ? 4
-                                                : 0;
+  const int64_t width = WidthOf(tensor.dtype);
   int64_t bytes = width;
   for (const Json& dim : *shape) {
     if (!dim.is_number_unsigned() || dim.get<int64_t>() < 0 ||
@@ -113,7 +125,8 @@ StatusOr<Tensor> ReadTensor(const std::string& file, const std::string& name,
   const auto begin = (*offsets)[0].get<uint64_t>();
   const auto end = (*offsets)[1].get<uint64_t>();
   if (width == 0 || begin > end || end > static_cast<uint64_t>(data.size()) ||
-      end - begin != static_cast<uint64_t>(bytes) || begin % 4 != 0) {
+      end - begin != static_cast<uint64_t>(bytes) ||
+      begin % static_cast<uint64_t>(std::min<int64_t>(width, 4)) != 0) {
     return Damaged(file, StrCat("tensor '", name,
                                 "' lies outside of the file "
                                 "or has another size than its shape"));

@@ -23,7 +23,7 @@ struct CheckpointPart {
 };
 
 struct Tensor {
-  std::string dtype;  // "U64", "F32"
+  std::string dtype;  // "U64", "F32", "F16", "BF16"
   std::vector<int64_t> shape;
   uint64_t begin = 0;  // in the file's data
   Buffer data;
@@ -35,11 +35,11 @@ std::string Checksum(std::span<const Buffer> pieces);
 std::string HexOf(uint64_t value);
 
 // Gathers tensors, then writes them behind a header that names them. Readers
-// of safetensors refuse holes, so alignment comes from the order: all 8-byte
+// of safetensors refuse holes, so alignment comes from the order: the widest
 // elements first.
 class TensorsWriter {
  public:
-  // `dtype`: "U64" or "F32".
+  // `dtype`: "U64", "F32", "F16" or "BF16".
   void Add(const std::string& name, const char* dtype,
            std::vector<int64_t> shape, Buffer data);
 
@@ -55,13 +55,12 @@ class TensorsWriter {
     std::vector<int64_t> shape;
     Buffer data;
   };
-  std::vector<Item> wide_;
-  std::vector<Item> narrow_;
+  std::vector<Item> items_;
 };
 
 // Reads a file whole. Errors: those of Storage::ReadFile(); kDataLoss (it is
-// not what `part` says, or no valid safetensors file of U64 and F32; names file
-// and reason).
+// not what `part` says, or no valid safetensors file of those types; names
+// file and reason).
 StatusOr<Tensors> ReadTensors(Storage& storage, const std::string& folder,
                               const CheckpointPart& part);
 

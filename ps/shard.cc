@@ -58,7 +58,8 @@ void Shard::OnJoined(const JoinResult& joined) {
                              .optimizer = table.optimizer,
                              .initializer = table.initializer,
                              .seed = model_.seed,
-                             .slot_bits = route_.slot_bits});
+                             .slot_bits = route_.slot_bits,
+                             .format = table.format});
     if (!made.ok()) {
       Fail(made.status());
       return;

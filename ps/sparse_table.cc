@@ -6,30 +6,39 @@
 #include <cstdlib>
 #include <cstring>
 
-#include <sys/mman.h>
-
 #include "base/random.h"
 #include "base/strcat.h"
+#include "ps/row_format.h"
 #include "ps/slots.h"
 
 namespace shoal::ps {
 namespace {
 
-constexpr size_t kPageBytes = size_t{2} << 20;  // a huge page of x86-64
-constexpr uint32_t kFirstCapacityBits = 3;
+constexpr int64_t kRowBytesMax = int64_t{2} << 20;
+// Rows are allocated in segments of at most this: few, so that their addresses
+// stay in the first cache, and untouched memory costs nothing.
+constexpr int64_t kSegmentBytesMax = int64_t{64} << 20;
 constexpr int kSlotBitsMax = 24;
-// Ids that are looked up together: enough to hide the memory's latency, few
-// enough that what was prefetched is still in the first cache when it is used.
+// Ids that are looked up together, and how far ahead of a row's use the index
+// and the row are fetched: enough to hide the memory's latency, few enough that
+// what was fetched is still in the first cache.
 constexpr size_t kBlock = 64;
+constexpr size_t kIndexAhead = 32;
+constexpr size_t kRowAhead = 16;
 
-float* NewPage(bool huge) {
-  void* page = std::aligned_alloc(kPageBytes, kPageBytes);
-  SHOAL_CHECK(page != nullptr);
-  if (huge) {
-    // Only saves page-table walks; a kernel without huge pages refuses.
-    (void)madvise(page, kPageBytes, MADV_HUGEPAGE);
+// By lines of known length, which need no call.
+void CopyFloats(const float* from, size_t n, float* to) {
+  constexpr size_t kLine = 16;
+  for (; n >= kLine; n -= kLine, from += kLine, to += kLine) {
+    std::memcpy(to, from, kLine * sizeof(float));
   }
-  return static_cast<float*>(page);
+  for (size_t i = 0; i < n; ++i) {
+    to[i] = from[i];
+  }
+}
+
+constexpr int64_t RoundUp(int64_t n, int64_t to) {
+  return (n + to - 1) / to * to;
 }
 
 }  // namespace
@@ -45,122 +54,76 @@ StatusOr<std::unique_ptr<SparseTable>> SparseTable::Create(
                                        "': slot_bits is ", options.slot_bits,
                                        ", outside [1, ", kSlotBitsMax, "]"));
   }
-  // Whose row can't fit is refused before sizes are computed from it.
-  if (options.dim > static_cast<int64_t>(kPageBytes / sizeof(float))) {
-    return InvalidArgumentError(StrCat("table '", options.name, "': dim ",
-                                       options.dim, " is too large"));
+  if (!IsRowFormat(options.format)) {
+    return InvalidArgumentError(StrCat(
+        "table '", options.name, "': rows can't be in ", Name(options.format)));
+  }
+  const auto too_large = [&] {
+    return InvalidArgumentError(StrCat(
+        "table '", options.name, "': dim ", options.dim,
+        " is too large: a row may take ", kRowBytesMax, " bytes with state"));
+  };
+  // Refused before sizes are computed from it.
+  if (options.dim > kRowBytesMax) {
+    return too_large();
   }
   auto table = std::unique_ptr<SparseTable>(new SparseTable(options));
   SHOAL_ASSIGN_OR_RETURN(table->optimizer_, CreateOptimizer(options.optimizer));
   table->state_floats_ = table->optimizer_->StateFloats(options.dim);
-  // 16 bytes keep rows aligned for vectors; 64 where that wastes little.
-  const int64_t floats = options.dim + table->state_floats_;
-  const int64_t align = floats > 16 ? 16 : 4;
-  table->stride_ = (floats + align - 1) / align * align;
-  const auto rows_per_page = static_cast<uint64_t>(kPageBytes / sizeof(float)) /
-                             static_cast<uint64_t>(table->stride_);
-  if (rows_per_page == 0) {
-    return InvalidArgumentError(StrCat("table '", options.name, "': dim ",
-                                       options.dim, " is too large"));
+  // 16 bytes keep rows aligned for vectors; whole cache lines where that wastes
+  // little.
+  table->value_words_ = RoundUp(table->value_bytes(), 4) / 4;
+  const int64_t floats = table->value_words_ + table->state_floats_;
+  table->stride_ = RoundUp(floats, 16);
+  if ((table->stride_ - floats) * 8 > floats) {
+    table->stride_ = RoundUp(floats, 4);
   }
-  table->page_row_bits_ =
-      static_cast<uint32_t>(std::bit_width(rows_per_page)) - 1;
+  const int64_t row_bytes =
+      table->stride_ * static_cast<int64_t>(sizeof(float));
+  if (row_bytes > kRowBytesMax) {
+    return too_large();
+  }
+  table->segment_row_bits_ =
+      static_cast<uint32_t>(
+          std::bit_width(static_cast<uint64_t>(kSegmentBytesMax / row_bytes))) -
+      1;
   return table;
 }
 
 SparseTable::SparseTable(const Options& options)
     : options_(options),
       key_(HashKey(options.seed, HashText(options.name))),
-      slots_(size_t{1} << options.slot_bits) {}
+      index_(options.slot_bits) {}
 
 SparseTable::~SparseTable() {
-  for (float* page : pages_) {
-    std::free(page);
+  for (float* segment : segments_) {
+    std::free(segment);
   }
 }
 
 int64_t SparseTable::memory_bytes() const {
-  size_t bytes =
-      slots_.size() * sizeof(Index) + free_rows_.capacity() * sizeof(uint32_t);
-  bytes += pages_.size() > 1
-               ? pages_.size() * kPageBytes
-               : static_cast<size_t>(rows_made_ * stride_) * sizeof(float);
-  for (const Index& index : slots_) {
-    if (index.entries != nullptr) {
-      bytes += sizeof(Entry) << index.capacity_bits;
-    }
-  }
-  return static_cast<int64_t>(bytes);
+  const int64_t touched =
+      rows_made_ * stride_ * static_cast<int64_t>(sizeof(float));
+  constexpr auto kPage = static_cast<int64_t>(kHugePageBytes);
+  return index_.bytes() +
+         static_cast<int64_t>(free_rows_.capacity() * sizeof(uint32_t)) +
+         (touched <= kPage ? touched : RoundUp(touched, kPage));
 }
 
-const SparseTable::Entry* SparseTable::Home(const Index& index,
-                                            uint64_t hash) const {
-  // The bits after those that name the slot, so that positions rise with the
-  // hash.
-  return &index.entries[(hash << options_.slot_bits) >>
-                        (64 - index.capacity_bits)];
-}
-
-const SparseTable::Entry* SparseTable::Find(const Index& index, uint64_t hash,
-                                            uint64_t id) const {
-  if (index.entries == nullptr) {
-    return nullptr;
-  }
-  const Entry* entry = Home(index, hash);
-  const Entry* const end = &index.entries[size_t{1} << index.capacity_bits];
-  for (;;) {
-    if (entry->row == kNoRow) {
-      return nullptr;
-    }
-    if (entry->id == id) {
-      return entry;
-    }
-    if (++entry == end) {
-      entry = index.entries.get();
-    }
-  }
-}
-
-uint32_t SparseTable::Insert(Index& index, uint64_t hash, uint64_t id) {
-  const uint64_t capacity = uint64_t{1} << index.capacity_bits;
-  if (index.entries == nullptr || (index.count + 1) * 4 > capacity * 3) {
-    Grow(index);
-  }
-  size_t at = static_cast<size_t>(Home(index, hash) - index.entries.get());
-  const size_t mask = (size_t{1} << index.capacity_bits) - 1;
-  while (index.entries[at].row != kNoRow) {
-    at = (at + 1) & mask;
-  }
+uint32_t SparseTable::Insert(uint64_t hash, uint64_t id) {
   const uint32_t row = NewRow();
-  index.entries[at] = {.id = id, .row = row, .unused = 0};
-  ++index.count;
+  index_.Insert(hash, id, row);
   float* values = RowAt(row);
-  InitValues(id, values);
-  optimizer_->InitState(values + dim(), dim());
-  return row;
-}
-
-void SparseTable::Grow(Index& index) {
-  const std::unique_ptr<Entry[]> old = std::move(index.entries);
-  const size_t old_capacity =
-      old == nullptr ? 0 : size_t{1} << index.capacity_bits;
-  index.capacity_bits =
-      old == nullptr ? kFirstCapacityBits : index.capacity_bits + 1;
-  const size_t capacity = size_t{1} << index.capacity_bits;
-  index.entries = std::make_unique_for_overwrite<Entry[]>(capacity);
-  std::fill_n(index.entries.get(), capacity,
-              Entry{.id = 0, .row = kNoRow, .unused = 0});
-  for (size_t i = 0; i < old_capacity; ++i) {
-    if (old[i].row == kNoRow) {
-      continue;
-    }
-    size_t at = static_cast<size_t>(Home(index, IdHash(old[i].id)) -
-                                    index.entries.get());
-    while (index.entries[at].row != kNoRow) {
-      at = (at + 1) & (capacity - 1);
-    }
-    index.entries[at] = old[i];
+  if (format() == DType::kF32) {
+    InitValues(id, values);
+  } else {
+    std::vector<float> first(static_cast<size_t>(dim()));
+    InitValues(id, first.data());
+    // They are the format's already, so no key changes them.
+    RoundValues(format(), 0, first, values);
   }
+  optimizer_->InitState(values + value_words_, dim());
+  return row;
 }
 
 uint32_t SparseTable::NewRow() {
@@ -170,139 +133,178 @@ uint32_t SparseTable::NewRow() {
     return row;
   }
   const auto row = static_cast<uint32_t>(rows_made_++);
-  SHOAL_CHECK(row != kNoRow);
-  if ((row >> page_row_bits_) == pages_.size()) {
-    // A small table stays small: its one page is touched row by row.
-    pages_.push_back(NewPage(!pages_.empty()));
+  SHOAL_CHECK(row != RowIndex::kNone);
+  if ((row >> segment_row_bits_) == segments_.size()) {
+    const size_t bytes = (static_cast<size_t>(stride_) * sizeof(float))
+                         << segment_row_bits_;
+    segments_.push_back(static_cast<float*>(
+        AllocateHuge(bytes, /*small_start=*/segments_.empty())));
   }
   return row;
 }
 
 float* SparseTable::RowAt(uint32_t row) const {
-  const uint32_t in_page = row & ((uint32_t{1} << page_row_bits_) - 1);
-  return pages_[row >> page_row_bits_] + in_page * stride_;
+  const uint32_t in_segment = row & ((uint32_t{1} << segment_row_bits_) - 1);
+  return segments_[row >> segment_row_bits_] + in_segment * stride_;
+}
+
+uint64_t SparseTable::RoundingKey(uint64_t id, int64_t step) const {
+  constexpr uint64_t kRounding = 0x726f756e64ULL;
+  return HashKey(HashKey(HashKey(key_, kRounding), id),
+                 static_cast<uint64_t>(step));
 }
 
 void SparseTable::InitValues(uint64_t id, float* out) const {
-  options_.initializer.Fill(HashKey(key_, id), 0,
-                            {out, static_cast<size_t>(dim())});
+  const std::span<float> values(out, static_cast<size_t>(dim()));
+  options_.initializer.Fill(HashKey(key_, id), 0, values);
+  RoundInPlace(format(), RoundingKey(id, -1), values);
 }
 
 void SparseTable::Pull(std::span<const uint64_t> ids, float* out) const {
+  const size_t n = ids.size();
+  const auto row_bytes = static_cast<size_t>(value_bytes());
+  // Three stages on their way at once: an id's bucket is fetched, then its row,
+  // then the row is copied. Rings of what the later stages need.
   std::array<uint64_t, kBlock> hashes;
   std::array<const float*, kBlock> rows;
-  const size_t row_bytes = static_cast<size_t>(dim()) * sizeof(float);
-  for (size_t begin = 0; begin < ids.size(); begin += kBlock) {
-    const size_t n = std::min(kBlock, ids.size() - begin);
-    for (size_t i = 0; i < n; ++i) {
-      hashes[i] = IdHash(ids[begin + i]);
-      const Index& index = slots_[static_cast<size_t>(
-          SlotOfHash(hashes[i], options_.slot_bits))];
-      if (index.entries != nullptr) {
-        __builtin_prefetch(Home(index, hashes[i]));
+  const auto fetch_bucket = [&](size_t i) {
+    const uint64_t hash = IdHash(ids[i]);
+    hashes[i % kBlock] = hash;
+    index_.Prefetch(hash);
+  };
+  const auto fetch_row = [&](size_t i) {
+    const uint32_t row = index_.Find(hashes[i % kBlock], ids[i]);
+    const float* at = row == RowIndex::kNone ? nullptr : RowAt(row);
+    rows[i % kBlock] = at;
+    if (at != nullptr) {
+      for (size_t b = 0; b < row_bytes; b += 64) {
+        __builtin_prefetch(reinterpret_cast<const char*>(at) + b);
       }
     }
-    for (size_t i = 0; i < n; ++i) {
-      const Index& index = slots_[static_cast<size_t>(
-          SlotOfHash(hashes[i], options_.slot_bits))];
-      const Entry* entry = Find(index, hashes[i], ids[begin + i]);
-      rows[i] = entry == nullptr ? nullptr : RowAt(entry->row);
-      if (rows[i] != nullptr) {
-        for (size_t b = 0; b < row_bytes; b += 64) {
-          __builtin_prefetch(reinterpret_cast<const char*>(rows[i]) + b);
-        }
-      }
+  };
+  for (size_t i = 0; i < std::min(n, kIndexAhead); ++i) {
+    fetch_bucket(i);
+  }
+  for (size_t i = 0; i < std::min(n, kRowAhead); ++i) {
+    fetch_row(i);
+  }
+  for (size_t i = 0; i < n; ++i) {
+    if (i + kIndexAhead < n) {
+      fetch_bucket(i + kIndexAhead);
     }
-    for (size_t i = 0; i < n; ++i) {
-      float* to = out + (begin + i) * static_cast<size_t>(dim());
-      if (rows[i] != nullptr) {
-        std::memcpy(to, rows[i], row_bytes);
-      } else {
-        InitValues(ids[begin + i], to);
-      }
+    if (i + kRowAhead < n) {
+      fetch_row(i + kRowAhead);
+    }
+    float* to = out + i * static_cast<size_t>(dim());
+    const float* row = rows[i % kBlock];
+    if (row == nullptr) {
+      InitValues(ids[i], to);
+    } else if (format() == DType::kF32) {
+      CopyFloats(row, static_cast<size_t>(dim()), to);
+    } else {
+      WidenValues(format(), row, {to, static_cast<size_t>(dim())});
+    }
+  }
+}
+
+void SparseTable::RowsFor(std::span<const uint64_t> ids, float** rows) {
+  std::array<uint64_t, kBlock> hashes;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    hashes[i] = IdHash(ids[i]);
+    index_.Prefetch(hashes[i]);
+  }
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const uint32_t row = index_.Find(hashes[i], ids[i]);
+    rows[i] = RowAt(row != RowIndex::kNone ? row : Insert(hashes[i], ids[i]));
+    for (int64_t f = 0; f < stride_; f += 16) {
+      __builtin_prefetch(rows[i] + f, 1);
     }
   }
 }
 
 void SparseTable::Apply(std::span<const uint64_t> ids, const float* gradients,
                         double learning_rate_factor, int64_t step) {
-  std::array<uint64_t, kBlock> hashes;
   std::array<float*, kBlock> rows;
   for (size_t begin = 0; begin < ids.size(); begin += kBlock) {
     const size_t n = std::min(kBlock, ids.size() - begin);
-    for (size_t i = 0; i < n; ++i) {
-      hashes[i] = IdHash(ids[begin + i]);
-      const Index& index = slots_[static_cast<size_t>(
-          SlotOfHash(hashes[i], options_.slot_bits))];
-      if (index.entries != nullptr) {
-        __builtin_prefetch(Home(index, hashes[i]));
-      }
+    const auto block = ids.subspan(begin, n);
+    RowsFor(block, rows.data());
+    const ApplyBatch batch = {
+        .rows = rows.data(),
+        .gradients = gradients + begin * static_cast<size_t>(dim()),
+        .num_rows = static_cast<int64_t>(n),
+        .dim = dim(),
+        .learning_rate_factor = learning_rate_factor,
+        .step = step};
+    if (format() == DType::kF32) {
+      optimizer_->Apply(batch);
+    } else {
+      ApplyInF32(block, {rows.data(), n}, batch, step);
     }
-    for (size_t i = 0; i < n; ++i) {
-      Index& index = slots_[static_cast<size_t>(
-          SlotOfHash(hashes[i], options_.slot_bits))];
-      const Entry* entry = Find(index, hashes[i], ids[begin + i]);
-      rows[i] =
-          RowAt(entry != nullptr ? entry->row
-                                 : Insert(index, hashes[i], ids[begin + i]));
-      for (int64_t f = 0; f < stride_; f += 16) {
-        __builtin_prefetch(rows[i] + f, 1);
-      }
-    }
-    optimizer_->Apply(
-        {.rows = rows.data(),
-         .gradients = gradients + begin * static_cast<size_t>(dim()),
-         .num_rows = static_cast<int64_t>(n),
-         .dim = dim(),
-         .learning_rate_factor = learning_rate_factor,
-         .step = step});
   }
 }
 
-void SparseTable::Load(uint64_t id, std::span<const float> values,
+void SparseTable::ApplyInF32(std::span<const uint64_t> ids,
+                             std::span<float*> rows, const ApplyBatch& batch,
+                             int64_t step) {
+  const auto d = static_cast<size_t>(dim());
+  const auto s = static_cast<size_t>(state_floats_);
+  widened_.resize(kBlock * (d + s));
+  std::array<float*, kBlock> wide;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    wide[i] = widened_.data() + i * (d + s);
+    WidenValues(format(), rows[i], {wide[i], d});
+    std::copy_n(rows[i] + value_words_, s, wide[i] + d);
+  }
+  ApplyBatch widened = batch;
+  widened.rows = wide.data();
+  optimizer_->Apply(widened);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    RoundValues(format(), RoundingKey(ids[i], step), {wide[i], d}, rows[i]);
+    std::copy_n(wide[i] + d, s, rows[i] + value_words_);
+  }
+}
+
+void SparseTable::Load(uint64_t id, std::span<const std::byte> values,
                        std::span<const float> state) {
-  SHOAL_CHECK(static_cast<int64_t>(values.size()) == dim() &&
+  SHOAL_CHECK(static_cast<int64_t>(values.size()) == value_bytes() &&
               static_cast<int64_t>(state.size()) == state_floats_);
-  const uint64_t hash = IdHash(id);
-  Index& index =
-      slots_[static_cast<size_t>(SlotOfHash(hash, options_.slot_bits))];
-  const Entry* entry = Find(index, hash, id);
-  float* row = RowAt(entry != nullptr ? entry->row : Insert(index, hash, id));
-  std::copy(values.begin(), values.end(), row);
-  std::copy(state.begin(), state.end(), row + dim());
+  float* row = nullptr;
+  RowsFor({&id, 1}, &row);
+  std::memcpy(row, values.data(), values.size());
+  std::copy(state.begin(), state.end(), row + value_words_);
 }
 
 void SparseTable::EraseSlot(int64_t slot) {
-  SHOAL_CHECK(slot >= 0 && slot < static_cast<int64_t>(slots_.size()));
-  Index& index = slots_[static_cast<size_t>(slot)];
-  if (index.entries == nullptr) {
-    return;
-  }
-  for (size_t i = 0; i < size_t{1} << index.capacity_bits; ++i) {
-    if (index.entries[i].row != kNoRow) {
-      free_rows_.push_back(index.entries[i].row);
-    }
-  }
-  index = Index();
+  SHOAL_CHECK(slot >= 0 && slot < index_.num_parts());
+  index_.EraseIf(slot, [&](uint64_t, uint32_t row) {
+    free_rows_.push_back(row);
+    return true;
+  });
 }
 
-void SparseTable::ForEach(
-    FunctionRef<void(uint64_t, const float*)> visit) const {
-  std::vector<std::pair<uint64_t, const Entry*>> sorted;
-  for (const Index& index : slots_) {
-    if (index.entries == nullptr) {
-      continue;
-    }
+void SparseTable::ForEach(FunctionRef<void(uint64_t, std::span<const std::byte>,
+                                           std::span<const float>)>
+                              visit) const {
+  struct Entry {
+    uint64_t hash;
+    uint64_t id;
+    uint32_t row;
+  };
+  std::vector<Entry> sorted;
+  for (int64_t slot = 0; slot < index_.num_parts(); ++slot) {
     sorted.clear();
-    for (size_t i = 0; i < size_t{1} << index.capacity_bits; ++i) {
-      const Entry& entry = index.entries[i];
-      if (entry.row != kNoRow) {
-        sorted.emplace_back(IdHash(entry.id), &entry);
-      }
-    }
-    std::sort(sorted.begin(), sorted.end());
-    for (const auto& [hash, entry] : sorted) {
-      visit(entry->id, RowAt(entry->row));
+    index_.ForEach(slot, [&](uint64_t id, uint32_t row) {
+      sorted.push_back({IdHash(id), id, row});
+    });
+    std::sort(sorted.begin(), sorted.end(),
+              [](const Entry& a, const Entry& b) { return a.hash < b.hash; });
+    for (const Entry& entry : sorted) {
+      const float* row = RowAt(entry.row);
+      visit(entry.id,
+            {reinterpret_cast<const std::byte*>(row),
+             static_cast<size_t>(value_bytes())},
+            {row + value_words_, static_cast<size_t>(state_floats_)});
     }
   }
 }

@@ -7,6 +7,7 @@
 
 #include "base/strcat.h"
 #include "ps/protocol.pb.h"
+#include "ps/row_format.h"
 
 namespace shoal::ps {
 namespace {
@@ -133,6 +134,7 @@ void ToWire(const ModelSpec& model, wire::Model& out) {
     t.set_dim(table.dim);
     OptimizerToWire(table.optimizer, *t.mutable_optimizer());
     InitializerToWire(table.initializer, *t.mutable_initializer());
+    t.set_format(static_cast<int>(table.format));
   }
   for (const std::vector<int>& group : model.groups) {
     wire::Model::Group& g = *out.add_groups();
@@ -199,6 +201,12 @@ StatusOr<ModelSpec> FromWire(const wire::Model& in) {
     SHOAL_ASSIGN_OR_RETURN(table.optimizer, OptimizerFromWire(t.optimizer()));
     SHOAL_ASSIGN_OR_RETURN(table.initializer,
                            InitializerFromWire(t.initializer()));
+    table.format = static_cast<DType>(t.format());
+    if (t.format() < 0 || t.format() > static_cast<int>(DType::kBF16) ||
+        !IsRowFormat(table.format)) {
+      return InvalidArgumentError(
+          StrCat("table '", t.name(), "' has rows of format ", t.format()));
+    }
     out.tables.push_back(std::move(table));
   }
   std::vector<int> uses(out.tables.size(), 0);

@@ -58,8 +58,11 @@ JobSpec ModelPart(const JobSpec& job, bool with_columns) {
     const auto table = job.tables().find(name);
     const bool own =
         table != job.tables().end() && table->second.has_optimizer();
-    (*part.mutable_tables())[name].mutable_optimizer()->set_kind(
-        own ? table->second.optimizer().kind() : job.dense().kind());
+    TableSpec& kept = (*part.mutable_tables())[name];
+    kept.mutable_optimizer()->set_kind(own ? table->second.optimizer().kind()
+                                           : job.dense().kind());
+    kept.set_format(table != job.tables().end() ? table->second.format()
+                                                : TableSpec().format());
   }
   if (with_columns) {
     *part.mutable_data() = ColumnsPart(job);

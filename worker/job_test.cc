@@ -377,6 +377,7 @@ TEST(JobRulesTest, BrokenRulesNameKeyAndWhatToDo) {
        "model.wide: mlp does not read it"},
       {{"tables.embedding.init=normal"},
        "tables.embedding: lr has no such table"},
+      {{"tables.linear.format=f8"}, "tables.linear.format: 'f8'"},
       {{"model={kind: mlp, hidden: [4]}", "tables.linear.init=zero"},
        "tables.linear: mlp has no such table"},
       {{"tables.linear.init_scale=0.5"},
@@ -519,6 +520,7 @@ TEST(JobTest, CheckpointFitsJobsOfItsModelOnly) {
       {{"model.wide=[a]"}, "model.wide"},
       {{"dense.kind=adam"}, "dense.kind"},
       {{"tables.linear.optimizer.kind=ftrl"}, "ftrl"},
+      {{"tables.embedding.format=bf16"}, "format"},
       {{"data.features=[{column: b}, {column: a}]"}, "data.features"},
       {{"data.features=[{column: a}, {column: b}, {column: c}]"},
        "data.features"},
@@ -536,6 +538,7 @@ TEST(JobTest, CheckpointFitsJobsOfItsModelOnly) {
       {"data.features=[{column: a, hash_buckets: 0}, {column: b}]"},
       {"data.features=[{name: a, column: a}, {column: b}]"},
       {"tables.linear.optimizer.kind=adagrad"},  // that of dense
+      {"tables.embedding.format=f32"},
       {"seed=7", "cluster={workers: 3, servers: 4}", "train.epochs=9",
        "data.files=[later.csv]", "consistency.mode=async"},
       {"consistency={dense: allreduce, sharded_optimizer: true}"},

@@ -98,6 +98,9 @@ ps::TableSpec TableOf(const JobSpec& job, const graph::Feed& feed) {
                                                        : Kind::kUniform;
   }
   table.initializer.scale = spec.init_scale();
+  table.format = spec.format() == "bf16"  ? DType::kBF16
+                 : spec.format() == "f16" ? DType::kF16
+                                          : DType::kF32;
   return table;
 }
 

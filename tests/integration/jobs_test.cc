@@ -55,6 +55,40 @@ TEST_F(JobsTest, OneDigestForEveryCluster) {
   EXPECT_FALSE(digests.contains(Digest("out")));
 }
 
+// Rows of two bytes a value: what rounds them by chance is no matter of who
+// holds or pushes them, nor of a stop on the way.
+TEST_F(JobsTest, OneDigestForNarrowRowsOnEveryCluster) {
+  const std::vector<std::string> narrow = {"--set",
+                                           "tables.embedding.format=bf16",
+                                           "--set", "tables.linear.format=f16"};
+  const auto train = [&](const std::string& out,
+                         std::vector<std::string> args) {
+    args.insert(args.end(), narrow.begin(), narrow.end());
+    const RunOutcome result = Train(out, args);
+    EXPECT_EQ(result.exit_code, 0) << result.output;
+    return Digest(out);
+  };
+  const std::string digest = train("one", {"--in-process"});
+  for (const std::vector<std::string>& cluster :
+       std::vector<std::vector<std::string>>{
+           {"--in-process", "--set", "cluster.servers=3", "--set",
+            "cluster.shards=2", "--set", "cluster.workers=2"},
+           {"--in-process", "--set", "consistency.dense=allreduce", "--set",
+            "cluster.servers=2", "--set", "cluster.workers=3"}}) {
+    EXPECT_EQ(train("other", cluster), digest)
+        << ::testing::PrintToString(cluster);
+  }
+  train("half", {"--in-process", "--set", "train.max_steps=20"});
+  EXPECT_EQ(train("rest", {"--in-process", "--set", "cluster.servers=2",
+                           "--set", "checkpoint.restore=" + Path("half")}),
+            digest);
+  // Another format is another model.
+  const RunOutcome other = Train(
+      "wide", {"--in-process", "--set", "checkpoint.restore=" + Path("half")});
+  EXPECT_NE(other.exit_code, 0);
+  EXPECT_THAT(other.output, HasSubstr("format"));
+}
+
 // Every pair of settings on real data, as processes and as threads.
 TEST_F(JobsTest, OneDigestForEveryClusterOnTheFlights) {
   if (std::getenv("SHOAL_NIGHTLY") == nullptr) {
