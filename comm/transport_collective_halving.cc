@@ -23,6 +23,22 @@ int NumHalvings(int size) {
   return std::countr_zero(static_cast<unsigned>(size));
 }
 
+// Which chunk of which step a message has.
+struct Place {
+  int step;
+  int64_t chunk;
+  bool halves;  // or else has results
+  int level;    // of the halvings, undone in their reverse order
+};
+Place PlaceOf(const Message& message, int levels) {
+  const auto step = static_cast<int>(message.header.reserved >> kChunkBits);
+  const bool halves = step < levels;
+  return {.step = step,
+          .chunk = message.header.reserved & ((1U << kChunkBits) - 1),
+          .halves = halves,
+          .level = halves ? step : 2 * levels - 1 - step};
+}
+
 }  // namespace
 
 bool TransportCollective::MayHalve() const {
@@ -111,11 +127,8 @@ void TransportCollective::StartHalvingStep(Operation& op) {
 Status TransportCollective::TakeHalf(Operation& op, int from,
                                      Message& message) {
   Halving& halving = *op.halving;
-  const int levels = NumHalvings(group_.size());
-  const auto step = static_cast<int>(message.header.reserved >> kChunkBits);
-  const int64_t chunk = message.header.reserved & ((1U << kChunkBits) - 1);
-  const bool halves = step < levels;
-  const int level = halves ? step : 2 * levels - 1 - step;
+  const auto [step, chunk, halves, level] =
+      PlaceOf(message, NumHalvings(group_.size()));
   // A peer sends the chunks of a step in their order, each once.
   if (level < 0 || from != (group_.rank ^ 1 << level) ||
       halving.came[static_cast<size_t>(step)]++ != chunk) {
@@ -144,11 +157,8 @@ Status TransportCollective::TakeHalf(Operation& op, int from,
 void TransportCollective::AddHalf(Operation& op, int from,
                                   const Message& message) {
   Halving& halving = *op.halving;
-  const int levels = NumHalvings(group_.size());
-  const auto step = static_cast<int>(message.header.reserved >> kChunkBits);
-  const int64_t chunk = message.header.reserved & ((1U << kChunkBits) - 1);
-  const bool halves = step < levels;
-  const int level = halves ? step : 2 * levels - 1 - step;
+  const auto [step, chunk, halves, level] =
+      PlaceOf(message, NumHalvings(group_.size()));
   const auto [begin, end] =
       HalvingRegion(op, halves ? group_.rank : from, level + 1);
   const int64_t first = begin + chunk * ChunkCount(op);
