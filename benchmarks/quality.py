@@ -30,7 +30,8 @@ def train(program, job, data, mode, workers, seed):
         subprocess.run(
             [program, "train", f"examples/{job}.yaml", "--in-process", "--out", out,
              "--set", f"data.root={data}", "--set", f"consistency.mode={mode}",
-             "--set", "consistency.staleness=4", "--set", f"cluster.workers={workers}",
+             *(["--set", "consistency.staleness=4"] if mode == "bounded" else []),
+             "--set", f"cluster.workers={workers}",
              "--set", f"seed={seed}"],
             check=True, capture_output=True, text=True, timeout=900)
         with open(os.path.join(out, "metrics.json"), encoding="utf-8") as file:

@@ -312,6 +312,12 @@ Problem CheckConsistency(const JobSpec& job) {
                              " sums gradients where consistency.dense is "
                              "allreduce; set that, or leave it out")};
   }
+  if (consistency.has_staleness() && tables != "bounded" &&
+      dense != "bounded") {
+    return JobProblem{"consistency.staleness",
+                      StrCat("it is about bounded, but tables are in ", tables,
+                             "; leave it out, or set mode: bounded")};
+  }
   if (job.cluster().allreduce_size() > 0) {
     if (dense != "allreduce" ||
         (collective != "auto" && collective != "transport")) {

@@ -697,6 +697,17 @@ TEST(JobTest, CollectiveBackendNeedsAllReduce) {
               HasSubstr("but worker 1 computes on shadow"));
 }
 
+TEST(JobTest, StalenessIsOfBoundedAlone) {
+  EXPECT_EQ(ErrorOfSet({"consistency.staleness=3", "consistency.mode=bounded"}),
+            "OK");
+  EXPECT_EQ(ErrorOfSet({"consistency.staleness=3", "consistency.tables=bounded",
+                        "consistency.dense=allreduce"}),
+            "OK");
+  EXPECT_THAT(ErrorOfSet({"consistency.staleness=3"}),
+              HasSubstr("consistency.staleness: it is about bounded, but "
+                        "tables are in sync"));
+}
+
 TEST(JobTest, AllReduceSwitchesAreChecked) {
   const auto error = [](const std::string& entries,
                         std::vector<std::string> more = {}) {

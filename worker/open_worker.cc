@@ -15,6 +15,9 @@
 namespace shoal::worker {
 namespace {
 
+// Of consistency.staleness.
+constexpr int64_t kDefaultStaleness = 4;
+
 void PartToSetup(const PreparedPart& part, WorkerSetup::Part& out) {
   out.set_path(part.path);
   out.set_begin(part.rows.begin);
@@ -193,7 +196,9 @@ ps::ClusterPlan MakeClusterPlan(const JobSpec& job,
   const Consistency consistency = ChooseConsistency(job, model);
   return {.mode = consistency.tables,
           .dense = consistency.dense,
-          .staleness = job.consistency().staleness(),
+          .staleness = job.consistency().has_staleness()
+                           ? job.consistency().staleness()
+                           : kDefaultStaleness,
           .virtual_workers = job.cluster().virtual_workers(),
           .timeout = FromSeconds(job.cluster().timeout_seconds()),
           .collective = job.cluster().collective() == "auto"

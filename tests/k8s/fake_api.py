@@ -64,6 +64,7 @@ class FakeApi:
         self.faults = []
         self.verbs = set()  # (group, resource, verb) that were needed
         self.requests = []  # "METHOD path"
+        self.watched = set()  # resources of which somebody has begun a watch
         self.logs = lambda namespace, name: None
         self.deleting = []  # keys whose deletion somebody must carry out
         self.closed = False
@@ -289,6 +290,8 @@ class FakeApi:
             if version < self.oldest:
                 return self.reply(h, 410, gone)
         self.start_stream(h)
+        with self.lock:
+            self.watched.add(key[1])
         end = time.monotonic() + float(query.get("timeoutSeconds", 60))
         while time.monotonic() < end:
             with self.lock:

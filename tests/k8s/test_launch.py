@@ -245,7 +245,8 @@ def test_the_exit_code_outlives_the_servers_last_answer(site):
             def over():
                 job = s.api.get(("batch", "jobs", "train",
                                  "small-job-coordinator")) or {}
-                return job.get("status", {}).get("conditions")
+                return job.get("status", {}).get("conditions") and \
+                    {"jobs", "pods"} <= s.api.watched
             s.wait_for(over)
             s.api.faults = [Fault(m, ".", 503, times=10**6)
                             for m in ("GET", "DELETE")]
