@@ -1,5 +1,7 @@
 #include "launch/kubernetes/job_view.h"
 
+#include <sysexits.h>
+
 #include <algorithm>
 #include <csignal>
 
@@ -284,12 +286,17 @@ std::string JobView::Line() const {
                 restarts > 0 ? StrCat(", restarts ", restarts) : "");
 }
 
-std::optional<int> JobView::ExitCode(const std::string& component) const {
+std::optional<int> JobView::ExitCode(const std::string& component,
+                                     bool by_policy) const {
+  const auto retried = [](int exit_code) {
+    return exit_code == EX_TEMPFAIL || exit_code == 128 + SIGKILL ||
+           exit_code == 128 + SIGTERM;
+  };
   std::optional<int> code;
   std::string finished;
   for (const auto& [name, pod] : pods_) {
     if (pod.component == component && pod.exit_code.value_or(0) != 0 &&
-        pod.finished >= finished) {
+        !(by_policy && retried(*pod.exit_code)) && pod.finished >= finished) {
       code = pod.exit_code;
       finished = pod.finished;
     }

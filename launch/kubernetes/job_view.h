@@ -51,8 +51,11 @@ class JobView {
   // "coordinator ready, servers 2/2 ready, workers 1/2 ready, 1 restart".
   std::string Line() const;
 
-  // The newest exit code other than 0 of a component's pods.
-  std::optional<int> ExitCode(const std::string& component) const;
+  // The newest exit code other than 0 of a component's pods; of a Job that the
+  // pod failure policy ended, `by_policy`, only those for which that ends it:
+  // pods that lost this one may have ended after it.
+  std::optional<int> ExitCode(const std::string& component,
+                              bool by_policy) const;
 
  private:
   struct Pod {

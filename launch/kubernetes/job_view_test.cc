@@ -190,18 +190,19 @@ TEST_F(JobViewTest, TheCoordinatorsWordEndsTheJob) {
 }
 
 TEST_F(JobViewTest, ExitCodeIsTheNewestOfItsComponent) {
-  EXPECT_FALSE(view_.ExitCode("coordinator").has_value());
+  EXPECT_FALSE(view_.ExitCode("coordinator", false).has_value());
   Pod(PodOf("coordinator", "b", Terminated(1, "2026-01-01T00:00:02Z")));
   Pod(PodOf("coordinator", "a", Terminated(75, "2026-01-01T00:00:03Z")));
   Pod(PodOf("worker", "w", Terminated(9, "2026-01-01T00:00:04Z")));
-  EXPECT_EQ(view_.ExitCode("coordinator"), 75);
+  EXPECT_EQ(view_.ExitCode("coordinator", false), 75);
+  EXPECT_EQ(view_.ExitCode("coordinator", true), 1);
   // The last end of one that runs again.
   Pod(PodOf("coordinator", "a",
             Container({{"running", json::object()}}, 1,
                       {{"terminated",
                         {{"exitCode", 137},
                          {"finishedAt", "2026-01-01T00:00:05Z"}}}})));
-  EXPECT_EQ(view_.ExitCode("coordinator"), 137);
+  EXPECT_EQ(view_.ExitCode("coordinator", false), 137);
 }
 
 // Somebody deleted it, seen by an event or, after an outage, by its absence.

@@ -357,11 +357,9 @@ class Launch {
       console_.Say(StrCat("job ", name_, " is done"));
       return 0;
     }
-    // Without its pod: what the policy says, which ends no other codes.
-    const int code =
-        view.ExitCode(ended.component)
-            .value_or(ended.why.starts_with("PodFailurePolicy") ? EXIT_FAILURE
-                                                                : EX_TEMPFAIL);
+    const bool by_policy = ended.why.starts_with("PodFailurePolicy");
+    const int code = view.ExitCode(ended.component, by_policy)
+                         .value_or(by_policy ? EXIT_FAILURE : EX_TEMPFAIL);
     console_.Say(StrCat("job ", name_, " failed: the ", ended.component,
                         "'s Job: ", ended.why, "; exit code ", code));
     return code;
