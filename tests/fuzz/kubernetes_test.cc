@@ -148,7 +148,7 @@ TEST(KubernetesFuzzTest, AnswersOfServersAreUnderstoodOrRefused) {
                                   view.OnJobs(change);
                                   (void)view.Line();
                                   (void)view.Waiting();
-                                  (void)view.ExitCode("server");
+                                  (void)view.ExitCode("server", true);
                                 });
     cancelled += ended.code() == StatusCode::kCancelled ? 1 : 0;
     EXPECT_THAT(ended.code(),
