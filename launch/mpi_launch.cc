@@ -20,6 +20,7 @@
 #include "base/storage.h"
 #include "base/strcat.h"
 #include "launch/mpi_state.h"
+#include "launch/out_folder.h"
 #include "launch/placement.h"
 #include "launch/supervisor.h"
 #include "ps/checkpoint_format.h"
@@ -39,6 +40,7 @@ constexpr int kSignalExit = 128;
 // back.
 constexpr Duration kFirstPause = std::chrono::seconds(1);
 constexpr Duration kPauseMax = std::chrono::seconds(30);
+constexpr Duration kRanksEndWithin = std::chrono::seconds(30);
 // More are not listed.
 constexpr size_t kListedMax = 32;
 
@@ -338,6 +340,8 @@ Status MpiLaunch::Run(int* exit_code) {
                  restore_.empty()
                      ? "as it began: there is no checkpoint of it yet"
                      : StrCat("from ", restore_).c_str());
+    // mpirun may end before the last of its ranks has.
+    SHOAL_RETURN_IF_ERROR(OutFolder::AwaitFree(out_, kRanksEndWithin));
   }
 }
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +12,7 @@
 #include <limits>
 #include <optional>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -113,6 +115,23 @@ OutFolder::~OutFolder() {
       ::close(fd);
     }
   }
+}
+
+Status OutFolder::AwaitFree(const std::string& path, Duration within) {
+  const SystemClock clock;
+  const Time end = clock.Now() + within;
+  StatusOr<int> lock = Lock(path);
+  while (lock.status().code() == StatusCode::kFailedPrecondition &&
+         clock.Now() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    lock = Lock(path);
+  }
+  if (lock.ok()) {
+    ::close(*lock);
+  }
+  // What else is wrong with it is for whoever opens it.
+  return lock.status().code() == StatusCode::kFailedPrecondition ? lock.status()
+                                                                 : OkStatus();
 }
 
 StatusOr<std::unique_ptr<OutFolder>> OutFolder::Open(const std::string& path,

@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 #include "base/storage.h"
+#include "base/time.h"
 
 namespace shoal::launch {
 
@@ -19,6 +20,9 @@ class OutFolder {
   // What others that were killed left of their prepared data is removed.
   static StatusOr<std::unique_ptr<OutFolder>> Open(const std::string& path,
                                                    bool training);
+  // Blocks until no training has the folder, at most `within`.
+  // Errors: kFailedPrecondition (one still has it).
+  static Status AwaitFree(const std::string& path, Duration within);
   ~OutFolder();  // Removes the prepared data.
   OutFolder(const OutFolder&) = delete;
   OutFolder& operator=(const OutFolder&) = delete;
