@@ -101,11 +101,12 @@ def site(program, tmp_path):
 ONLY_THE_VOLUME = [("persistentvolumeclaims", "small-job-shared")]
 
 
-def test_trains_the_model_of_a_local_run_and_cleans_up(site, trained):
+def test_trains_the_model_of_a_local_run_and_cleans_up(site, trained_long):
     s = site(crds=[("monitoring.coreos.com", "podmonitors")])
-    run = s.launch()
+    # Long enough for whoever asks now and again whether pods are ready.
+    run = s.launch(*LONG)
     assert run.code == 0, run
-    assert digest(s.program, s.out()) == trained
+    assert digest(s.program, s.out()) == trained_long
     assert "test: auc" in run.out, run
     assert "2 servers, 2 workers" in run.err, run
     for pod in ("small-job-server-0: running, ready",
