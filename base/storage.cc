@@ -17,6 +17,7 @@
 
 #include "base/mutex.h"
 #include "base/strcat.h"
+#include "base/unique_fd.h"
 
 namespace shoal {
 namespace {
@@ -40,28 +41,6 @@ Status FileError(std::string_view doing, const std::string& path, int error) {
   }
 }
 
-class FileDescriptor {
- public:
-  explicit FileDescriptor(int fd) : fd_(fd) {}
-  ~FileDescriptor() {
-    if (fd_ >= 0) {
-      ::close(fd_);
-    }
-  }
-  FileDescriptor(const FileDescriptor&) = delete;
-  FileDescriptor& operator=(const FileDescriptor&) = delete;
-
-  int get() const { return fd_; }
-  // Closing can be the first to tell that a write failed. 0 or an errno.
-  int Close() {
-    const int result = ::close(std::exchange(fd_, -1));
-    return result == 0 ? 0 : errno;
-  }
-
- private:
-  int fd_;
-};
-
 Status WriteAll(int fd, const std::string& path, const Buffer& piece) {
   int64_t written = 0;
   while (written < piece.size()) {
@@ -81,8 +60,7 @@ Status WriteAll(int fd, const std::string& path, const Buffer& piece) {
 // Makes a rename or a new entry in `folder` survive a power failure.
 Status SyncFolder(const fs::path& folder) {
   const std::string path = folder.empty() ? "." : folder.string();
-  const FileDescriptor fd(
-      ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (fd.get() < 0) {
     return FileError("open folder", path, errno);
   }
@@ -109,7 +87,7 @@ Status MakeFolders(const fs::path& folder) {
 }
 
 Status WriteTemporary(const std::string& path, std::span<const Buffer> pieces) {
-  FileDescriptor fd(
+  UniqueFd fd(
       ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
   if (fd.get() < 0) {
     return FileError("create", path, errno);
@@ -129,7 +107,7 @@ Status WriteTemporary(const std::string& path, std::span<const Buffer> pieces) {
 class LocalStorage : public Storage {
  public:
   StatusOr<Buffer> ReadFile(const std::string& path) override {
-    const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (fd.get() < 0) {
       return FileError("open", path, errno);
     }

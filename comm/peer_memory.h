@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "base/status.h"
-#include "comm/transports/shm_session.h"
+#include "base/unique_fd.h"
 
 namespace shoal::comm {
 

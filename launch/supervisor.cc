@@ -17,38 +17,12 @@
 #include <sys/wait.h>
 
 #include "base/strcat.h"
+#include "base/unique_fd.h"
 
 namespace shoal::launch {
 namespace {
 
 constexpr int kStopSignals[] = {SIGINT, SIGTERM, SIGHUP};
-
-// A file descriptor that is closed with its owner.
-class Descriptor {
- public:
-  Descriptor() = default;
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() { Close(); }
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    if (this != &other) {
-      Close();
-      fd_ = std::exchange(other.fd_, -1);
-    }
-    return *this;
-  }
-
-  int get() const { return fd_; }
-  void Close() {
-    if (fd_ >= 0) {
-      close(fd_);
-    }
-    fd_ = -1;
-  }
-
- private:
-  int fd_ = -1;
-};
 
 std::string ErrnoText(int error) {
   char buffer[128];
@@ -71,21 +45,8 @@ Status ErrnoStatus(std::string_view what, int error) {
 }
 
 // glibc 2.36 declares pidfd_open() without C linkage.
-Descriptor OpenPidfd(pid_t pid) {
-  return Descriptor(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-}
-
-struct Pipe {
-  Descriptor read;
-  Descriptor write;
-};
-
-StatusOr<Pipe> OpenPipe() {
-  int fds[2];
-  if (pipe2(fds, O_CLOEXEC) != 0) {
-    return ErrnoStatus("supervisor: no pipe", errno);
-  }
-  return Pipe{Descriptor(fds[0]), Descriptor(fds[1])};
+UniqueFd OpenPidfd(pid_t pid) {
+  return UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
 }
 
 // The write end of the pipe of the Supervisor that listens to signals.
@@ -211,7 +172,7 @@ struct Supervisor::Impl {
   struct Child {
     std::string name;
     pid_t pid = 0;
-    Descriptor pidfd;  // readable once the child has ended
+    UniqueFd pidfd;  // readable once the child has ended
   };
 
   std::optional<ChildExit> WaitOnce(Duration timeout);
@@ -310,7 +271,7 @@ StatusOr<pid_t> Supervisor::Spawn(const std::string& name,
   }
   args.push_back(nullptr);
   SHOAL_ASSIGN_OR_RETURN(Pipe report, OpenPipe());
-  const Descriptor null_fd(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  const UniqueFd null_fd(open("/dev/null", O_RDONLY | O_CLOEXEC));
 
   const pid_t parent = getpid();
   const pid_t pid = fork();
@@ -320,7 +281,7 @@ StatusOr<pid_t> Supervisor::Spawn(const std::string& name,
   if (pid == 0) {
     BecomeChild(args.data(), parent, null_fd.get(), report.write.get());
   }
-  report.write.Close();
+  report.write.Reset();
   Impl::Child child{.name = name, .pid = pid, .pidfd = {}};
   const int exec_error = AwaitExec(report.read.get());
   child.pidfd = OpenPidfd(pid);

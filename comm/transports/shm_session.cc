@@ -69,12 +69,6 @@ UniqueFd NewSocket() {
 
 }  // namespace
 
-void UniqueFd::Reset() {
-  if (fd_ >= 0) {
-    ::close(std::exchange(fd_, -1));
-  }
-}
-
 ShmMemory::~ShmMemory() {
   if (base_ != nullptr) {
     ::munmap(base_, kMemoryBytes);

@@ -11,30 +11,11 @@
 #include <vector>
 
 #include "base/status.h"
+#include "base/unique_fd.h"
 #include "comm/message.h"
 #include "comm/transports/shm_ring.h"
 
 namespace shoal::comm {
-
-// A file descriptor that is closed when its owner goes.
-class UniqueFd {
- public:
-  UniqueFd() = default;
-  explicit UniqueFd(int fd) : fd_(fd) {}
-  ~UniqueFd() { Reset(); }
-  UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  UniqueFd& operator=(UniqueFd&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-
-  int get() const { return fd_; }
-  bool valid() const { return fd_ >= 0; }
-  void Reset();
-
- private:
-  int fd_ = -1;
-};
 
 // The memory of one session: a ring per direction and lane, and for each side a
 // word that says that it sleeps. It has no name: the descriptor travels over a

@@ -18,6 +18,7 @@
 #include <sys/wait.h>
 
 #include "base/strcat.h"
+#include "base/unique_fd.h"
 
 extern char** environ;
 
@@ -31,23 +32,6 @@ constexpr size_t kOutputBytesMax = size_t{1} << 20;
 constexpr size_t kErrorBytesShown = 400;
 // Before it expires, since a request takes time.
 constexpr int64_t kRenewEarlySeconds = 10;
-
-struct Pipe {
-  int ends[2] = {-1, -1};
-  Pipe() = default;
-  ~Pipe() {
-    CloseEnd(0);
-    CloseEnd(1);
-  }
-  Pipe(const Pipe&) = delete;
-  Pipe& operator=(const Pipe&) = delete;
-  bool Open() { return pipe2(ends, O_CLOEXEC) == 0; }
-  void CloseEnd(int end) {
-    if (ends[end] >= 0) {
-      close(std::exchange(ends[end], -1));
-    }
-  }
-};
 
 // Its last words in one line.
 std::string LastWords(std::string text) {
@@ -117,11 +101,8 @@ Status SignIn::Failed(StatusCode code, std::string_view why) const {
 
 StatusOr<std::string> SignIn::Run(
     const std::function<bool()>& cancelled) const {
-  Pipe output;
-  Pipe errors;
-  if (!output.Open() || !errors.Open()) {
-    return ResourceExhaustedError("no file descriptors left");
-  }
+  SHOAL_ASSIGN_OR_RETURN(Pipe output, OpenPipe());
+  SHOAL_ASSIGN_OR_RETURN(Pipe errors, OpenPipe());
   std::vector<std::string> argv = {program_.command};
   argv.insert(argv.end(), program_.args.begin(), program_.args.end());
   std::map<std::string, std::string> variables;
@@ -152,8 +133,8 @@ StatusOr<std::string> SignIn::Run(
   posix_spawn_file_actions_init(&files);
   posix_spawnattr_init(&attributes);
   posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_adddup2(&files, output.ends[1], 1);
-  posix_spawn_file_actions_adddup2(&files, errors.ends[1], 2);
+  posix_spawn_file_actions_adddup2(&files, output.write.get(), 1);
+  posix_spawn_file_actions_adddup2(&files, errors.write.get(), 2);
   sigset_t signals;
   sigemptyset(&signals);
   posix_spawnattr_setsigmask(&attributes, &signals);
@@ -175,14 +156,14 @@ StatusOr<std::string> SignIn::Run(
         StatusCode::kFailedPrecondition,
         StrCat("can't be run: ", std::generic_category().message(error)));
   }
-  output.CloseEnd(1);
-  errors.CloseEnd(1);
+  output.write.Reset();
+  errors.write.Reset();
 
   const SystemClock clock;
   const Time end = clock.Now() + within_;
   std::array<std::string, 2> texts;
   std::array<pollfd, 2> polls = {
-      {{output.ends[0], POLLIN, 0}, {errors.ends[0], POLLIN, 0}}};
+      {{output.read.get(), POLLIN, 0}, {errors.read.get(), POLLIN, 0}}};
   Status ended;
   int status = 0;
   bool exited = false;
