@@ -108,7 +108,6 @@ class TransportCollective : public NodeCollective {
   const Group::Member& self() const {
     return group_.members[static_cast<size_t>(group_.rank)];
   }
-  bool AllOf(const std::vector<bool>& came) const;
   std::unique_ptr<Operation> NewOperation(Kind kind, DType dtype, int64_t count,
                                           Done done);
   int64_t NumChunks(const Operation& op, int64_t count) const;

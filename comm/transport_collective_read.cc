@@ -25,13 +25,13 @@ constexpr int64_t kPieceBytesMin = int64_t{16} << 10;
 // Gathering and scattering go by messages below this: those need fewer.
 constexpr int64_t kReadBytesMin = int64_t{256} << 10;
 
+bool AllOf(const std::vector<bool>& came) {
+  return std::all_of(came.begin(), came.end(), [](bool b) { return b; });
+}
+
 }  // namespace
 
 // --- Whether they may ------------------------------------------------------
-
-bool TransportCollective::AllOf(const std::vector<bool>& came) const {
-  return std::all_of(came.begin(), came.end(), [](bool b) { return b; });
-}
 
 void TransportCollective::StartSettling() {
   const std::string& host = self().host;

@@ -127,10 +127,6 @@ Status Executor::AllocateStaging() {
   SHOAL_ASSIGN_OR_RETURN(out_stream_, device_.CreateStream());
   copied_.resize(feeds_.size());
   fetch_offsets_.resize(fetches_.size());
-  const auto storage_of = [this](int value) -> const Plan::Storage& {
-    const int storage = plan_->values()[static_cast<size_t>(value)].storage;
-    return plan_->storages()[static_cast<size_t>(storage)];
-  };
   int64_t feed_bytes = 0;
   for (const bool versioned : {true, false}) {
     for (size_t i = 0; i < feeds_.size(); ++i) {
@@ -139,21 +135,21 @@ Status Executor::AllocateStaging() {
           kind == Feed::Kind::kVariable || kind == Feed::Kind::kTableRows;
       if (kind != Feed::Kind::kConstant && has_version == versioned &&
           plan_->FeedIsUsed(static_cast<int>(i)) &&
-          storage_of(plan_->FeedValue(static_cast<int>(i))).side ==
+          StorageOf(plan_->FeedValue(static_cast<int>(i))).side ==
               Side::kDevice) {
         staging_order_.push_back(i);
-        feed_bytes += Padded(
-            storage_of(plan_->FeedValue(static_cast<int>(i))).size_bytes);
+        feed_bytes +=
+            Padded(StorageOf(plan_->FeedValue(static_cast<int>(i))).size_bytes);
       }
     }
   }
   int64_t external_bytes = 0;
   int64_t fetch_bytes = 0;
   for (const Plan::FetchPlace& place : plan_->fetches()) {
-    if (storage_of(place.value).side == Side::kHost) {
+    if (IsOfHost(place)) {
       continue;
     }
-    const int64_t bytes = Padded(storage_of(place.value).size_bytes);
+    const int64_t bytes = Padded(StorageOf(place.value).size_bytes);
     fetch_bytes += bytes;
     external_bytes += place.external ? bytes : 0;
   }
@@ -175,16 +171,13 @@ void Executor::OrderFetches() {
   std::vector<size_t> written_by(plan_->storages().size(), 0);
   for (size_t s = 0; s < plan_->steps().size(); ++s) {
     for (const int output : plan_->steps()[s].outputs) {
-      const int storage = plan_->values()[static_cast<size_t>(output)].storage;
-      written_by[static_cast<size_t>(storage)] = s;
+      written_by[StorageNumber(output)] = s;
     }
   }
   fetch_steps_.resize(fetches_.size());
   for (size_t i = 0; i < fetches_.size(); ++i) {
     const Plan::FetchPlace& place = plan_->fetches()[i];
-    const int storage =
-        plan_->values()[static_cast<size_t>(place.value)].storage;
-    fetch_steps_[i] = written_by[static_cast<size_t>(storage)];
+    fetch_steps_[i] = written_by[StorageNumber(place.value)];
     if (!IsOfHost(place)) {
       fetch_order_.push_back(i);
     }
@@ -378,12 +371,6 @@ Status Executor::ResolveStorages() {
   return OkStatus();
 }
 
-bool Executor::IsOfHost(const Plan::FetchPlace& place) const {
-  const Plan::Value& value = plan_->values()[static_cast<size_t>(place.value)];
-  return plan_->storages()[static_cast<size_t>(value.storage)].side ==
-         Side::kHost;
-}
-
 int64_t Executor::BytesOf(int value) const {
   const auto v = static_cast<size_t>(value);
   return shapes_[v].num_elements() * SizeOf(plan_->values()[v].type.dtype);
@@ -393,8 +380,7 @@ void Executor::Stage() {
   int64_t offset = 0;
   for (const size_t f : staging_order_) {
     const int value = plan_->FeedValue(static_cast<int>(f));
-    const Plan::Value& v = plan_->values()[static_cast<size_t>(value)];
-    memory_[static_cast<size_t>(v.storage)] = feeds_device_.data() + offset;
+    memory_[StorageNumber(value)] = feeds_device_.data() + offset;
     offset += Padded(BytesOf(value));
   }
   offset = 0;
@@ -402,8 +388,7 @@ void Executor::Stage() {
     const Plan::FetchPlace& place = plan_->fetches()[i];
     fetch_offsets_[i] = offset;
     if (place.external) {
-      const Plan::Value& v = plan_->values()[static_cast<size_t>(place.value)];
-      memory_[static_cast<size_t>(v.storage)] = fetches_device_.data() + offset;
+      memory_[StorageNumber(place.value)] = fetches_device_.data() + offset;
     }
     offset += Padded(BytesOf(place.value));
   }
@@ -421,11 +406,9 @@ void Executor::CutFetches() {
     if (bytes == 0) {
       continue;
     }
-    const Plan::Value& v = plan_->values()[static_cast<size_t>(place.value)];
     if (!open || !place.external) {
-      fetch_pieces_.push_back(
-          {.offset = fetch_offsets_[i],
-           .from = memory_[static_cast<size_t>(v.storage)]});
+      fetch_pieces_.push_back({.offset = fetch_offsets_[i],
+                               .from = memory_[StorageNumber(place.value)]});
     }
     FetchPiece& piece = fetch_pieces_.back();
     piece.step = fetch_steps_[i];

@@ -168,7 +168,17 @@ class Executor {
   Status JoinCopiesOut();
   Status SynchronizeAll();
   int64_t BytesOf(int value) const;
-  bool IsOfHost(const Plan::FetchPlace& place) const;
+  // Of a value.
+  size_t StorageNumber(int value) const {
+    return static_cast<size_t>(
+        plan_->values()[static_cast<size_t>(value)].storage);
+  }
+  const Plan::Storage& StorageOf(int value) const {
+    return plan_->storages()[StorageNumber(value)];
+  }
+  bool IsOfHost(const Plan::FetchPlace& place) const {
+    return StorageOf(place.value).side == Side::kHost;
+  }
   Status CheckBound(std::string_view kind, std::string_view name,
                     const Bound& bound, const Shape& shape, DType dtype) const;
   Status Continue();

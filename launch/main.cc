@@ -8,6 +8,7 @@
 #include <CLI/CLI.hpp>
 #include <sys/resource.h>
 
+#include "comm/collective.h"
 #include "comm/mpi_world.h"
 #include "launch/allreduce_bench.h"
 #include "launch/commands.h"
@@ -232,8 +233,9 @@ int main(int argc, char** argv) {
       ->add_option("--algorithm", allreduce.algorithm,
                    "auto (by size), exchange, segments, halving, read or "
                    "hierarchical; what the ranks do not allow is replaced")
-      ->check(CLI::IsMember(
-          {"auto", "exchange", "segments", "halving", "read", "hierarchical"}))
+      ->check([](const std::string& name) {
+        return shoal::comm::ParseAllReduceAlgorithm(name).status().message();
+      })
       ->capture_default_str();
   command->add_flag("--tune", allreduce.tune,
                     "Times all algorithms and prints which to take from which "

@@ -67,22 +67,6 @@ void RowIndex::Insert(uint64_t hash, uint64_t id, uint32_t number) {
   ++part.count;
 }
 
-void RowIndex::Replace(uint64_t hash, uint64_t id, uint32_t number) {
-  const Part& part = PartAt(hash);
-  SHOAL_CHECK(part.buckets != nullptr);
-  const size_t mask = (size_t{1} << part.bucket_bits) - 1;
-  for (size_t at = Home(part, hash);; at = (at + 1) & mask) {
-    Bucket& bucket = part.buckets[at];
-    for (uint32_t i = 0; i < bucket.count; ++i) {
-      if (bucket.ids[i] == id) {
-        bucket.numbers[i] = number;
-        return;
-      }
-    }
-    SHOAL_CHECK(bucket.count == kBucketEntries);
-  }
-}
-
 void RowIndex::EraseIf(int64_t index,
                        FunctionRef<bool(uint64_t, uint32_t)> gone) {
   std::vector<std::pair<uint64_t, uint32_t>> kept;

@@ -76,9 +76,6 @@ class RowIndex {
   // Adds an id that is not there.
   void Insert(uint64_t hash, uint64_t id, uint32_t number);
 
-  // Gives an id that is there another number.
-  void Replace(uint64_t hash, uint64_t id, uint32_t number);
-
   // Removes the entries of a part for which `gone(id, number)`.
   void EraseIf(int64_t part, FunctionRef<bool(uint64_t, uint32_t)> gone);
 

@@ -27,9 +27,6 @@ TEST(RowIndexTest, AgreesWithAnUnorderedMap) {
       if (it == model.end()) {
         index.Insert(IdHash(id), id, number);
         model[id] = number;
-      } else if (random.Below(2) == 0) {
-        index.Replace(IdHash(id), id, number);
-        model[id] = number;
       }
       if (random.Below(500) == 0) {
         const auto part = static_cast<int64_t>(

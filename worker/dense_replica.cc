@@ -42,7 +42,7 @@ StatusOr<std::unique_ptr<DenseReplica>> DenseReplica::Create(
   auto replica =
       std::unique_ptr<DenseReplica>(new DenseReplica(context, joined.model));
   SHOAL_RETURN_IF_ERROR(replica->MakeStore(joined));
-  replica->MakeBuckets(joined.plan.dense == ps::DensePlace::kWorkerParts);
+  replica->MakeBuckets();
   SHOAL_ASSIGN_OR_RETURN(
       const comm::CollectiveFactory* const factory,
       comm::CollectiveRegistry().Find(joined.plan.collective));
@@ -101,7 +101,8 @@ int64_t DenseReplica::memory_bytes() const {
   return store_->memory_bytes() + static_cast<int64_t>(floats * sizeof(float));
 }
 
-void DenseReplica::MakeBuckets(bool parts) {
+void DenseReplica::MakeBuckets() {
+  const bool parts = !places_.empty();
   bucket_of_.resize(model_.variables.size());
   Bucket bucket = {.begin = layout_.size(), .end = layout_.size()};
   for (size_t v = bucket_of_.size(); v-- > 0;) {

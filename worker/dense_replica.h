@@ -116,7 +116,7 @@ class DenseReplica {
   };
 
   Status MakeStore(const ps::JoinResult& joined);
-  void MakeBuckets(bool parts);
+  void MakeBuckets();
   void Start(int buckets);
   void SumBucket(const Bucket& bucket);
   void OnBucket(const Status& status);

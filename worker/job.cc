@@ -64,6 +64,11 @@ StatusOr<std::unique_ptr<JobSpec>> ParseJob(
   return job;
 }
 
+const std::string& DeviceOf(const JobSpec& job, int worker) {
+  return worker < job.devices().workers_size() ? job.devices().workers(worker)
+                                               : job.device();
+}
+
 Status ValidateJob(const JobSpec& job) {
   const std::optional<JobProblem> problem = FindJobProblem(job);
   return problem.has_value() ? ToStatus(*problem, "") : OkStatus();

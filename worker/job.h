@@ -52,6 +52,10 @@ Status CheckSameModel(const JobSpec& then, const JobSpec& now);
 // give equal columns from equal text.
 std::string FeaturesDigest(const JobSpec& job);
 
+// Where the job wants worker `worker` to compute: `devices.workers`, or else
+// `device`.
+const std::string& DeviceOf(const JobSpec& job, int worker);
+
 // Every key with its type, default, allowed values and meaning; 80 columns.
 std::string ExplainJob();
 

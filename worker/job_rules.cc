@@ -16,6 +16,7 @@
 #include "comm/collective.h"
 #include "kernels/devices.h"
 #include "worker/consistency.h"
+#include "worker/job.h"
 #include "worker/job.pb.h"
 #include "worker/job_schema.h"
 
@@ -334,10 +335,8 @@ Problem CheckConsistency(const JobSpec& job) {
     }
   }
   if (collective == "nccl") {
-    const DevicesSpec& devices = job.devices();
     for (int i = 0; i < job.cluster().workers(); ++i) {
-      const std::string& device =
-          i < devices.workers_size() ? devices.workers(i) : job.device();
+      const std::string& device = DeviceOf(job, i);
       if (device != "auto" && !device.starts_with("cuda")) {
         return JobProblem{
             "cluster.collective",

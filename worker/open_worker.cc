@@ -68,14 +68,12 @@ Status CheckSameModel(const ps::ModelSpec& built, const ps::ModelSpec& held) {
   return OkStatus();
 }
 
-DeviceOptions DeviceOf(const JobSpec& job, const ps::JoinResult& joined) {
-  const DevicesSpec& devices = job.devices();
-  return {.name = joined.index < devices.workers_size()
-                      ? devices.workers(joined.index)
-                      : job.device(),
+DeviceOptions DeviceOptionsOf(const JobSpec& job,
+                              const ps::JoinResult& joined) {
+  return {.name = DeviceOf(job, joined.index),
           .rank = joined.local_index,
-          .count = devices.per_worker(),
-          .fast_math = devices.math() == "fast",
+          .count = job.devices().per_worker(),
+          .fast_math = job.devices().math() == "fast",
           .seed = job.seed()};
 }
 
@@ -138,7 +136,7 @@ StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined) {
       out.runner, ModelRunner::Create(
                       model, {.share_size_max = out.source->share_size_max(),
                               .threads = job->cluster().threads(),
-                              .device = DeviceOf(*job, joined)}));
+                              .device = DeviceOptionsOf(*job, joined)}));
   out.log_every_steps = job->train().log_every_steps();
   out.learning_rate_factor =
       [plan = MakeTrainPlan(*job, train.num_rows(), test.num_rows() > 0)](
@@ -155,8 +153,8 @@ StatusOr<std::shared_ptr<Device>> OpenWorkerDevice(
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobSpec> job,
                          ParseSerializedJob(joined.job_text));
   auto owner = std::make_shared<Owner>();
-  SHOAL_ASSIGN_OR_RETURN(owner->devices,
-                         OpenDevices(DeviceOf(*job, joined), owner->pool));
+  SHOAL_ASSIGN_OR_RETURN(
+      owner->devices, OpenDevices(DeviceOptionsOf(*job, joined), owner->pool));
   return std::shared_ptr<Device>(owner, owner->devices.front().get());
 }
 

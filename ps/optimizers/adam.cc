@@ -19,14 +19,15 @@ namespace {
   return power;
 }
 
-// Counts an update of a row and returns its number, from 1. It is kept as bits,
-// not as a float: it stays exact however long a job runs.
-[[gnu::always_inline]] inline uint64_t CountUpdate(float* at) {
+// Counts an update of a row. The time of it: `step`, or if that is 0 the row's
+// own number of updates, from 1. It is kept as bits, not as a float: it stays
+// exact however long a job runs.
+[[gnu::always_inline]] inline uint64_t CountUpdate(float* at, uint64_t step) {
   uint32_t count;
   std::memcpy(&count, at, sizeof(count));
   ++count;
   std::memcpy(at, &count, sizeof(count));
-  return count;
+  return step > 0 ? step : count;
 }
 
 template <bool kAmsgrad>
@@ -42,8 +43,7 @@ struct AdamFn {
     float* __restrict m = row + dim;
     float* __restrict v = m + dim;
     float* __restrict highest = v + dim + 1;
-    const uint64_t own = CountUpdate(v + dim);
-    const uint64_t t = step > 0 ? step : own;
+    const uint64_t t = CountUpdate(v + dim, step);
     const auto b1 = static_cast<float>(beta1);
     const auto b2 = static_cast<float>(beta2);
     const auto c1 = static_cast<float>(1 - beta1);
@@ -79,8 +79,7 @@ struct AdamaxFn {
   const {
     float* __restrict m = row + dim;
     float* __restrict u = m + dim;
-    const uint64_t own = CountUpdate(u + dim);
-    const uint64_t t = step > 0 ? step : own;
+    const uint64_t t = CountUpdate(u + dim, step);
     const auto b1 = static_cast<float>(beta1);
     const auto c1 = static_cast<float>(1 - beta1);
     const auto step_rate =
