@@ -14,6 +14,8 @@
 #include "comm/listen.h"
 #include "comm/mpi_world.h"
 #include "ps/checkpoint_format.h"
+#include "ps/slots.h"
+#include "ps/sparse_table.h"
 #include "worker/consistency.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
@@ -210,6 +212,11 @@ Status JobRun::BuildSpec() {
       worker::ModelGraph model,
       worker::BuildModel(*job_, data_.schema, data_.label_mean));
   spec_ = std::move(model.spec);
+  // As the servers will: what they would refuse is said before any starts.
+  SHOAL_RETURN_IF_ERROR(
+      ps::MakeTables(spec_, ps::SlotBitsFor(job_->cluster().servers() *
+                                            job_->cluster().shards()))
+          .status());
   plan_ = worker::MakeTrainPlan(*job_, data_.train.num_rows,
                                 data_.test.num_rows > 0);
   if (request_.kind != RunRequest::Kind::kTrain) {

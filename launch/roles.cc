@@ -90,6 +90,12 @@ ps::ReportFn ShardReport(StatusBoard* board, int shard) {
                static_cast<double>(report.table_rows));
     board->Set("shoal_table_bytes", labels,
                static_cast<double>(report.table_bytes));
+    board->Set("shoal_table_candidates", labels,
+               static_cast<double>(report.candidates));
+    board->Set("shoal_rows_admitted_total", labels,
+               static_cast<double>(report.rows_admitted));
+    board->Set("shoal_rows_evicted_total", labels,
+               static_cast<double>(report.rows_evicted));
   };
 }
 

@@ -26,6 +26,12 @@ constexpr Description kMetrics[] = {
     {"shoal_checkpoint_step", "gauge", "Step of the last checkpoint."},
     {"shoal_table_rows", "gauge", "Rows of all tables of a shard."},
     {"shoal_table_bytes", "gauge", "Memory of all tables of a shard."},
+    {"shoal_table_candidates", "gauge",
+     "Ids that a table's admission counts, but gave no row yet."},
+    {"shoal_rows_admitted_total", "counter",
+     "Rows that pushes made since the shard started."},
+    {"shoal_rows_evicted_total", "counter",
+     "Rows that eviction dropped since the shard started."},
     {"shoal_dense_bytes", "gauge",
      "Memory of the dense variables that a worker holds, with what their "
      "optimizer and their sums need."},

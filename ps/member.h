@@ -31,9 +31,13 @@ struct JoinResult {
 struct MemberReport {
   bool ready = false;  // joined, and has what it holds
   int64_t step = 0;
-  int64_t examples = 0;     // worker: trained on
-  int64_t table_rows = 0;   // shard
-  int64_t table_bytes = 0;  // shard
+  int64_t examples = 0;  // worker: trained on
+  // Of a shard's tables; since it started.
+  int64_t table_rows = 0;
+  int64_t table_bytes = 0;
+  int64_t candidates = 0;  // ids that are counted, but have no row
+  int64_t rows_admitted = 0;
+  int64_t rows_evicted = 0;
   int64_t dense_bytes = 0;  // worker that holds dense variables
 };
 using ReportFn = std::function<void(const MemberReport&)>;

@@ -11,6 +11,7 @@
 #include "comm/message.h"
 #include "ps/initializer.h"
 #include "ps/optimizer.h"
+#include "ps/row_rules.h"
 
 namespace shoal::ps {
 
@@ -34,6 +35,7 @@ struct TableSpec {
   OptimizerConfig optimizer;
   Initializer initializer;
   DType format = DType::kF32;  // of values, see IsRowFormat()
+  RowRules rules;
 };
 
 // What the servers hold for a job, in an order that all members share.

@@ -51,21 +51,12 @@ void Shard::OnJoined(const JoinResult& joined) {
   model_ = joined.model;
   plan_ = joined.plan;
   route_ = joined.route;
-  for (const TableSpec& table : model_.tables) {
-    StatusOr<std::unique_ptr<SparseTable>> made =
-        SparseTable::Create({.name = table.name,
-                             .dim = table.dim,
-                             .optimizer = table.optimizer,
-                             .initializer = table.initializer,
-                             .seed = model_.seed,
-                             .slot_bits = route_.slot_bits,
-                             .format = table.format});
-    if (!made.ok()) {
-      Fail(made.status());
-      return;
-    }
-    tables_.push_back(*std::move(made));
+  auto tables = MakeTables(model_, route_.slot_bits);
+  if (!tables.ok()) {
+    Fail(tables.status());
+    return;
   }
+  tables_ = *std::move(tables);
   const DenseLayout layout(model_);
   StatusOr<std::unique_ptr<DenseStore>> dense =
       DenseStore::Create(model_, layout.ChunksOf(joined.index, route_));
@@ -92,8 +83,14 @@ void Shard::Report() {
   // Before, the storage thread may be filling the tables.
   for (size_t t = 0; ready_ && t < tables_.size(); ++t) {
     const std::unique_ptr<SparseTable>& table = tables_[t];
-    report.table_rows += table->num_rows();
     report.table_bytes += table->memory_bytes();
+    if (t >= model_.tables.size()) {
+      report.candidates += table->num_rows();
+      continue;
+    }
+    report.table_rows += table->num_rows();
+    report.rows_admitted += table->rows_admitted();
+    report.rows_evicted += table->rows_evicted();
   }
   options_.report(report);
   context_->SetTimer(context_->Now() + kReportEvery, [this] { Report(); });

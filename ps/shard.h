@@ -112,7 +112,7 @@ class Shard : public comm::Node {
   RouteTable route_;
   PushShape shape_;
   int64_t step_ = 0;  // steps applied; where they are dealt, pushes
-  std::vector<std::unique_ptr<SparseTable>> tables_;
+  std::vector<std::unique_ptr<SparseTable>> tables_;  // see MakeTables()
   std::unique_ptr<DenseStore> dense_;
 
   // Where steps are shared: the pushes of step_ and, outside sync, of those

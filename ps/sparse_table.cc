@@ -58,6 +58,9 @@ StatusOr<std::unique_ptr<SparseTable>> SparseTable::Create(
     return InvalidArgumentError(StrCat(
         "table '", options.name, "': rows can't be in ", Name(options.format)));
   }
+  const std::string prefix = StrCat("table '", options.name, "'");
+  SHOAL_RETURN_IF_ERROR(CheckRules(options.rules).WithPrefix(prefix));
+  SHOAL_CHECK(options.rules.counts() == (options.candidates != nullptr));
   const auto too_large = [&] {
     return InvalidArgumentError(StrCat(
         "table '", options.name, "': dim ", options.dim,
@@ -67,22 +70,42 @@ StatusOr<std::unique_ptr<SparseTable>> SparseTable::Create(
   if (options.dim > kRowBytesMax) {
     return too_large();
   }
-  auto table = std::unique_ptr<SparseTable>(new SparseTable(options));
-  SHOAL_ASSIGN_OR_RETURN(table->optimizer_, CreateOptimizer(options.optimizer));
-  table->state_floats_ = table->optimizer_->StateFloats(options.dim);
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Optimizer> optimizer,
+                         CreateOptimizer(options.optimizer));
+  const int64_t optimizer_floats = optimizer->StateFloats(options.dim);
+  const int64_t state_floats = optimizer_floats + options.rules.words();
   // 16 bytes keep rows aligned for vectors; whole cache lines where that wastes
   // little.
-  table->value_words_ = RoundUp(table->value_bytes(), 4) / 4;
-  const int64_t floats = table->value_words_ + table->state_floats_;
-  table->stride_ = RoundUp(floats, 16);
-  if ((table->stride_ - floats) * 8 > floats) {
-    table->stride_ = RoundUp(floats, 4);
+  const int64_t value_words =
+      RoundUp(options.dim * SizeOf(options.format), 4) / 4;
+  const int64_t floats = value_words + state_floats;
+  int64_t stride = RoundUp(floats, 16);
+  if ((stride - floats) * 8 > floats) {
+    stride = RoundUp(floats, 4);
   }
-  const int64_t row_bytes =
-      table->stride_ * static_cast<int64_t>(sizeof(float));
+  const int64_t row_bytes = stride * static_cast<int64_t>(sizeof(float));
   if (row_bytes > kRowBytesMax) {
     return too_large();
   }
+  RowShares shares;
+  int index_bits = options.slot_bits;
+  if (options.rules.row_budget_bytes > 0) {
+    const auto found =
+        SharesOf(options.rules.row_budget_bytes, row_bytes, options.slot_bits);
+    SHOAL_RETURN_IF_ERROR(found.status().WithPrefix(prefix));
+    shares = *found;
+    index_bits = shares.bits;
+  } else if (options.rules.evicts()) {
+    index_bits = std::max(index_bits, RowRules::kSweepBits);
+  }
+  auto table =
+      std::unique_ptr<SparseTable>(new SparseTable(options, index_bits));
+  table->optimizer_ = std::move(optimizer);
+  table->state_floats_ = state_floats;
+  table->value_words_ = value_words;
+  table->words_at_ = value_words + optimizer_floats;
+  table->stride_ = stride;
+  table->shares_ = shares;
   table->segment_row_bits_ =
       static_cast<uint32_t>(
           std::bit_width(static_cast<uint64_t>(kSegmentBytesMax / row_bytes))) -
@@ -90,10 +113,10 @@ StatusOr<std::unique_ptr<SparseTable>> SparseTable::Create(
   return table;
 }
 
-SparseTable::SparseTable(const Options& options)
+SparseTable::SparseTable(const Options& options, int index_bits)
     : options_(options),
       key_(HashKey(options.seed, HashText(options.name))),
-      index_(options.slot_bits) {}
+      index_(index_bits) {}
 
 SparseTable::~SparseTable() {
   for (float* segment : segments_) {
@@ -110,7 +133,7 @@ int64_t SparseTable::memory_bytes() const {
          (touched <= kPage ? touched : RoundUp(touched, kPage));
 }
 
-uint32_t SparseTable::Insert(uint64_t hash, uint64_t id) {
+float* SparseTable::Insert(uint64_t hash, uint64_t id) {
   const uint32_t row = NewRow();
   index_.Insert(hash, id, row);
   float* values = RowAt(row);
@@ -123,7 +146,7 @@ uint32_t SparseTable::Insert(uint64_t hash, uint64_t id) {
     RoundValues(format(), 0, first, values);
   }
   optimizer_->InitState(values + value_words_, dim());
-  return row;
+  return values;
 }
 
 uint32_t SparseTable::NewRow() {
@@ -207,7 +230,8 @@ void SparseTable::Pull(std::span<const uint64_t> ids, float* out) const {
   }
 }
 
-void SparseTable::RowsFor(std::span<const uint64_t> ids, float** rows) {
+void SparseTable::RowsFor(std::span<const uint64_t> ids, int64_t step,
+                          float** rows) {
   std::array<uint64_t, kBlock> hashes;
   for (size_t i = 0; i < ids.size(); ++i) {
     hashes[i] = IdHash(ids[i]);
@@ -215,7 +239,16 @@ void SparseTable::RowsFor(std::span<const uint64_t> ids, float** rows) {
   }
   for (size_t i = 0; i < ids.size(); ++i) {
     const uint32_t row = index_.Find(hashes[i], ids[i]);
-    rows[i] = RowAt(row != RowIndex::kNone ? row : Insert(hashes[i], ids[i]));
+    if (row != RowIndex::kNone) {
+      rows[i] = RowAt(row);
+    } else if (uint32_t seen = 0; Admits(hashes[i], ids[i], step, &seen)) {
+      rows[i] = Insert(hashes[i], ids[i]);
+      SetWords(rows[i], static_cast<uint32_t>(step), seen);
+      ++rows_admitted_;
+    } else {
+      rows[i] = nullptr;
+      continue;
+    }
     for (int64_t f = 0; f < stride_; f += 16) {
       __builtin_prefetch(rows[i] + f, 1);
     }
@@ -224,22 +257,62 @@ void SparseTable::RowsFor(std::span<const uint64_t> ids, float** rows) {
 
 void SparseTable::Apply(std::span<const uint64_t> ids, const float* gradients,
                         double learning_rate_factor, int64_t step) {
+  const auto d = static_cast<size_t>(dim());
   std::array<float*, kBlock> rows;
+  int64_t part = -1;  // that ids are being applied to, of a budget's
   for (size_t begin = 0; begin < ids.size(); begin += kBlock) {
     const size_t n = std::min(kBlock, ids.size() - begin);
     const auto block = ids.subspan(begin, n);
-    RowsFor(block, rows.data());
-    const ApplyBatch batch = {
-        .rows = rows.data(),
-        .gradients = gradients + begin * static_cast<size_t>(dim()),
-        .num_rows = static_cast<int64_t>(n),
-        .dim = dim(),
-        .learning_rate_factor = learning_rate_factor,
-        .step = step};
-    if (format() == DType::kF32) {
-      optimizer_->Apply(batch);
-    } else {
-      ApplyInF32(block, {rows.data(), n}, batch, step);
+    RowsFor(block, step, rows.data());
+    for (size_t i = 0; i < n;) {
+      const size_t first = i;
+      while (i < n && rows[i] != nullptr) {
+        ++i;
+      }
+      if (i > first) {
+        Update(block.subspan(first, i - first), {&rows[first], i - first},
+               gradients + (begin + first) * d, learning_rate_factor, step);
+      }
+      while (i < n && rows[i] == nullptr) {
+        ++i;
+      }
+    }
+    for (size_t i = 0; part_rows_max() > 0 && i < n; ++i) {
+      const int64_t next = index_.PartOf(IdHash(block[i]));
+      if (next != part && part >= 0) {
+        ShrinkPart(part, static_cast<uint32_t>(step));
+      }
+      part = next;
+    }
+  }
+  if (part >= 0) {
+    ShrinkPart(part, static_cast<uint32_t>(step));
+  }
+  if (options_.candidates != nullptr) {
+    CountCandidates(step);
+  }
+  if (options_.rules.max_age_steps > 0) {
+    Sweep(step);
+  }
+}
+
+void SparseTable::Update(std::span<const uint64_t> ids, std::span<float*> rows,
+                         const float* gradients, double learning_rate_factor,
+                         int64_t step) {
+  const ApplyBatch batch = {.rows = rows.data(),
+                            .gradients = gradients,
+                            .num_rows = static_cast<int64_t>(ids.size()),
+                            .dim = dim(),
+                            .learning_rate_factor = learning_rate_factor,
+                            .step = step};
+  if (format() == DType::kF32) {
+    optimizer_->Apply(batch);
+  } else {
+    ApplyInF32(ids, rows, batch, step);
+  }
+  if (options_.rules.evicts()) {
+    for (float* row : rows) {
+      CountPush(row, static_cast<uint32_t>(step));
     }
   }
 }
@@ -269,18 +342,22 @@ void SparseTable::Load(uint64_t id, std::span<const std::byte> values,
                        std::span<const float> state) {
   SHOAL_CHECK(static_cast<int64_t>(values.size()) == value_bytes() &&
               static_cast<int64_t>(state.size()) == state_floats_);
-  float* row = nullptr;
-  RowsFor({&id, 1}, &row);
+  const uint64_t hash = IdHash(id);
+  const uint32_t found = index_.Find(hash, id);
+  float* row = found != RowIndex::kNone ? RowAt(found) : Insert(hash, id);
   std::memcpy(row, values.data(), values.size());
   std::copy(state.begin(), state.end(), row + value_words_);
 }
 
 void SparseTable::EraseSlot(int64_t slot) {
-  SHOAL_CHECK(slot >= 0 && slot < index_.num_parts());
-  index_.EraseIf(slot, [&](uint64_t, uint32_t row) {
-    free_rows_.push_back(row);
-    return true;
-  });
+  SHOAL_CHECK(slot >= 0 && slot < int64_t{1} << options_.slot_bits);
+  const int64_t parts = index_.num_parts() >> options_.slot_bits;
+  for (int64_t part = slot * parts; part < (slot + 1) * parts; ++part) {
+    index_.EraseIf(part, [&](uint64_t, uint32_t row) {
+      free_rows_.push_back(row);
+      return true;
+    });
+  }
 }
 
 void SparseTable::ForEach(FunctionRef<void(uint64_t, std::span<const std::byte>,
@@ -292,9 +369,9 @@ void SparseTable::ForEach(FunctionRef<void(uint64_t, std::span<const std::byte>,
     uint32_t row;
   };
   std::vector<Entry> sorted;
-  for (int64_t slot = 0; slot < index_.num_parts(); ++slot) {
+  for (int64_t part = 0; part < index_.num_parts(); ++part) {
     sorted.clear();
-    index_.ForEach(slot, [&](uint64_t id, uint32_t row) {
+    index_.ForEach(part, [&](uint64_t id, uint32_t row) {
       sorted.push_back({IdHash(id), id, row});
     });
     std::sort(sorted.begin(), sorted.end(),

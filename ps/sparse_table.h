@@ -12,8 +12,10 @@
 #include "base/function_ref.h"
 #include "base/status.h"
 #include "ps/initializer.h"
+#include "ps/model_spec.h"
 #include "ps/optimizer.h"
 #include "ps/row_index.h"
+#include "ps/row_rules.h"
 
 namespace shoal::ps {
 
@@ -25,6 +27,10 @@ namespace shoal::ps {
 // rise by IdHash() walk the index in order.
 //
 // A row that is not there has its first value, a function of (seed, table, id).
+// Which rows are there is up to RowRules. Ids that their min_count keeps
+// waiting are rows of a second table, which has one value each: the number of
+// pushes.
+//
 // Belongs to its shard's thread; Pull() and ForEach() may run beside each
 // other.
 class SparseTable {
@@ -37,10 +43,14 @@ class SparseTable {
     uint64_t seed = 1;
     int slot_bits = 10;
     DType format = DType::kF32;  // of values, see IsRowFormat()
+    RowRules rules;
+    // Of rules that count: of CandidateOptions(), must outlive this one.
+    SparseTable* candidates = nullptr;
   };
 
-  // Errors: those of CreateOptimizer(); kInvalidArgument (dim < 1, no row
-  // format, slot_bits outside [1, 24], or a row of more than 2 MiB).
+  // Errors: those of CreateOptimizer(), CheckRules() and SharesOf();
+  // kInvalidArgument (dim < 1, no row format, slot_bits outside [1, 24], or a
+  // row of more than 2 MiB).
   static StatusOr<std::unique_ptr<SparseTable>> Create(const Options& options);
   ~SparseTable();
   SparseTable(const SparseTable&) = delete;
@@ -50,10 +60,16 @@ class SparseTable {
   int64_t dim() const { return options_.dim; }
   DType format() const { return options_.format; }
   int64_t value_bytes() const { return dim() * SizeOf(format()); }
+  // The optimizer's, then the words of RowRules.
   int64_t state_floats() const { return state_floats_; }
   int64_t num_rows() const {
     return rows_made_ - static_cast<int64_t>(free_rows_.size());
   }
+  // Since the table was made, by its rules.
+  int64_t rows_evicted() const { return rows_evicted_; }
+  int64_t rows_admitted() const { return rows_admitted_; }
+  // Of a row budget: the rows that a part may have; 0: any.
+  int64_t part_rows_max() const { return shares_.rows_max; }
   // Pages and indexes, without what the allocator adds; of first pages only
   // what is in use.
   int64_t memory_bytes() const;
@@ -62,13 +78,15 @@ class SparseTable {
   void Pull(std::span<const uint64_t> ids, float* out) const;
 
   // Updates the rows of `ids`, all distinct, with gradients[ids.size(), dim];
-  // inserts those that are not there. `step`: as in ApplyBatch. Values are
-  // rounded to the format by chance, drawn from (seed, table, id, step):
-  // another `step` each time.
+  // inserts those that are not there, and drops rows, as the rules have it.
+  // With rules, `ids` rise by IdHash(), and every step calls it, with ids or
+  // without. `step`: as in ApplyBatch. Values are rounded to the format by
+  // chance, drawn from (seed, table, id, step): another `step` each time.
   void Apply(std::span<const uint64_t> ids, const float* gradients,
              double learning_rate_factor, int64_t step);
 
-  // Inserts a row, or replaces it; `values` are value_bytes() of the format.
+  // Inserts a row whatever the rules, or replaces it; `values` are
+  // value_bytes() of the format.
   void Load(uint64_t id, std::span<const std::byte> values,
             std::span<const float> state);
 
@@ -82,11 +100,15 @@ class SparseTable {
                    visit) const;
 
  private:
-  explicit SparseTable(const Options& options);
+  SparseTable(const Options& options, int index_bits);
 
-  // The rows of up to kBlock ids, those that are missing inserted.
-  void RowsFor(std::span<const uint64_t> ids, float** rows);
-  uint32_t Insert(uint64_t hash, uint64_t id);
+  // The rows of up to kBlock ids, those that are missing inserted, or null
+  // where the rules have none.
+  void RowsFor(std::span<const uint64_t> ids, int64_t step, float** rows);
+  float* Insert(uint64_t hash, uint64_t id);
+  void Update(std::span<const uint64_t> ids, std::span<float*> rows,
+              const float* gradients, double learning_rate_factor,
+              int64_t step);
   uint32_t NewRow();
   float* RowAt(uint32_t row) const;
   // As the table has them when widened.
@@ -96,19 +118,53 @@ class SparseTable {
   // Of values of an id that are rounded at `step`.
   uint64_t RoundingKey(uint64_t id, int64_t step) const;
 
+  // What the rules need, in ps/sparse_table_rules.cc.
+  // Whether a push to an id without a row makes one; its pushes so far, if they
+  // are counted, go to `seen`.
+  bool Admits(uint64_t hash, uint64_t id, int64_t step, uint32_t* seen);
+  // Counts the ids that Admits() refused, forgets those that it let in.
+  void CountCandidates(int64_t step);
+  void EraseIds(std::span<const uint64_t> ids);
+  void SetWords(float* row, uint32_t step, uint32_t pushes) const;
+  void CountPush(float* row, uint32_t step) const;
+  struct Standing;  // of a row among those of its part
+  Standing StandingOf(uint64_t id, uint32_t row, uint32_t step) const;
+  // Down to its share, if it has more.
+  void ShrinkPart(int64_t part, uint32_t step);
+  void Sweep(int64_t step);
+  void DropRow(uint32_t row) {
+    free_rows_.push_back(row);
+    ++rows_evicted_;
+  }
+
   Options options_;
   uint64_t key_;
   std::unique_ptr<Optimizer> optimizer_;
   int64_t state_floats_ = 0;
-  int64_t value_words_ = 0;     // floats that a row's values take the room of
+  int64_t value_words_ = 0;  // floats that a row's values take the room of
+  int64_t words_at_ = 0;     // floats before the words of the rules
+  RowShares shares_;
   std::vector<float> widened_;  // rows while they are updated
   int64_t stride_ = 0;          // floats from row to row
   uint32_t segment_row_bits_ = 0;
-  RowIndex index_;  // by slot
+  RowIndex index_;  // by slot, or parts of slots
   std::vector<float*> segments_;
   int64_t rows_made_ = 0;
   std::vector<uint32_t> free_rows_;  // made, but of no id now
+  int64_t rows_evicted_ = 0;
+  int64_t rows_admitted_ = 0;
+  // Of the command under way, in its order.
+  std::vector<uint64_t> admitted_;
+  std::vector<uint64_t> waiting_;
 };
+
+// Of the table that counts the pushes to ids that `options.rules` keep waiting.
+SparseTable::Options CandidateOptions(const SparseTable::Options& options);
+
+// The tables of a model, in its order, then those of their candidates.
+// Errors: those of SparseTable::Create().
+StatusOr<std::vector<std::unique_ptr<SparseTable>>> MakeTables(
+    const ModelSpec& model, int slot_bits);
 
 }  // namespace shoal::ps
 

@@ -87,6 +87,31 @@ StatusOr<Initializer> InitializerFromWire(const wire::Initializer& in) {
   return out;
 }
 
+void RulesToWire(const RowRules& in, wire::RowRules& out) {
+  out.set_min_count(in.min_count);
+  out.set_candidate_bytes(in.candidate_bytes);
+  out.set_probability(in.probability);
+  out.set_max_age_steps(in.max_age_steps);
+  out.set_row_budget_bytes(in.row_budget_bytes);
+  out.set_policy(static_cast<int>(in.policy));
+}
+
+StatusOr<RowRules> RulesFromWire(const wire::RowRules& in) {
+  if (in.policy() < 0 ||
+      in.policy() > static_cast<int>(RowRules::Policy::kLfu)) {
+    return InvalidArgumentError(
+        StrCat("there is no eviction policy ", in.policy()));
+  }
+  const RowRules out = {.min_count = in.min_count(),
+                        .candidate_bytes = in.candidate_bytes(),
+                        .probability = in.probability(),
+                        .max_age_steps = in.max_age_steps(),
+                        .row_budget_bytes = in.row_budget_bytes(),
+                        .policy = static_cast<RowRules::Policy>(in.policy())};
+  SHOAL_RETURN_IF_ERROR(CheckRules(out));
+  return out;
+}
+
 }  // namespace
 
 Buffer Encode(const google::protobuf::MessageLite& head) {
@@ -135,6 +160,7 @@ void ToWire(const ModelSpec& model, wire::Model& out) {
     OptimizerToWire(table.optimizer, *t.mutable_optimizer());
     InitializerToWire(table.initializer, *t.mutable_initializer());
     t.set_format(static_cast<int>(table.format));
+    RulesToWire(table.rules, *t.mutable_rules());
   }
   for (const std::vector<int>& group : model.groups) {
     wire::Model::Group& g = *out.add_groups();
@@ -207,6 +233,10 @@ StatusOr<ModelSpec> FromWire(const wire::Model& in) {
       return InvalidArgumentError(
           StrCat("table '", t.name(), "' has rows of format ", t.format()));
     }
+    const auto rules = RulesFromWire(t.rules());
+    SHOAL_RETURN_IF_ERROR(
+        rules.status().WithPrefix(StrCat("table '", t.name(), "'")));
+    table.rules = *rules;
     out.tables.push_back(std::move(table));
   }
   std::vector<int> uses(out.tables.size(), 0);

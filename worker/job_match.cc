@@ -42,6 +42,19 @@ DataSpec ColumnsPart(const JobSpec& job) {
   return part;
 }
 
+// Which words and counts go with the rows; how many may change.
+void KeepRules(const TableSpec& from, TableSpec& kept) {
+  const EvictionSpec& eviction = from.eviction();
+  if (from.admission().min_count() > 1) {
+    kept.mutable_admission()->set_min_count(2);
+  }
+  if (eviction.row_budget_bytes() > 0) {
+    kept.mutable_eviction()->set_policy(eviction.policy());
+  } else if (eviction.max_age_steps() > 0) {
+    kept.mutable_eviction()->set_policy("lru");
+  }
+}
+
 // What gives the values of a checkpoint their meaning, of a job; the rest may
 // change from one run to the next.
 JobSpec ModelPart(const JobSpec& job, bool with_columns) {
@@ -61,8 +74,10 @@ JobSpec ModelPart(const JobSpec& job, bool with_columns) {
     TableSpec& kept = (*part.mutable_tables())[name];
     kept.mutable_optimizer()->set_kind(own ? table->second.optimizer().kind()
                                            : job.dense().kind());
-    kept.set_format(table != job.tables().end() ? table->second.format()
-                                                : TableSpec().format());
+    const TableSpec& spec =
+        table != job.tables().end() ? table->second : TableSpec();
+    kept.set_format(spec.format());
+    KeepRules(spec, kept);
   }
   if (with_columns) {
     *part.mutable_data() = ColumnsPart(job);

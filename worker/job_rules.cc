@@ -546,41 +546,13 @@ Problem CheckKeysOfKind(const Spec& spec, std::string_view key) {
   return std::nullopt;
 }
 
-// The same for tables, and for keys of theirs.
-Problem CheckTables(const JobSpec& job) {
-  const FieldDescriptor* l2[] = {
-      ModelSpec::descriptor()->FindFieldByName("l2_linear"),
-      ModelSpec::descriptor()->FindFieldByName("l2_embedding")};
-  for (const auto& [name, table] : job.tables()) {
-    // A table has the penalty that is called after it.
-    const std::vector<std::string> kinds =
-        ReadBy(*l2[name == "linear" ? 0 : 1]);
-    const std::string key = StrCat("tables.", name);
-    const bool known = std::find(kinds.begin(), kinds.end(),
-                                 job.model().kind()) != kinds.end();
-    if (!known && table.ByteSizeLong() > 0) {
-      return JobProblem{key, StrCat(job.model().kind(), " has no such table (",
-                                    JoinOr(kinds), " have); leave it out")};
-    }
-    const std::string init = table.has_init() || name != "linear"
-                                 ? table.init()
-                                 : std::string("zero");
-    if (table.has_init_scale() && init == "zero") {
-      return JobProblem{key + ".init_scale",
-                        "the first values are zero; set init to uniform or "
-                        "normal, or leave the scale out"};
-    }
-  }
-  return std::nullopt;
-}
-
 Problem CheckModel(const JobSpec& job) {
   const ModelSpec& model = job.model();
   const std::string& kind = model.kind();
   if (Problem problem = CheckKeysOfKind(model, "model"); problem.has_value()) {
     return problem;
   }
-  if (Problem problem = CheckTables(job); problem.has_value()) {
+  if (Problem problem = FindTableProblem(job); problem.has_value()) {
     return problem;
   }
   if (model.task() == "multiclass" && (kind == "fm" || kind == "deepfm")) {

@@ -16,6 +16,8 @@ struct JobProblem {
 
 // The first value outside its bounds, else the first broken rule between keys.
 std::optional<JobProblem> FindJobProblem(const JobSpec& job);
+// Of those, the ones about `tables`.
+std::optional<JobProblem> FindTableProblem(const JobSpec& job);
 
 }  // namespace shoal::worker
 

@@ -98,6 +98,16 @@ ps::TableSpec TableOf(const JobSpec& job, const graph::Feed& feed) {
                                                        : Kind::kUniform;
   }
   table.initializer.scale = spec.init_scale();
+  const AdmissionSpec& admission = spec.admission();
+  const EvictionSpec& eviction = spec.eviction();
+  table.rules = {.min_count = admission.min_count(),
+                 .candidate_bytes = admission.candidate_bytes(),
+                 .probability = admission.probability(),
+                 .max_age_steps = eviction.max_age_steps(),
+                 .row_budget_bytes = eviction.row_budget_bytes(),
+                 .policy = eviction.policy() == "lfu"
+                               ? ps::RowRules::Policy::kLfu
+                               : ps::RowRules::Policy::kLru};
   table.format = spec.format() == "bf16"  ? DType::kBF16
                  : spec.format() == "f16" ? DType::kF16
                                           : DType::kF32;

@@ -1,0 +1,220 @@
+// Admission and eviction: see ps/row_rules.h.
+#include <algorithm>
+#include <bit>
+#include <string>
+#include <utility>
+
+#include "base/random.h"
+#include "base/strcat.h"
+#include "ps/slots.h"
+#include "ps/sparse_table.h"
+
+namespace shoal::ps {
+namespace {
+
+// A word of a row. Moved as a float it would keep its bits too, but is none.
+uint32_t Word(const float* at) { return std::bit_cast<uint32_t>(*at); }
+void SetWord(float* at, uint32_t word) { *at = std::bit_cast<float>(word); }
+
+// Steps from `then` to `now`, in which 32-bit steps may run over. What comes
+// from a later step is not old.
+uint32_t AgeAt(uint32_t now, uint32_t then) {
+  const auto age = static_cast<int32_t>(now - then);
+  return age < 0 ? 0 : static_cast<uint32_t>(age);
+}
+
+constexpr char kCandidates[] = "/candidates";
+
+}  // namespace
+
+// --- Admission -------------------------------------------------------------
+
+bool SparseTable::Admits(uint64_t hash, uint64_t id, int64_t step,
+                         uint32_t* seen) {
+  const RowRules& rules = options_.rules;
+  if (rules.probability < 1) {
+    constexpr uint64_t kAdmission = 0x61646d6974ULL;
+    const uint64_t bits = HashKey(HashKey(HashKey(key_, kAdmission), id),
+                                  static_cast<uint64_t>(step));
+    return static_cast<double>(bits >> 11) * 0x1.0p-53 < rules.probability;
+  }
+  if (options_.candidates == nullptr) {
+    return true;
+  }
+  const uint32_t row = options_.candidates->index_.Find(hash, id);
+  if (row != RowIndex::kNone) {
+    const float count = *options_.candidates->RowAt(row);
+    // Of a checkpoint, perhaps: what is no count is none.
+    *seen = count > 0 && count < 0x1p24F ? static_cast<uint32_t>(count) : 0;
+  }
+  const bool admits = int64_t{*seen} + 1 >= rules.min_count;
+  if (!admits) {
+    waiting_.push_back(id);
+  } else if (row != RowIndex::kNone) {
+    admitted_.push_back(id);
+  }
+  return admits;
+}
+
+SparseTable::Options CandidateOptions(const SparseTable::Options& options) {
+  SparseTable::Options out;
+  out.name = options.name + kCandidates;
+  // A push of -1 adds one.
+  out.dim = 1;
+  out.optimizer = {.kind = "sgd", .learning_rate = 1};
+  out.seed = options.seed;
+  out.slot_bits = options.slot_bits;
+  out.rules.max_age_steps = options.rules.max_age_steps;
+  out.rules.row_budget_bytes = options.rules.candidate_bytes;
+  return out;
+}
+
+void SparseTable::CountCandidates(int64_t step) {
+  options_.candidates->EraseIds(admitted_);
+  const std::vector<float> ones(waiting_.size(), -1);
+  options_.candidates->Apply(waiting_, ones.data(), 1, step);
+  admitted_.clear();
+  waiting_.clear();
+}
+
+void SparseTable::EraseIds(std::span<const uint64_t> ids) {
+  for (size_t begin = 0; begin < ids.size();) {
+    const int64_t part = index_.PartOf(IdHash(ids[begin]));
+    size_t end = begin;
+    while (end < ids.size() && index_.PartOf(IdHash(ids[end])) == part) {
+      ++end;
+    }
+    const auto gone = ids.subspan(begin, end - begin);
+    index_.EraseIf(part, [&](uint64_t id, uint32_t row) {
+      if (std::find(gone.begin(), gone.end(), id) == gone.end()) {
+        return false;
+      }
+      free_rows_.push_back(row);
+      return true;
+    });
+    begin = end;
+  }
+}
+
+// --- Eviction --------------------------------------------------------------
+
+void SparseTable::SetWords(float* row, uint32_t step, uint32_t pushes) const {
+  if (options_.rules.evicts()) {
+    SetWord(row + words_at_, step);
+  }
+  if (options_.rules.by_use()) {
+    SetWord(row + words_at_ + 1, pushes);
+  }
+}
+
+void SparseTable::CountPush(float* row, uint32_t step) const {
+  SetWord(row + words_at_, step);
+  if (options_.rules.by_use()) {
+    const uint32_t pushes = Word(row + words_at_ + 1);
+    SetWord(row + words_at_ + 1, pushes + (pushes != ~uint32_t{0} ? 1 : 0));
+  }
+}
+
+// The least goes first.
+struct SparseTable::Standing {
+  uint64_t use;
+  uint64_t hash;
+  friend auto operator<=>(const Standing&, const Standing&) = default;
+};
+
+SparseTable::Standing SparseTable::StandingOf(uint64_t id, uint32_t row,
+                                              uint32_t step) const {
+  const float* words = RowAt(row) + words_at_;
+  uint64_t use = ~AgeAt(step, Word(words));
+  if (options_.rules.by_use()) {
+    use |= uint64_t{Word(words + 1)} << 32;
+  }
+  return {use, IdHash(id)};
+}
+
+void SparseTable::ShrinkPart(int64_t part, uint32_t step) {
+  const int64_t count = index_.count(part);
+  if (count <= shares_.rows_max) {
+    return;
+  }
+  std::vector<std::pair<uint64_t, uint32_t>> rows;
+  rows.reserve(static_cast<size_t>(count));
+  index_.ForEach(part, [&](uint64_t id, uint32_t row) {
+    __builtin_prefetch(RowAt(row) + words_at_);
+    rows.emplace_back(id, row);
+  });
+  std::vector<Standing> standings;
+  standings.reserve(rows.size());
+  for (const auto& [id, row] : rows) {
+    standings.push_back(StandingOf(id, row, step));
+  }
+  const int64_t kept = shares_.rows_max - shares_.rows_max / 8;
+  const auto last = standings.begin() + (count - kept - 1);
+  std::nth_element(standings.begin(), last, standings.end());
+  index_.EraseIf(part, [&](uint64_t id, uint32_t row) {
+    const bool gone = StandingOf(id, row, step) <= *last;
+    if (gone) {
+      DropRow(row);
+    }
+    return gone;
+  });
+}
+
+void SparseTable::Sweep(int64_t step) {
+  const int64_t period = options_.rules.sweep_period();
+  const auto now = static_cast<uint32_t>(step);
+  const auto old = static_cast<uint32_t>(options_.rules.max_age_steps);
+  constexpr int64_t kGroups = int64_t{1} << RowRules::kSweepBits;
+  const int64_t parts = index_.num_parts() / kGroups;
+  // Groups g with (g + step) % period == 0.
+  const int64_t first = (period - step % period) % period;
+  for (int64_t group = first; group < kGroups; group += period) {
+    for (int64_t part = group * parts; part < (group + 1) * parts; ++part) {
+      if (index_.count(part) == 0) {
+        continue;
+      }
+      index_.ForEach(part, [&](uint64_t, uint32_t row) {
+        __builtin_prefetch(RowAt(row) + words_at_);
+      });
+      index_.EraseIf(part, [&](uint64_t, uint32_t row) {
+        const bool gone = AgeAt(now, Word(RowAt(row) + words_at_)) >= old;
+        if (gone) {
+          DropRow(row);
+        }
+        return gone;
+      });
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------
+
+StatusOr<std::vector<std::unique_ptr<SparseTable>>> MakeTables(
+    const ModelSpec& model, int slot_bits) {
+  std::vector<std::unique_ptr<SparseTable>> tables;
+  std::vector<std::unique_ptr<SparseTable>> candidates;
+  for (const TableSpec& table : model.tables) {
+    SparseTable::Options options = {.name = table.name,
+                                    .dim = table.dim,
+                                    .optimizer = table.optimizer,
+                                    .initializer = table.initializer,
+                                    .seed = model.seed,
+                                    .slot_bits = slot_bits,
+                                    .format = table.format,
+                                    .rules = table.rules};
+    if (table.rules.counts()) {
+      auto counts = SparseTable::Create(CandidateOptions(options));
+      SHOAL_RETURN_IF_ERROR(
+          counts.status().WithPrefix("admission.candidate_bytes"));
+      options.candidates = counts->get();
+      candidates.push_back(*std::move(counts));
+    }
+    SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<SparseTable> made,
+                           SparseTable::Create(options));
+    tables.push_back(std::move(made));
+  }
+  std::move(candidates.begin(), candidates.end(), std::back_inserter(tables));
+  return tables;
+}
+
+}  // namespace shoal::ps
