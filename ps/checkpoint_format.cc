@@ -380,7 +380,7 @@ StatusOr<TableTensors> FitTable(const std::string& file, const Tensors& tensors,
         StrCat("table '", table.name(), "' has dim ", from.dim, " and ",
                from.state_floats, " floats of state in ", file, ", but dim ",
                table.dim(), " and ", table.state_floats(),
-               " in this job: is it of another model or optimizer?"));
+               " in this job: is it of another model, optimizer or eviction?"));
   }
   if (from.format != table.format()) {
     return FailedPreconditionError(StrCat(

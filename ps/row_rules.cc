@@ -39,6 +39,11 @@ Status CheckRules(const RowRules& rules) {
         "rows are made by count or by chance: min_count above 1 does not go "
         "with a probability below 1");
   }
+  if (rules.counts() && rules.candidate_bytes < 1) {
+    return InvalidArgumentError(StrCat("candidate_bytes is ",
+                                       rules.candidate_bytes,
+                                       ", but candidates need a bound"));
+  }
   if (rules.max_age_steps < 0 || rules.max_age_steps > kAgeMax) {
     return InvalidArgumentError(StrCat("max_age_steps is ", rules.max_age_steps,
                                        ", outside [0, ", kAgeMax, "]"));

@@ -419,5 +419,280 @@ TEST(RowRulesTest, EveryPairOfRulesFormatsAndOptimizersAgreesWithMaps) {
   }
 }
 
+std::unique_ptr<SparseTable> OneTable(const RowRules& rules,
+                                      int slot_bits = 10) {
+  return std::move(
+      RuledTables(RuledModel("sgd", DType::kF32, rules), slot_bits)[0]);
+}
+
+void PushAt(SparseTable& table, int64_t step, std::vector<uint64_t> ids) {
+  std::sort(ids.begin(), ids.end(), HashLess);
+  table.Apply(ids, RuledGradients(ids, step).data(), 1, step);
+}
+
+std::set<uint64_t> IdsIn(const SparseTable& table) {
+  std::set<uint64_t> ids;
+  table.ForEach([&](uint64_t id, std::span<const std::byte>,
+                    std::span<const float>) { ids.insert(id); });
+  return ids;
+}
+
+TEST(RowRulesTest, RowIsMadeByThePushThatIsTheMinCountth) {
+  const TableList tables =
+      RuledTables(RuledModel("sgd", DType::kF32, {.min_count = 3}));
+  SparseTable& table = *tables[0];
+  const std::vector<float> first = RuledPull(table, 42);
+  PushAt(table, 1, {42});
+  PushAt(table, 2, {42, 7});
+  EXPECT_EQ(RuledPull(table, 42), first);
+  EXPECT_EQ(table.num_rows(), 0);
+  EXPECT_EQ(tables[1]->num_rows(), 2);
+  PushAt(table, 9, {42});
+  // The first two pushes changed nothing.
+  const std::vector<float> gradient = RuledGradients({42}, 9);
+  for (size_t j = 0; j < first.size(); ++j) {
+    EXPECT_EQ(RuledPull(table, 42)[j], first[j] - 0.1F * gradient[j]);
+  }
+  EXPECT_EQ(IdsIn(table), std::set<uint64_t>{42});
+  EXPECT_EQ(IdsIn(*tables[1]), std::set<uint64_t>{7});
+  EXPECT_EQ(table.rows_admitted(), 1);
+}
+
+// 10,000 draws: 4 deviations. Another step draws anew, another table too.
+TEST(RowRulesTest, ProbabilityIsThatOfEachPush) {
+  constexpr int64_t kIds = 10'000;
+  constexpr double kShare = 0.3;
+  const auto table = OneTable({.probability = kShare});
+  std::vector<uint64_t> ids(kIds);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    ids[i] = i;
+  }
+  const auto near = [](int64_t rows, double share) {
+    EXPECT_NEAR(static_cast<double>(rows), share * kIds,
+                4 * std::sqrt(share * (1 - share) * kIds));
+  };
+  PushAt(*table, 1, ids);
+  near(table->num_rows(), kShare);
+  PushAt(*table, 1, ids);  // the same draws
+  near(table->num_rows(), kShare);
+  PushAt(*table, 2, ids);
+  near(table->num_rows(), 1 - (1 - kShare) * (1 - kShare));
+  const std::set<uint64_t> here = IdsIn(*table);
+  ModelSpec model = RuledModel("sgd", DType::kF32, {.probability = kShare});
+  model.tables[0].name = "linear";
+  const TableList other = RuledTables(model);
+  PushAt(*other[0], 1, ids);
+  PushAt(*other[0], 2, ids);
+  EXPECT_NE(IdsIn(*other[0]), here);
+}
+
+// Age 80: every group is looked at once in 10 steps.
+TEST(RowRulesTest, RowGoesAtTheFirstSweepOfItsGroupAfterItsAge) {
+  const auto table = OneTable({.max_age_steps = 80});
+  const uint64_t id = 12345;
+  const auto group = static_cast<int64_t>(IdHash(id) >> 54);
+  PushAt(*table, 100, {id});
+  PushAt(*table, 107, {id});  // The last one counts.
+  int64_t step = 108;
+  while (step < 107 + 80 || (group + step) % 10 != 0) {
+    PushAt(*table, step++, {});
+    ASSERT_EQ(table->num_rows(), 1) << step;
+  }
+  EXPECT_LT(step, 107 + 80 + 10);
+  PushAt(*table, step, {});
+  EXPECT_EQ(table->num_rows(), 0);
+  EXPECT_EQ(table->rows_evicted(), 1);
+  // Its id starts again from its first value.
+  EXPECT_EQ(RuledPull(*table, id), RuledPull(*OneTable({}), id));
+
+  // A push that comes with the sweep is in time.
+  PushAt(*table, 1000, {id});
+  for (step = 1001; step < 1300; ++step) {
+    PushAt(*table, step,
+           step >= 1080 ? std::vector<uint64_t>{id} : std::vector<uint64_t>());
+    ASSERT_EQ(table->num_rows(), 1) << step;
+    if (step < 1080) {
+      ASSERT_EQ(table->rows_evicted(), 1);
+    }
+  }
+  EXPECT_EQ(table->rows_admitted(), 2);
+}
+
+// Words of 32 bits run over; a row of a later step (of a checkpoint, say) is
+// not old.
+TEST(RowRulesTest, AgesHoldWhereStepsRunOver) {
+  const int64_t end = int64_t{1} << 32;
+  const auto table = OneTable({.max_age_steps = 100});
+  PushAt(*table, end - 10, {1, 2});
+  for (int64_t step = end - 9; step < end + 60; ++step) {
+    PushAt(*table, step, {1});
+  }
+  EXPECT_EQ(IdsIn(*table), (std::set<uint64_t>{1, 2}));
+  for (int64_t step = end + 60; step < end + 120; ++step) {
+    PushAt(*table, step, {1});
+  }
+  EXPECT_EQ(IdsIn(*table), std::set<uint64_t>{1});
+  for (int64_t step = 1; step < 50; ++step) {
+    PushAt(*table, step, {});
+  }
+  EXPECT_EQ(IdsIn(*table), std::set<uint64_t>{1});
+}
+
+// Nine rows in a part for eight: seven stay.
+TEST(RowRulesTest, LeastRecentAndLeastFrequentRowsGo) {
+  for (const Policy policy : {Policy::kLru, Policy::kLfu}) {
+    RowRules rules = {.policy = policy};
+    rules.row_budget_bytes = BudgetFor("sgd", DType::kF32, rules, 8);
+    const auto table = OneTable(rules);
+    std::vector<uint64_t> ids = CrowdedIds(9, 1);
+    std::sort(ids.begin(), ids.end(), HashLess);
+    // ids[0] often but long ago; the others once each, later and later.
+    PushAt(*table, 1, {ids[0]});
+    PushAt(*table, 2, {ids[0]});
+    for (size_t i = 1; i < 8; ++i) {
+      PushAt(*table, static_cast<int64_t>(2 + i), {ids[i]});
+    }
+    ASSERT_EQ(table->num_rows(), 8);
+    PushAt(*table, 20, {ids[8]});
+    std::set<uint64_t> want(ids.begin(), ids.end());
+    if (policy == Policy::kLru) {
+      want.erase(ids[0]);
+      want.erase(ids[1]);
+    } else {
+      want.erase(ids[1]);
+      want.erase(ids[2]);
+    }
+    EXPECT_EQ(IdsIn(*table), want);
+    EXPECT_EQ(table->rows_evicted(), 2);
+  }
+}
+
+// Of equal rows those of the lowest hash go, whatever came first.
+TEST(RowRulesTest, EqualRowsGoByTheirHash) {
+  RowRules rules;
+  rules.row_budget_bytes = BudgetFor("sgd", DType::kF32, rules, 8);
+  const auto table = OneTable(rules);
+  std::vector<uint64_t> ids = CrowdedIds(20, 1);
+  PushAt(*table, 1, ids);
+  std::sort(ids.begin(), ids.end(), HashLess);
+  EXPECT_EQ(IdsIn(*table), std::set<uint64_t>(ids.end() - 7, ids.end()));
+}
+
+// The parts of a budget are the same however many slots there are.
+TEST(RowRulesTest, BitsDoNotDependOnTheNumberOfSlots) {
+  RowRules rules;
+  rules.max_age_steps = 50;
+  rules.row_budget_bytes = (int64_t{1} << 19) * 80;
+  const auto few = OneTable(rules, 3);
+  const auto many = OneTable(rules, 12);
+  EXPECT_EQ(few->part_rows_max(), many->part_rows_max());
+  EXPECT_LT(few->part_rows_max(), 128);
+  const std::vector<uint64_t> ids = CrowdedIds(600, 1, 12);
+  Random random(3);
+  for (int64_t step = 1; step < 60; ++step) {
+    const auto pushed = DrawIds(ids, 50, random);
+    PushAt(*few, step, pushed);
+    PushAt(*many, step, pushed);
+  }
+  EXPECT_GT(few->rows_evicted(), 100);
+  EXPECT_EQ(RuledRowsOf(*few), RuledRowsOf(*many));
+  // Slots are erased whole, though they are several parts of a table's index.
+  for (int64_t slot = 0; slot < 8; ++slot) {
+    few->EraseSlot(slot);
+  }
+  EXPECT_EQ(few->num_rows(), 0);
+}
+
+// Many more ids than there is room for: what rows and candidates take stays
+// within their budgets at every step, but for the page that each table's rows
+// and index may have begun.
+TEST(RowRulesTest, BudgetsAreKeptAtEveryStep) {
+  constexpr int64_t kBudget = int64_t{16} << 20;
+  constexpr int64_t kPages = int64_t{4} << 20;
+  for (const Policy policy : {Policy::kLru, Policy::kLfu}) {
+    const TableList tables =
+        RuledTables(RuledModel("adagrad", DType::kF32,
+                               {.min_count = 2,
+                                .candidate_bytes = kBudget / 2,
+                                .row_budget_bytes = kBudget,
+                                .policy = policy}));
+    Random random(1);
+    int64_t most = 0;
+    int64_t most_candidates = 0;
+    for (int64_t step = 1; step <= 60; ++step) {
+      std::vector<uint64_t> ids(20'000);
+      for (uint64_t& id : ids) {
+        // Half of them soon come again.
+        id = random.Below(2) == 0
+                 ? random.Below(200'000)
+                 : random.Below(1'000'000'000) * 2 + 1'000'000 + (step % 2);
+      }
+      std::sort(ids.begin(), ids.end());
+      ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+      PushAt(*tables[0], step, ids);
+      PushAt(*tables[0], step, {ids.end() - 5'000, ids.end()});
+      most = std::max(most, tables[0]->memory_bytes());
+      most_candidates = std::max(most_candidates, tables[1]->memory_bytes());
+    }
+    EXPECT_LT(most, kBudget + kPages);
+    EXPECT_LT(most_candidates, kBudget / 2 + kPages);
+    // And made use of.
+    EXPECT_GT(most, kBudget * 6 / 10);
+    EXPECT_GT(most_candidates, kBudget / 2 * 6 / 10);
+    EXPECT_GT(tables[0]->rows_evicted(), 30'000);
+    EXPECT_GT(tables[1]->rows_evicted(), 100'000);
+  }
+}
+
+TEST(RowRulesTest, ImpossibleRulesAreRefusedSayingWhatWouldDo) {
+  const auto refused = [](const RowRules& rules, const std::string& why,
+                          int slot_bits = 10) {
+    const auto made =
+        MakeTables(RuledModel("sgd", DType::kF32, rules), slot_bits);
+    EXPECT_EQ(made.status().code(), StatusCode::kInvalidArgument) << why;
+    EXPECT_THAT(made.status().message(), HasSubstr(why));
+    EXPECT_THAT(made.status().message(), HasSubstr("embedding"));
+  };
+  refused({.min_count = 0}, "min_count is 0");
+  refused({.min_count = (1 << 24) + 1}, "min_count is 16777217");
+  refused({.probability = 0}, "probability is 0");
+  refused({.probability = NAN}, "probability is");
+  refused({.probability = 1.5}, "probability is 1.5");
+  refused({.min_count = 2, .probability = 0.5}, "by count or by chance");
+  refused({.max_age_steps = -1}, "max_age_steps is -1");
+  refused({.max_age_steps = int64_t{1} << 31}, "max_age_steps is 2147483648");
+  refused({.row_budget_bytes = -1}, "a budget is -1 bytes");
+  refused({.row_budget_bytes = int64_t{1} << 51}, "a budget is");
+  refused({.min_count = 2, .candidate_bytes = 0}, "candidate_bytes");
+  // 16 bytes of row with its step, and 32 of index, in each of 1024 parts.
+  refused({.row_budget_bytes = 1000}, "give 49152 or more");
+  EXPECT_TRUE(
+      MakeTables(RuledModel("sgd", DType::kF32, {.row_budget_bytes = 49152}),
+                 10)
+          .ok());
+  refused({.row_budget_bytes = 49152}, "give 6291456 or more", 11);
+  EXPECT_TRUE(
+      MakeTables(RuledModel("sgd", DType::kF32, {.row_budget_bytes = 6291456}),
+                 11)
+          .ok());
+  refused({.row_budget_bytes = int64_t{1} << 40}, "use fewer shards", 17);
+}
+
+// A checkpoint of other rules is of another table.
+TEST(RowRulesTest, RowsWithOtherWordsAreNotLoaded) {
+  const ModelSpec lru =
+      RuledModel("sgd", DType::kF32, {.row_budget_bytes = 1 << 20});
+  const ModelSpec lfu =
+      RuledModel("sgd", DType::kF32,
+                 {.row_budget_bytes = 1 << 20, .policy = Policy::kLfu});
+  const RuledShards from(lru, 1);
+  MemoryStorage storage;
+  from.Save(storage);
+  const RuledShards to(lfu, 1);
+  const Status loaded = LoadParts(storage, "job/step-1", to.state(0));
+  EXPECT_EQ(loaded.code(), StatusCode::kFailedPrecondition);
+  EXPECT_THAT(loaded.message(), HasSubstr("eviction"));
+}
+
 }  // namespace
 }  // namespace shoal::ps

@@ -48,10 +48,11 @@ void KeepRules(const TableSpec& from, TableSpec& kept) {
   if (from.admission().min_count() > 1) {
     kept.mutable_admission()->set_min_count(2);
   }
+  if (eviction.row_budget_bytes() > 0 || eviction.max_age_steps() > 0) {
+    kept.mutable_eviction()->set_max_age_steps(1);
+  }
   if (eviction.row_budget_bytes() > 0) {
     kept.mutable_eviction()->set_policy(eviction.policy());
-  } else if (eviction.max_age_steps() > 0) {
-    kept.mutable_eviction()->set_policy("lru");
   }
 }
 
