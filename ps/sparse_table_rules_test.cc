@@ -55,11 +55,11 @@ TableList RuledTables(const ModelSpec& model, int slot_bits = 10) {
 
 bool HashLess(uint64_t a, uint64_t b) { return IdHash(a) < IdHash(b); }
 
-// Ids that crowd a few of 2^bits parts, so that these overflow.
+// Ids that crowd the last few of 2^bits parts, so that these overflow.
 std::vector<uint64_t> CrowdedIds(size_t n, uint64_t parts, int bits = 10) {
   std::vector<uint64_t> ids;
   for (uint64_t i = 1; ids.size() < n; ++i) {
-    if (IdHash(i) >> (64 - bits) < parts) {
+    if (~IdHash(i) >> (64 - bits) < parts) {
       ids.push_back(i);
     }
   }
@@ -596,11 +596,17 @@ TEST(RowRulesTest, BitsDoNotDependOnTheNumberOfSlots) {
   }
   EXPECT_GT(few->rows_evicted(), 100);
   EXPECT_EQ(RuledRowsOf(*few), RuledRowsOf(*many));
-  // Slots are erased whole, though they are several parts of a table's index.
+  // Slots are erased, and groups swept, whole, though they are several parts of
+  // a table's index.
   for (int64_t slot = 0; slot < 8; ++slot) {
     few->EraseSlot(slot);
   }
   EXPECT_EQ(few->num_rows(), 0);
+  EXPECT_GT(many->num_rows(), 0);
+  for (int64_t step = 60; step < 60 + 50 + 6; ++step) {
+    PushAt(*many, step, {});
+  }
+  EXPECT_EQ(many->num_rows(), 0);
 }
 
 // Many more ids than there is room for: what rows and candidates take stays
