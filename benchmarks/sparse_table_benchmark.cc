@@ -17,6 +17,7 @@
 // use too.
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <map>
@@ -31,7 +32,9 @@
 #include <sys/resource.h>
 
 #include "base/random.h"
+#include "ps/model_spec.h"
 #include "ps/optimizer.h"
+#include "ps/row_rules.h"
 #include "ps/slots.h"
 #include "ps/sparse_table.h"
 
@@ -215,6 +218,88 @@ void BM_TableApplyAdagrad(benchmark::State& state) {
   state.SetItemsProcessed(state.iterations() * kBatch);
 }
 BENCHMARK(BM_TableApplyAdagrad)->Arg(1'000'000)->UseRealTime();
+
+// A stream of ids of which the n-th is drawn about 1/n as often as the first,
+// in the order of a shard's pushes: 200 steps of 50,000 draws, again and again.
+std::vector<std::vector<uint64_t>> ZipfSteps() {
+  constexpr double kIds = 50e6;
+  std::vector<std::vector<uint64_t>> steps(200);
+  Random random(9);
+  for (auto& step : steps) {
+    for (int64_t i = 0; i < kBatch; ++i) {
+      step.push_back(
+          IdOf(static_cast<int64_t>(std::pow(kIds, random.Uniform()))));
+    }
+    std::sort(step.begin(), step.end(), [](uint64_t a, uint64_t b) {
+      return shoal::ps::IdHash(a) < shoal::ps::IdHash(b);
+    });
+    step.erase(std::unique(step.begin(), step.end()), step.end());
+  }
+  return steps;
+}
+
+// What the rules of rows cost, per id that is pushed. Sketch: a push reads and
+// writes two or three lines of a row and one of the index; admission by count
+// adds a look-up of about as much for ids without a row; an eviction reads one
+// line of eight rows for each that goes, a sweep one line of at most eight rows
+// for each that is pushed: 1.2 to 3 times a plain table.
+void BM_TableApplyRules(benchmark::State& state,
+                        const shoal::ps::RowRules& rules) {
+  static const auto steps = ZipfSteps();
+  const shoal::ps::ModelSpec model = {
+      .tables = {{.name = "t",
+                  .dim = kDim,
+                  .optimizer = {.kind = "adagrad"},
+                  .rules = rules}},
+      .groups = {{0}}};
+  const auto tables = *shoal::ps::MakeTables(model, 10);
+  const std::vector<float> gradients(kBatch * kDim, 0.5F);
+  int64_t step = 0;
+  const auto apply = [&] {
+    const auto& ids = steps[static_cast<size_t>(step) % steps.size()];
+    tables[0]->Apply(ids, gradients.data(), 1, ++step);
+    return static_cast<int64_t>(ids.size());
+  };
+  int64_t most = 0;
+  while (step < 200) {
+    apply();
+    most = std::max(most, tables[0]->memory_bytes());
+  }
+  int64_t pushed = 0;
+  for (auto _ : state) {
+    pushed += apply();
+    most = std::max(most, tables[0]->memory_bytes());
+  }
+  if (rules.row_budget_bytes > 0 &&
+      most > rules.row_budget_bytes + (int64_t{4} << 20)) {
+    return state.SkipWithError("the budget was not kept");
+  }
+  state.SetItemsProcessed(pushed);
+  state.counters["rows"] = static_cast<double>(tables[0]->num_rows());
+  state.counters["most_bytes"] = static_cast<double>(most);
+  state.counters["evicted_per_push"] =
+      static_cast<double>(tables[0]->rows_evicted()) /
+      static_cast<double>(step * pushed / std::max<int64_t>(1, step - 200));
+  if (tables.size() > 1) {
+    state.counters["candidate_bytes"] =
+        static_cast<double>(tables[1]->memory_bytes());
+  }
+}
+constexpr int64_t kBudget = int64_t{128} << 20;
+BENCHMARK_CAPTURE(BM_TableApplyRules, none, {})->Iterations(200);
+BENCHMARK_CAPTURE(BM_TableApplyRules, age, {.max_age_steps = 400})
+    ->Iterations(200);
+BENCHMARK_CAPTURE(BM_TableApplyRules, lru, {.row_budget_bytes = kBudget})
+    ->Iterations(200);
+BENCHMARK_CAPTURE(BM_TableApplyRules, lfu,
+                  {.row_budget_bytes = kBudget,
+                   .policy = shoal::ps::RowRules::Policy::kLfu})
+    ->Iterations(200);
+BENCHMARK_CAPTURE(BM_TableApplyRules, min_count, {.min_count = 3})
+    ->Iterations(200);
+BENCHMARK_CAPTURE(BM_TableApplyRules, min_count_lru,
+                  {.min_count = 3, .row_budget_bytes = kBudget})
+    ->Iterations(200);
 
 void BM_TableInsert(benchmark::State& state) {
   const int64_t n = state.range(0);

@@ -129,6 +129,9 @@ TEST_F(ServicesTest, EachTellsOfItselfOverHttp) {
                : std::atof(text.c_str() + at + metric.size() + 2);
   };
   EXPECT_GT(value("m_s", "shoal_table_rows{shard=\"0\"}"), 100);
+  EXPECT_GT(value("m_s", "shoal_rows_admitted_total{shard=\"0\"}"), 100);
+  EXPECT_EQ(value("m_s", "shoal_rows_evicted_total{shard=\"0\"}"), 0);
+  EXPECT_EQ(value("m_s", "shoal_table_candidates{shard=\"0\"}"), 0);
   EXPECT_GT(value("m_s", "shoal_step{shard=\"0\"}"), 0);
   EXPECT_GT(value("m_w", "shoal_examples_total"), 64);
   EXPECT_GT(value("m_c", "shoal_step"), 0);
