@@ -265,6 +265,7 @@ void BM_TableApplyRules(benchmark::State& state,
     apply();
     most = std::max(most, tables[0]->memory_bytes());
   }
+  const int64_t evicted_before = tables[0]->rows_evicted();
   int64_t pushed = 0;
   for (auto _ : state) {
     pushed += apply();
@@ -278,12 +279,10 @@ void BM_TableApplyRules(benchmark::State& state,
   state.counters["rows"] = static_cast<double>(tables[0]->num_rows());
   state.counters["most_bytes"] = static_cast<double>(most);
   state.counters["evicted_per_push"] =
-      static_cast<double>(tables[0]->rows_evicted()) /
-      static_cast<double>(step * pushed / std::max<int64_t>(1, step - 200));
-  if (tables.size() > 1) {
-    state.counters["candidate_bytes"] =
-        static_cast<double>(tables[1]->memory_bytes());
-  }
+      static_cast<double>(tables[0]->rows_evicted() - evicted_before) /
+      static_cast<double>(pushed);
+  state.counters["candidate_bytes"] =
+      static_cast<double>(tables.size() > 1 ? tables[1]->memory_bytes() : 0);
 }
 constexpr int64_t kBudget = int64_t{128} << 20;
 BENCHMARK_CAPTURE(BM_TableApplyRules, none, {})->Iterations(200);
