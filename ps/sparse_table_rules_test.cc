@@ -347,6 +347,12 @@ int64_t BudgetFor(const std::string& optimizer, DType format, RowRules rules,
   return high;
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
 struct RuledCase {
   const char* name;
   RowRules rules;
@@ -370,12 +376,26 @@ TEST(RowRulesTest, EveryPairOfRulesFormatsAndOptimizersAgreesWithMaps) {
        {.max_age_steps = 24, .row_budget_bytes = 1, .policy = Policy::kLfu}}};
   const std::vector<uint64_t> ids = CrowdedIds(400, 8);
   constexpr int64_t kSteps = 70;
+  int cases = 0;
+  int a = 0;
   for (const RuledCase& admission : admissions) {
+    ++a;
+    int e = 0;
     for (const RuledCase& eviction : evictions) {
+      ++e;
+      int f = 0;
       int64_t dropped = 0;
       int64_t forgotten = 0;
       for (const DType format : {DType::kF32, DType::kBF16, DType::kF16}) {
+        ++f;
+        int o = 0;
         for (const std::string& optimizer : OptimizerRegistry().Names()) {
+          // Under sanitizers, which take long over a table's first segment, a
+          // third of the cases, with every pair still among them.
+          if (kSanitized && (a + e + f + o++) % 3 != 0) {
+            continue;
+          }
+          ++cases;
           SCOPED_TRACE(StrCat(admission.name, " ", eviction.name, " ",
                               Name(format), " ", optimizer));
           RowRules rules = admission.rules;
@@ -417,6 +437,7 @@ TEST(RowRulesTest, EveryPairOfRulesFormatsAndOptimizersAgreesWithMaps) {
       EXPECT_EQ(forgotten > 0, admission.rules.counts());
     }
   }
+  EXPECT_GE(cases, kSanitized ? 216 : 650);
 }
 
 std::unique_ptr<SparseTable> OneTable(const RowRules& rules,
