@@ -390,9 +390,9 @@ TEST(RowRulesTest, EveryPairOfRulesFormatsAndOptimizersAgreesWithMaps) {
         ++f;
         int o = 0;
         for (const std::string& optimizer : OptimizerRegistry().Names()) {
-          // Under sanitizers, which take long over a table's first segment, a
-          // third of the cases, with every pair still among them.
-          if (kSanitized && (a + e + f + o++) % 3 != 0) {
+          // Sanitizers take long over a table's first segment, and look for
+          // what does not hang on the pair.
+          if (kSanitized && (a + e + f + o++) % 9 != 0) {
             continue;
           }
           ++cases;
@@ -437,7 +437,7 @@ TEST(RowRulesTest, EveryPairOfRulesFormatsAndOptimizersAgreesWithMaps) {
       EXPECT_EQ(forgotten > 0, admission.rules.counts());
     }
   }
-  EXPECT_GE(cases, kSanitized ? 216 : 650);
+  EXPECT_GE(cases, kSanitized ? 70 : 650);
 }
 
 std::unique_ptr<SparseTable> OneTable(const RowRules& rules,
@@ -703,6 +703,32 @@ TEST(RowRulesTest, ImpossibleRulesAreRefusedSayingWhatWouldDo) {
                  11)
           .ok());
   refused({.row_budget_bytes = int64_t{1} << 40}, "use fewer shards", 17);
+}
+
+// Steps whose bits are those of a signalling NaN, of a quiet one and of the
+// least denormal: no float operation on the way to disk and back, or beside a
+// widened row, has touched them.
+TEST(RowRulesTest, WordsKeepTheirBitsInMemoryAndOnDisk) {
+  for (const DType format : {DType::kF32, DType::kBF16, DType::kF16}) {
+    const ModelSpec model =
+        RuledModel("adagrad", format,
+                   {.row_budget_bytes = 1 << 20, .policy = Policy::kLfu});
+    const RuledShards from(model, 1);
+    MemoryStorage storage;
+    const std::vector<uint32_t> steps = {0x7f800001U, 0xffc00001U, 1U};
+    for (size_t i = 0; i < steps.size(); ++i) {
+      PushAt(*from.tables[0][0], steps[i], {i});
+      PushAt(*from.tables[0][0], steps[i], {i});
+    }
+    from.Save(storage);
+    const RuledShards to(model, 1);
+    to.Load(storage);
+    for (size_t i = 0; i < steps.size(); ++i) {
+      const std::vector<uint32_t> state = to.rows(0).at(i).state;
+      EXPECT_EQ(state[state.size() - 2], steps[i]) << Name(format);
+      EXPECT_EQ(state.back(), 2U);
+    }
+  }
 }
 
 // A checkpoint of other rules is of another table.
