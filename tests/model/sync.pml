@@ -107,7 +107,7 @@ byte pulls[W * S];          /* for the next step, the same */
 byte fails, joins, restarts; /* still to come */
 bit done;
 
-hidden byte i, j, k, x, c, oldest;
+byte i, j, k, x, c, oldest; /* of one step: 0 after it */
 
 /* What no living shard can take any more is no state. */
 inline Forget() {
