@@ -17,6 +17,10 @@ struct ClusterShape {
   int shards = 1;  // per server
   int workers = 1;
   bool in_process = false;
+  int restarts = 0;  // of processes, in all
+  // Where how to reach the coordinator is kept while the job runs, for
+  // CallCoordinator(); empty: nowhere.
+  std::string address_file;
   std::string trace_folder;  // every process leaves its timeline here; or empty
 };
 

@@ -25,11 +25,6 @@ Status RunConvert(const std::string& job_path,
                   const std::vector<std::string>& overrides,
                   const std::string& checkpoint, const std::string& out_path);
 
-// checkpoint ls|verify|digest.
-Status RunCheckpointList(const std::string& path);
-Status RunCheckpointVerify(const std::string& path);
-Status RunCheckpointDigest(const std::string& path);
-
 // What a run has come to, on standard output.
 void PrintSummary(const JobRun& run, RunRequest::Kind kind);
 

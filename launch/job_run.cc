@@ -13,6 +13,7 @@
 #include "base/trace.h"
 #include "comm/listen.h"
 #include "comm/mpi_world.h"
+#include "launch/control.h"
 #include "ps/checkpoint_format.h"
 #include "ps/slots.h"
 #include "ps/sparse_table.h"
@@ -278,6 +279,10 @@ StatusOr<ClusterShape> JobRun::Shape(bool one_host) const {
   shape.servers = job_->cluster().servers();
   shape.shards = job_->cluster().shards();
   shape.workers = job_->cluster().workers();
+  shape.restarts = job_->cluster().restarts();
+  if (shape.transport != "inproc" && shape.transport != "mpi") {
+    shape.address_file = StrCat(out(), "/", kAddressFile);
+  }
   shape.transport = job_->transport();
   shape.in_process = request_.in_process || shape.transport == "inproc";
   if (shape.in_process && shape.transport == "auto") {
@@ -311,6 +316,7 @@ ps::Coordinator::Options JobRun::CoordinatorOptions() {
   options.num_servers = job_->cluster().servers();
   options.shards_per_server = job_->cluster().shards();
   options.num_workers = job_->cluster().workers();
+  options.replicas = job_->cluster().replicas();
   options.job_text = worker::SerializeJob(*job_);
   options.setup = worker::EncodeSetup(data_);
   if (request_.kind == RunRequest::Kind::kTrain) {

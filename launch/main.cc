@@ -11,7 +11,9 @@
 #include "comm/collective.h"
 #include "comm/mpi_world.h"
 #include "launch/allreduce_bench.h"
+#include "launch/checkpoint_commands.h"
 #include "launch/commands.h"
+#include "launch/control.h"
 #include "launch/doctor.h"
 #include "launch/kubernetes/command.h"
 #include "launch/kubernetes/launch_job.h"
@@ -58,6 +60,12 @@ void AddRunOption(CLI::App& command, RunRequest& request) {
 }
 
 // Seconds that members and coordinator wait for each other.
+void AddJobAddressOptions(CLI::App& command, shoal::launch::JobAddress& job) {
+  command.add_option("--job", job.out, "The job's output folder");
+  command.add_option("--coordinator", job.coordinator,
+                     "Instead: HOST:PORT of its coordinator");
+}
+
 void AddJoinOption(CLI::App& command, shoal::Duration& join_within) {
   command
       .add_option_function<double>(
@@ -176,7 +184,7 @@ int main(int argc, char** argv) {
       [&] { status = shoal::launch::RunPredict(predict, predictions); });
 
   CLI::App* checkpoint =
-      app.add_subcommand("checkpoint", "Looks at checkpoints");
+      app.add_subcommand("checkpoint", "Looks at checkpoints and exports them");
   checkpoint->require_subcommand(1);
   std::string path;
   const auto checkpoint_command = [&](const char* name, const char* help,
@@ -192,6 +200,24 @@ int main(int argc, char** argv) {
   checkpoint_command("digest",
                      "Prints a digest over all values and optimizer state",
                      &shoal::launch::RunCheckpointDigest);
+
+  std::string other;
+  int exit_code = 0;  // of a comparison, or of a job that ran elsewhere
+  command = checkpoint->add_subcommand(
+      "diff", "Compares two, bit by bit; exit code 1: they differ");
+  command->add_option("A", path, "As for the others")->required();
+  command->add_option("B", other, "As for the others")->required();
+  command->callback([&] {
+    status = shoal::launch::RunCheckpointDiff(path, other, &exit_code);
+  });
+  command = checkpoint->add_subcommand(
+      "export", "Writes the values of one for readers of safetensors");
+  command->add_option("A", path, "As for the others")->required();
+  command->add_option("--out", other, "A new folder")
+      ->required()
+      ->type_name("DIR");
+  command->callback(
+      [&] { status = shoal::launch::RunCheckpointExport(path, other); });
 
   CLI::App* data = app.add_subcommand("data", "Works on training data");
   data->require_subcommand(1);
@@ -263,7 +289,6 @@ int main(int argc, char** argv) {
   command->callback(
       [&] { status = shoal::launch::RunAllReduceBench(allreduce); });
 
-  int exit_code = 0;  // of a job that ran elsewhere
   CLI::App* launch =
       app.add_subcommand("launch", "Runs a job on other machines");
   launch->require_subcommand(1);
@@ -297,6 +322,33 @@ int main(int argc, char** argv) {
         status = ended.status();
         exit_code = ended.ok() ? *ended : 0;
       });
+
+  shoal::launch::ScaleRequest scale;
+  command = app.add_subcommand(
+      "scale", "Changes how many servers or workers a running job has");
+  AddJobAddressOptions(*command, scale.job);
+  command->add_option("--servers", scale.servers, "Servers there are to be")
+      ->check(CLI::Range(1, 1024));
+  command->add_option("--workers", scale.workers, "Workers there are to be")
+      ->check(CLI::Range(1, 4096));
+  command->callback([&] {
+    status = scale.servers == 0 && scale.workers == 0
+                 ? shoal::InvalidArgumentError(
+                       "how many? give --servers N, --workers N or both")
+                 : shoal::launch::RunScale(scale);
+  });
+  command = app.add_subcommand(
+      "drain", "Moves what a server of a running job holds, and ends it");
+  AddJobAddressOptions(*command, scale.job);
+  command->add_option("--server", scale.drain, "Its number, from 0")
+      ->check(CLI::Range(0, 1023))
+      ->required();
+  command->callback([&] { status = shoal::launch::RunScale(scale); });
+  command = app.add_subcommand(
+      "status",
+      "Says who the members of a running job are, and what they hold");
+  AddJobAddressOptions(*command, scale.job);
+  command->callback([&] { status = shoal::launch::RunStatus(scale.job); });
 
   CLI::App* job = app.add_subcommand("job", "About job files");
   bool explain = false;

@@ -7,6 +7,7 @@
 #include "ps/checkpoint_format.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
+#include "worker/model.h"
 
 namespace shoal::launch {
 namespace {
@@ -26,6 +27,11 @@ Status Take(const ps::Manifest& manifest, const char* text, Read read,
   }
   SHOAL_ASSIGN_OR_RETURN(*out, read(it->second));
   return OkStatus();
+}
+
+StatusOr<std::unique_ptr<worker::JobSpec>> ParseJobOf(const std::string& folder,
+                                                      const std::string& text) {
+  return worker::ParseJob(text, StrCat(folder, ": its job"), {});
 }
 
 }  // namespace
@@ -54,10 +60,8 @@ StatusOr<RestoredJob> OpenCheckpoint(Storage& storage, const std::string& path,
   restored.step = manifest.step;
   if (const auto text = manifest.texts.find(kJob);
       text != manifest.texts.end()) {
-    SHOAL_ASSIGN_OR_RETURN(
-        const std::unique_ptr<worker::JobSpec> then,
-        worker::ParseJob(text->second, StrCat(restored.folder, ": its job"),
-                         {}));
+    SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<worker::JobSpec> then,
+                           ParseJobOf(restored.folder, text->second));
     SHOAL_RETURN_IF_ERROR(
         worker::CheckSameModel(*then, job).WithPrefix(restored.folder));
   }
@@ -82,6 +86,29 @@ StatusOr<RestoredJob> OpenCheckpoint(Storage& storage, const std::string& path,
     restored.early_stopping = text->second;
   }
   return restored;
+}
+
+StatusOr<std::map<std::string, std::vector<int64_t>>> VariableShapes(
+    Storage& storage, const std::string& folder) {
+  std::map<std::string, std::vector<int64_t>> shapes;
+  SHOAL_ASSIGN_OR_RETURN(const ps::Manifest manifest,
+                         ps::ReadManifest(storage, folder));
+  const auto job_text = manifest.texts.find(kJob);
+  const auto schema_text = manifest.texts.find(kSchema);
+  if (job_text == manifest.texts.end() || schema_text == manifest.texts.end()) {
+    return shapes;
+  }
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<worker::JobSpec> job,
+                         ParseJobOf(folder, job_text->second));
+  SHOAL_ASSIGN_OR_RETURN(const worker::RecordSchema schema,
+                         worker::SchemaFromJson(schema_text->second));
+  // The mean of the labels is for first values alone.
+  SHOAL_ASSIGN_OR_RETURN(worker::ModelGraph model,
+                         worker::BuildModel(*job, schema, 0.5));
+  for (ps::VariableSpec& variable : model.spec.variables) {
+    shapes[variable.name] = std::move(variable.dims);
+  }
+  return shapes;
 }
 
 std::map<std::string, std::string> CheckpointTexts(

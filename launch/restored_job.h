@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "base/storage.h"
@@ -36,6 +37,12 @@ struct RestoredJob {
 // kFailedPrecondition (it is of another model: names what differs).
 StatusOr<RestoredJob> OpenCheckpoint(Storage& storage, const std::string& path,
                                      const worker::JobSpec& job);
+
+// The shapes of the dense variables by name, as the job that wrote the
+// checkpoint in `folder` has them; none if the checkpoint does not tell.
+// Errors: those of ps::ReadManifest() and worker::BuildModel().
+StatusOr<std::map<std::string, std::vector<int64_t>>> VariableShapes(
+    Storage& storage, const std::string& folder);
 
 // The texts of a checkpoint that OpenCheckpoint() reads.
 std::map<std::string, std::string> CheckpointTexts(

@@ -29,9 +29,9 @@ void Caller::AddPeer(comm::EndpointId peer, std::string address,
   peers_[peer] = {std::move(address), std::move(name)};
 }
 
-void Caller::Start(comm::EndpointId peer, comm::Lane lane, uint16_t method,
-                   std::string what, Duration deadline,
-                   std::vector<Buffer> frames, Done done) {
+uint64_t Caller::Start(comm::EndpointId peer, comm::Lane lane, uint16_t method,
+                       std::string what, Duration deadline,
+                       std::vector<Buffer> frames, Done done) {
   const uint64_t id = next_call_++;
   const Time now = context_.Now();
   calls_.emplace(id, Call{.peer = peer,
@@ -44,6 +44,16 @@ void Caller::Start(comm::EndpointId peer, comm::Lane lane, uint16_t method,
                           .done = std::move(done),
                           .pause = kFirstPause});
   Try(id);
+  return id;
+}
+
+void Caller::Forget(uint64_t call) {
+  const auto it = calls_.find(call);
+  if (it != calls_.end()) {
+    context_.CancelTimer(it->second.timer);
+    rpc_.Forget(it->second.request);
+    calls_.erase(it);
+  }
 }
 
 void Caller::Try(uint64_t id) {
@@ -60,16 +70,17 @@ void Caller::Try(uint64_t id) {
       return;
     }
   }
-  rpc_.Start({.peer = call.peer,
-              .peer_name = known ? peer->second.name : StrCat(call.peer),
-              .lane = call.lane,
-              .method = call.method,
-              .what = call.what,
-              .deadline = std::max<Duration>(call.deadline - context_.Now(),
-                                             Duration::zero())},
-             call.frames, [this, id](StatusOr<comm::Message> result) {
-               OnResult(id, std::move(result));
-             });
+  call.request =
+      rpc_.Start({.peer = call.peer,
+                  .peer_name = known ? peer->second.name : StrCat(call.peer),
+                  .lane = call.lane,
+                  .method = call.method,
+                  .what = call.what,
+                  .deadline = std::max<Duration>(call.deadline - context_.Now(),
+                                                 Duration::zero())},
+                 call.frames, [this, id](StatusOr<comm::Message> result) {
+                   OnResult(id, std::move(result));
+                 });
 }
 
 void Caller::OnResult(uint64_t id, StatusOr<comm::Message> result) {

@@ -33,10 +33,14 @@ class Caller {
 
   // `done` runs once, never inside Start(), with the reply, with the peer's own
   // error, or with kDeadlineExceeded naming the peer, `what` and the last
-  // failure. `frames` are kept until then.
-  void Start(comm::EndpointId peer, comm::Lane lane, uint16_t method,
-             std::string what, Duration deadline, std::vector<Buffer> frames,
-             Done done);
+  // failure. `frames` are kept until then. Returns the call's number, for
+  // Forget().
+  uint64_t Start(comm::EndpointId peer, comm::Lane lane, uint16_t method,
+                 std::string what, Duration deadline,
+                 std::vector<Buffer> frames, Done done);
+
+  // Ends a call without calling its `done`; no effect on one that has ended.
+  void Forget(uint64_t call);
 
   void OnReply(comm::EndpointId from, comm::Message message) {
     rpc_.OnReply(from, std::move(message));
@@ -62,6 +66,7 @@ class Caller {
     std::vector<Buffer> frames;
     Done done;
     Duration pause;
+    uint64_t request = 0;  // under way, of rpc_
     comm::TimerId timer = comm::TimerId::kNone;
   };
 

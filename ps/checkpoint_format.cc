@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/strcat.h"
+#include "ps/checkpoint_parts.h"
 #include "ps/strict_json.h"
 
 namespace shoal::ps {
@@ -23,91 +24,6 @@ template <typename T>
 Buffer BufferOf(std::span<const T> values) {
   return Buffer::CopyOf(values.data(),
                         static_cast<int64_t>(values.size_bytes()));
-}
-
-// As safetensors calls them.
-const char* FormatName(DType format) {
-  return format == DType::kBF16  ? "BF16"
-         : format == DType::kF16 ? "F16"
-                                 : "F32";
-}
-
-struct TableTensors {
-  std::span<const uint64_t> ids;
-  DType format = DType::kF32;
-  std::span<const std::byte> values;
-  std::span<const float> state;
-  int64_t dim = 0;
-  int64_t state_floats = 0;
-};
-
-// The three tensors of a table, whose sizes agree and whose ids rise by
-// IdHash(), so that none is there twice.
-StatusOr<TableTensors> TableOf(const Tensors& tensors, const std::string& file,
-                               const std::string& name) {
-  const auto find = [&](const char* what, const char* dtype,
-                        size_t rank) -> StatusOr<const Tensor*> {
-    const auto it = tensors.find(StrCat(name, "/", what));
-    if (it == tensors.end() || it->second.dtype != dtype ||
-        it->second.shape.size() != rank) {
-      return Damaged(file, StrCat("'", name, "/", what, "' is missing or not ",
-                                  dtype, " of rank ", rank));
-    }
-    return &it->second;
-  };
-  SHOAL_ASSIGN_OR_RETURN(const Tensor* ids, find("ids", "U64", 1));
-  DType format = DType::kF32;
-  for (const DType other : {DType::kBF16, DType::kF16}) {
-    const auto it = tensors.find(StrCat(name, "/values"));
-    if (it != tensors.end() && it->second.dtype == FormatName(other)) {
-      format = other;
-    }
-  }
-  SHOAL_ASSIGN_OR_RETURN(const Tensor* values,
-                         find("values", FormatName(format), 2));
-  SHOAL_ASSIGN_OR_RETURN(const Tensor* state, find("state", "F32", 2));
-  TableTensors table;
-  table.ids = ids->data.As<uint64_t>();
-  table.format = format;
-  table.values = values->data.As<std::byte>();
-  table.state = state->data.As<float>();
-  table.dim = values->shape[1];
-  table.state_floats = state->shape[1];
-  if (values->shape[0] != ids->shape[0] || state->shape[0] != ids->shape[0] ||
-      static_cast<int64_t>(table.ids.size()) != ids->shape[0]) {
-    return Damaged(file, StrCat("the tensors of table '", name,
-                                "' have different numbers of rows, or its "
-                                "ids are not aligned"));
-  }
-  for (size_t i = 1; i < table.ids.size(); ++i) {
-    if (IdHash(table.ids[i - 1]) >= IdHash(table.ids[i])) {
-      return Damaged(file, StrCat("row ", i, " of table '", name,
-                                  "' repeats an id or is not in the order of "
-                                  "slots"));
-    }
-  }
-  return table;
-}
-
-// "deep/0/w@16384/values" -> {"deep/0/w", 16384}.
-struct ChunkName {
-  std::string variable;
-  int64_t first = 0;
-};
-std::optional<ChunkName> ParseChunkName(const std::string& name) {
-  const std::string suffix = "/values";
-  const size_t at = name.rfind('@');
-  if (at == std::string::npos || name.size() < suffix.size() ||
-      name.compare(name.size() - suffix.size(), suffix.size(), suffix) != 0) {
-    return std::nullopt;
-  }
-  const std::string digits =
-      name.substr(at + 1, name.size() - suffix.size() - at - 1);
-  if (digits.empty() || digits.size() > 18 ||
-      digits.find_first_not_of("0123456789") != std::string::npos) {
-    return std::nullopt;
-  }
-  return ChunkName{name.substr(0, at), std::stoll(digits)};
 }
 
 std::string ChunkPrefix(const ModelSpec& model, const DenseChunk& chunk) {
@@ -127,6 +43,41 @@ Json Describe(const ManifestPart& part) {
   return json;
 }
 
+TableForm FormOf(const SparseTable& table) {
+  return {.dim = table.dim(),
+          .state_floats = table.state_floats(),
+          .format = table.format()};
+}
+
+bool HasSlot(const ShardState& state, int64_t slot) {
+  return state.slots == nullptr || (*state.slots)[static_cast<size_t>(slot)];
+}
+
+// Has all slots of `state`, and no others where they are evenly spread, as they
+// are until a shard is lost or added.
+SlotSet SlotsOf(const ShardState& state) {
+  std::vector<int64_t> slots;
+  for (int64_t slot = 0; slot < int64_t{1} << state.slot_bits; ++slot) {
+    if (HasSlot(state, slot)) {
+      slots.push_back(slot);
+    }
+  }
+  SlotSet set = {.bits = state.slot_bits};
+  if (slots.empty()) {
+    return set;
+  }
+  set.first = slots.front();
+  set.last = slots.back();
+  set.stride = slots.size() > 1 ? slots[1] - slots[0] : 1;
+  for (size_t i = 1; i < slots.size(); ++i) {
+    if (slots[i] - slots[i - 1] != set.stride) {
+      set.stride = 1;
+      break;
+    }
+  }
+  return set;
+}
+
 // Writes the files of one shard.
 class PartsWriter {
  public:
@@ -136,6 +87,7 @@ class PartsWriter {
         folder_(std::move(folder)),
         name_(std::move(name)),
         state_(state),
+        slots_(SlotsOf(state)),
         part_bytes_max_(part_bytes_max) {}
 
   StatusOr<std::vector<std::string>> Write() {
@@ -150,11 +102,11 @@ class PartsWriter {
   Status WriteChunksAndForms() {
     TensorsWriter writer;
     for (const auto& table : state_.tables) {
-      AddTable(*table, {}, {}, {}, writer);
+      GatheredRows(FormOf(*table)).MoveTo(writer, table->name() + "/");
     }
-    for (size_t c = 0; c < state_.dense->chunks().size(); ++c) {
-      const std::string prefix =
-          ChunkPrefix(*state_.model, state_.dense->chunks()[c]);
+    for (const DenseChunk& chunk : state_.chunks) {
+      const std::string prefix = ChunkPrefix(*state_.model, chunk);
+      const size_t c = state_.dense->Find(chunk);
       const auto values = state_.dense->values(c);
       const auto states = state_.dense->state(c);
       writer.Add(StrCat(prefix, "/values"), "F32",
@@ -166,48 +118,30 @@ class PartsWriter {
   }
 
   Status WriteRows(const SparseTable& table) {
-    const size_t rows_max = static_cast<size_t>(std::max<int64_t>(
-        1, part_bytes_max_ /
-               (8 + table.value_bytes() + table.state_floats() * 4)));
-    std::vector<uint64_t> ids;
-    std::vector<std::byte> values;
-    std::vector<float> states;
+    GatheredRows gathered(FormOf(table));
     const auto flush = [&]() -> Status {
-      SlotSet rows = state_.slots;
-      rows.first = SlotOfHash(IdHash(ids.front()), rows.bits);
-      rows.last = SlotOfHash(IdHash(ids.back()), rows.bits);
+      const SlotSet rows = SlotsOfRows(slots_, gathered.ids());
       TensorsWriter writer;
-      AddTable(table, ids, values, states, writer);
-      ids.clear();
-      values.clear();
-      states.clear();
+      gathered.MoveTo(writer, table.name() + "/");
       return Publish(writer, rows);
     };
     Status status;
-    table.ForEach([&](uint64_t id, std::span<const std::byte> row,
-                      std::span<const float> state) {
-      if (!status.ok()) {
-        return;
+    for (int64_t slot = 0; slot < int64_t{1} << state_.slot_bits; ++slot) {
+      if (!HasSlot(state_, slot)) {
+        continue;
       }
-      ids.push_back(id);
-      values.insert(values.end(), row.begin(), row.end());
-      states.insert(states.end(), state.begin(), state.end());
-      if (ids.size() == rows_max) {
-        status = flush();
-      }
-    });
-    return status.ok() && !ids.empty() ? flush() : status;
-  }
-
-  static void AddTable(const SparseTable& table, std::span<const uint64_t> ids,
-                       std::span<const std::byte> values,
-                       std::span<const float> states, TensorsWriter& writer) {
-    const auto n = static_cast<int64_t>(ids.size());
-    writer.Add(StrCat(table.name(), "/ids"), "U64", {n}, BufferOf(ids));
-    writer.Add(StrCat(table.name(), "/values"), FormatName(table.format()),
-               {n, table.dim()}, BufferOf(values));
-    writer.Add(StrCat(table.name(), "/state"), "F32", {n, table.state_floats()},
-               BufferOf(states));
+      table.ForEachInSlot(slot, [&](uint64_t id, std::span<const std::byte> row,
+                                    std::span<const float> state) {
+        if (!status.ok()) {
+          return;
+        }
+        gathered.Add(id, row, state);
+        if (gathered.IsFull(part_bytes_max_)) {
+          status = flush();
+        }
+      });
+    }
+    return status.ok() && !gathered.ids().empty() ? flush() : status;
   }
 
   Status Publish(TensorsWriter& writer, const std::optional<SlotSet>& rows) {
@@ -215,7 +149,7 @@ class PartsWriter {
         CheckpointPart file,
         writer.Publish(storage_, folder_,
                        StrCat(name_, "-", entries_.size(), ".safetensors")));
-    entries_.push_back(Describe({std::move(file), rows}).dump());
+    entries_.push_back(DescribePart({std::move(file), rows}));
     return OkStatus();
   }
 
@@ -223,11 +157,22 @@ class PartsWriter {
   const std::string folder_;
   const std::string name_;
   const ShardState& state_;
+  const SlotSet slots_;
   const int64_t part_bytes_max_;
   std::vector<std::string> entries_;
 };
 
 }  // namespace
+
+std::string DescribePart(const ManifestPart& part) {
+  return Describe(part).dump();
+}
+
+SlotSet SlotsOfRows(SlotSet slots, std::span<const uint64_t> ids) {
+  slots.first = SlotOfHash(IdHash(ids.front()), slots.bits);
+  slots.last = SlotOfHash(IdHash(ids.back()), slots.bits);
+  return slots;
+}
 
 StatusOr<std::vector<std::string>> SaveParts(Storage& storage,
                                              const std::string& folder,
@@ -375,49 +320,51 @@ StatusOr<TableTensors> FitTable(const std::string& file, const Tensors& tensors,
                                 const SparseTable& table) {
   SHOAL_ASSIGN_OR_RETURN(const TableTensors from,
                          TableOf(tensors, file, table.name()));
-  if (from.dim != table.dim() || from.state_floats != table.state_floats()) {
+  if (from.form.dim != table.dim() ||
+      from.form.state_floats != table.state_floats()) {
     return FailedPreconditionError(
-        StrCat("table '", table.name(), "' has dim ", from.dim, " and ",
-               from.state_floats, " floats of state in ", file, ", but dim ",
-               table.dim(), " and ", table.state_floats(),
+        StrCat("table '", table.name(), "' has dim ", from.form.dim, " and ",
+               from.form.state_floats, " floats of state in ", file,
+               ", but dim ", table.dim(), " and ", table.state_floats(),
                " in this job: is it of another model, optimizer or eviction?"));
   }
-  if (from.format != table.format()) {
-    return FailedPreconditionError(StrCat(
-        "table '", table.name(), "' has rows in ", Name(from.format), " in ",
-        file, ", but in ", Name(table.format()), " in this job: set tables.",
-        table.name(), ".format to ", Name(from.format)));
+  if (from.form.format != table.format()) {
+    return FailedPreconditionError(
+        StrCat("table '", table.name(), "' has rows in ",
+               Name(from.form.format), " in ", file, ", but in ",
+               Name(table.format()), " in this job: set tables.", table.name(),
+               ".format to ", Name(from.form.format)));
   }
   return from;
 }
 
-struct ChunkTensors {
+struct FittingChunk {
   size_t chunk = 0;  // of the store
   std::span<const float> values;
   std::span<const float> state;
 };
 
 // Chunk number `chunk` of the shard in a part, if it is there and fits.
-StatusOr<std::optional<ChunkTensors>> FitChunk(const std::string& file,
+StatusOr<std::optional<FittingChunk>> FitChunk(const std::string& file,
                                                const Tensors& tensors,
                                                const ShardState& state,
                                                size_t chunk) {
-  const std::string prefix =
-      ChunkPrefix(*state.model, state.dense->chunks()[chunk]);
+  const std::string prefix = ChunkPrefix(*state.model, state.chunks[chunk]);
+  const size_t held = state.dense->Find(state.chunks[chunk]);
   const auto values = tensors.find(StrCat(prefix, "/values"));
   const auto states = tensors.find(StrCat(prefix, "/state"));
   if (values == tensors.end() || states == tensors.end()) {
-    return std::optional<ChunkTensors>();
+    return std::optional<FittingChunk>();
   }
   if (values->second.dtype != "F32" || states->second.dtype != "F32") {
     return Damaged(file, StrCat("chunk '", prefix, "' is not F32"));
   }
-  const std::optional<ChunkTensors> found =
-      ChunkTensors{.chunk = chunk,
+  const std::optional<FittingChunk> found =
+      FittingChunk{.chunk = held,
                    .values = values->second.data.As<float>(),
                    .state = states->second.data.As<float>()};
-  if (found->values.size() != state.dense->values(chunk).size() ||
-      found->state.size() != state.dense->state(chunk).size()) {
+  if (found->values.size() != state.dense->values(held).size() ||
+      found->state.size() != state.dense->state(held).size()) {
     return FailedPreconditionError(
         StrCat("variable chunk '", prefix, "' has another size in ", file,
                " than in this job: is it of another model or optimizer?"));
@@ -425,14 +372,11 @@ StatusOr<std::optional<ChunkTensors>> FitChunk(const std::string& file,
   return found;
 }
 
-void LoadRows(const TableTensors& from, const SlotSet& slots,
+void LoadRows(const TableTensors& from, const ShardState& state,
               SparseTable& table) {
-  const auto row = static_cast<size_t>(from.dim * SizeOf(from.format));
-  const auto s = static_cast<size_t>(from.state_floats);
   for (size_t i = 0; i < from.ids.size(); ++i) {
-    if (slots.Contains(SlotOfHash(IdHash(from.ids[i]), slots.bits))) {
-      table.Load(from.ids[i], from.values.subspan(i * row, row),
-                 from.state.subspan(i * s, s));
+    if (HasSlot(state, SlotOfHash(IdHash(from.ids[i]), state.slot_bits))) {
+      table.Load(from.ids[i], from.values_of(i), from.state_of(i));
     }
   }
 }
@@ -442,7 +386,7 @@ class PartsLoader {
  public:
   PartsLoader(Storage& storage, std::string folder, const ShardState& state)
       : storage_(storage), folder_(std::move(folder)), state_(state) {
-    for (size_t c = 0; c < state.dense->chunks().size(); ++c) {
+    for (size_t c = 0; c < state.chunks.size(); ++c) {
       missing_chunks_.insert(c);
     }
     for (const auto& table : state.tables) {
@@ -457,18 +401,17 @@ class PartsLoader {
       }
     }
     if (!missing_chunks_.empty()) {
-      return Missing(
-          StrCat("variable chunk '",
-                 ChunkPrefix(*state_.model,
-                             state_.dense->chunks()[*missing_chunks_.begin()]),
-                 "'"));
+      return Missing(StrCat(
+          "variable chunk '",
+          ChunkPrefix(*state_.model, state_.chunks[*missing_chunks_.begin()]),
+          "'"));
     }
     if (!missing_tables_.empty()) {
       return Missing(StrCat("table '", *missing_tables_.begin(), "'"));
     }
     for (const ManifestPart& part : manifest.parts) {
       if (part.rows.has_value() && !state_.tables.empty() &&
-          part.rows->Meets(state_.slots)) {
+          part.rows->Meets(SlotsOf(state_))) {
         SHOAL_RETURN_IF_ERROR(LoadPart(part));
       }
     }
@@ -495,22 +438,22 @@ class PartsLoader {
                              FitTable(path, tensors, *table));
       rows.emplace_back(table.get(), from);
     }
-    std::vector<ChunkTensors> chunks;
+    std::vector<std::pair<size_t, FittingChunk>> chunks;
     for (const size_t chunk : missing_chunks_) {
-      SHOAL_ASSIGN_OR_RETURN(const std::optional<ChunkTensors> found,
+      SHOAL_ASSIGN_OR_RETURN(const std::optional<FittingChunk> found,
                              FitChunk(path, tensors, state_, chunk));
       if (found.has_value()) {
-        chunks.push_back(*found);
+        chunks.emplace_back(chunk, *found);
       }
     }
     // All of the file fits: from here on nothing fails.
     for (const auto& [table, from] : rows) {
-      LoadRows(from, state_.slots, *table);
+      LoadRows(from, state_, *table);
       missing_tables_.erase(table->name());
     }
-    for (const ChunkTensors& chunk : chunks) {
-      state_.dense->Load(chunk.chunk, chunk.values, chunk.state);
-      missing_chunks_.erase(chunk.chunk);
+    for (const auto& [chunk, from] : chunks) {
+      state_.dense->Load(from.chunk, from.values, from.state);
+      missing_chunks_.erase(chunk);
     }
     return OkStatus();
   }
@@ -529,6 +472,18 @@ Status LoadParts(Storage& storage, const std::string& folder,
   SHOAL_ASSIGN_OR_RETURN(const Manifest manifest,
                          ReadManifest(storage, folder));
   return PartsLoader(storage, folder, state).Load(manifest);
+}
+
+Status CheckEmptyFolder(Storage& storage, const std::string& folder) {
+  const StatusOr<std::vector<std::string>> names = storage.ListFolder(folder);
+  if (names.status().code() == StatusCode::kNotFound) {
+    return OkStatus();
+  }
+  SHOAL_RETURN_IF_ERROR(names.status());
+  return names->empty() ? OkStatus()
+                        : FailedPreconditionError(
+                              StrCat(folder, " is not empty ('", names->front(),
+                                     "' is there): choose another folder"));
 }
 
 std::optional<int64_t> StepOfFolder(const std::string& name) {
@@ -633,40 +588,6 @@ StatusOr<std::string> FindCheckpoint(Storage& storage,
 
 namespace {
 
-// Visits what a part holds, checked: rows of tables, then chunks.
-Status VisitPart(
-    const std::string& path, const Tensors& tensors,
-    FunctionRef<void(const std::string&, const TableTensors&)> on_table,
-    FunctionRef<void(const ChunkName&, std::span<const float>,
-                     std::span<const float>)>
-        on_chunk) {
-  for (const auto& [name, tensor] : tensors) {
-    const std::string suffix = "/ids";
-    if (name.size() > suffix.size() &&
-        name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0) {
-      const std::string table = name.substr(0, name.size() - suffix.size());
-      SHOAL_ASSIGN_OR_RETURN(const TableTensors found,
-                             TableOf(tensors, path, table));
-      on_table(table, found);
-      continue;
-    }
-    const std::optional<ChunkName> chunk = ParseChunkName(name);
-    if (!chunk.has_value() ||
-        tensors.contains(StrCat(chunk->variable, "@", chunk->first, "/ids"))) {
-      continue;  // Not a chunk's, or of a table that is called like one.
-    }
-    const auto state =
-        tensors.find(StrCat(chunk->variable, "@", chunk->first, "/state"));
-    if (state == tensors.end() || tensor.dtype != "F32" ||
-        state->second.dtype != "F32") {
-      return Damaged(
-          path, StrCat("'", name, "' is not F32 or has no state beside it"));
-    }
-    on_chunk(*chunk, tensor.data.As<float>(), state->second.data.As<float>());
-  }
-  return OkStatus();
-}
-
 class DigestSum {
  public:
   void Add(const std::string& kind, const std::string& name, uint64_t number,
@@ -710,20 +631,16 @@ StatusOr<std::string> DigestCheckpoint(Storage& storage,
     SHOAL_RETURN_IF_ERROR(VisitPart(
         StrCat(folder, "/", part.file.file), tensors,
         [&](const std::string& name, const TableTensors& table) {
-          const auto row =
-              static_cast<size_t>(table.dim * SizeOf(table.format));
-          const auto s = static_cast<size_t>(table.state_floats);
           for (size_t i = 0; i < table.ids.size(); ++i) {
-            digest.Add("row", name, table.ids[i],
-                       table.values.subspan(i * row, row),
-                       table.state.subspan(i * s, s));
+            digest.Add("row", name, table.ids[i], table.values_of(i),
+                       table.state_of(i));
           }
+          return OkStatus();
         },
-        [&](const ChunkName& chunk, std::span<const float> values,
-            std::span<const float> state) {
-          digest.Add("chunk", chunk.variable,
-                     static_cast<uint64_t>(chunk.first), std::as_bytes(values),
-                     state);
+        [&](const ChunkName& name, const ChunkTensors& chunk) {
+          digest.Add("chunk", name.variable, static_cast<uint64_t>(name.first),
+                     chunk.values.As<std::byte>(), chunk.state.As<float>());
+          return OkStatus();
         }));
   }
   return digest.ToString();

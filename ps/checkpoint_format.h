@@ -48,12 +48,14 @@ struct Manifest {
   std::map<std::string, std::string> texts;
 };
 
-// A shard's state, to be saved or filled.
+// What of a shard's state is to be saved or filled.
 struct ShardState {
   const ModelSpec* model = nullptr;
   std::span<const std::unique_ptr<SparseTable>> tables;
   DenseStore* dense = nullptr;
-  SlotSet slots;  // that the shard has
+  std::span<const DenseChunk> chunks;  // of `dense`
+  int slot_bits = 10;
+  const std::vector<bool>* slots = nullptr;  // by slot; null: all of them
 };
 
 // Writes the shard's files, named NAME-0.safetensors and so on, and returns
@@ -63,6 +65,13 @@ struct ShardState {
 StatusOr<std::vector<std::string>> SaveParts(
     Storage& storage, const std::string& folder, const std::string& name,
     const ShardState& state, int64_t part_bytes_max = kPartBytesMax);
+
+// An entry for PublishManifest().
+std::string DescribePart(const ManifestPart& part);
+
+// Those of `slots` that `ids`, of rows in the order of IdHash() and at least
+// one, lie in or between.
+SlotSet SlotsOfRows(SlotSet slots, std::span<const uint64_t> ids);
 
 // Errors: those of Storage::PublishFile(); kInvalidArgument (an entry that
 // SaveParts() did not make, or a text that is not valid UTF-8).
@@ -84,6 +93,10 @@ Status LoadParts(Storage& storage, const std::string& folder,
 // Removes the oldest checkpoints in `parent` beyond the newest `kept` >= 1,
 // each manifest first.
 Status PruneCheckpoints(Storage& storage, const std::string& parent, int kept);
+
+// For what is to be written where nothing is. Errors: those of
+// Storage::ListFolder(); kFailedPrecondition (something is in `folder`).
+Status CheckEmptyFolder(Storage& storage, const std::string& folder);
 
 // N of "step-N"; none if `name` is not of that form.
 std::optional<int64_t> StepOfFolder(const std::string& name);

@@ -13,9 +13,12 @@ std::string CheckpointSaver::Folder(int64_t step) const {
   return StrCat(options_.parent, "/step-", step);
 }
 
-void CheckpointSaver::Save(int64_t step,
+void CheckpointSaver::Save(int64_t step, uint64_t version,
                            const std::vector<RouteTable::Peer>& writers,
                            std::function<void(const Status&)> done) {
+  for (const uint64_t call : std::exchange(calls_, {})) {
+    caller_.Forget(call);
+  }
   step_ = step;
   done_ = std::move(done);
   missing_ = writers.size();
@@ -24,9 +27,12 @@ void CheckpointSaver::Save(int64_t step,
   for (size_t i = 0; i < writers.size(); ++i) {
     wire::Save save;
     save.set_folder(Folder(step));
-    save.set_name(StrCat("part-", i));
+    // Who was asked before may still be writing.
+    save.set_name(version == 1 ? StrCat("part-", i)
+                               : StrCat("part-", version, "-", i));
     save.set_step(step);
-    caller_.Start(
+    save.set_version(version);
+    calls_.push_back(caller_.Start(
         writers[i].endpoint, comm::Lane::kBulk,
         static_cast<uint16_t>(Method::kSave),
         StrCat("its part of the checkpoint of step ", step), kStorageWithin,
@@ -43,7 +49,7 @@ void CheckpointSaver::Save(int64_t step,
           if (--missing_ == 0) {
             failure_.ok() ? Publish() : Remove();
           }
-        });
+        }));
   }
 }
 

@@ -10,7 +10,7 @@
 #include "base/status.h"
 #include "comm/node.h"
 #include "ps/caller.h"
-#include "ps/model_spec.h"
+#include "ps/route.h"
 
 namespace shoal::ps {
 
@@ -34,10 +34,14 @@ class CheckpointSaver {
       : context_(context), caller_(caller), options_(std::move(options)) {}
 
   std::string Folder(int64_t step) const;
+  // Parts are being written.
+  bool writing() const { return missing_ > 0; }
 
   // `done` runs once, with OK or why there is no checkpoint; of one that failed
-  // nothing stays. One at a time.
-  void Save(int64_t step, const std::vector<RouteTable::Peer>& writers,
+  // nothing stays. One at a time: where parts are being written, they are asked
+  // for anew, under a newer `version` of the route.
+  void Save(int64_t step, uint64_t version,
+            const std::vector<RouteTable::Peer>& writers,
             std::function<void(const Status&)> done);
 
  private:
@@ -51,6 +55,7 @@ class CheckpointSaver {
   // Of the one being written.
   int64_t step_ = 0;
   std::function<void(const Status&)> done_;
+  std::vector<uint64_t> calls_;
   size_t missing_ = 0;                           // writers
   std::vector<std::vector<std::string>> parts_;  // per writer
   Status failure_;                               // the first

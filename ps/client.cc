@@ -14,8 +14,19 @@ namespace shoal::ps {
 
 // --- IdCollector -----------------------------------------------------------
 
-void IdCollector::Collect(std::span<const uint64_t> occurrences, GroupIds& ids,
-                          std::vector<int32_t>& index) {
+std::shared_ptr<const SlotHeads> SlotHeads::Of(const RouteTable& route) {
+  auto heads = std::make_shared<SlotHeads>();
+  heads->slot_bits = route.slot_bits;
+  heads->num_shards = static_cast<int>(route.shards.size());
+  for (int64_t slot = 0; slot < route.num_slots(); ++slot) {
+    heads->of_slot.push_back(route.HeadOf(slot));
+  }
+  return heads;
+}
+
+void IdCollector::Collect(std::span<const uint64_t> occurrences,
+                          const std::shared_ptr<const SlotHeads>& heads,
+                          GroupIds& ids, std::vector<int32_t>& index) {
   const size_t n = occurrences.size();
   index.resize(n);
   entries_.clear();
@@ -36,9 +47,9 @@ void IdCollector::Collect(std::span<const uint64_t> occurrences, GroupIds& ids,
     }
     if (buckets_[at] < 0) {
       buckets_[at] = static_cast<int32_t>(entries_.size());
-      const int64_t slot = SlotOfHash(hash, slot_bits_);
+      const int64_t slot = SlotOfHash(hash, heads->slot_bits);
       entries_.push_back({.hash = hash,
-                          .shard = static_cast<int32_t>(slot % num_shards_),
+                          .shard = heads->of_slot[static_cast<size_t>(slot)],
                           .first = buckets_[at]});
       distinct_.push_back(occurrences[i]);
     }
@@ -49,7 +60,8 @@ void IdCollector::Collect(std::span<const uint64_t> occurrences, GroupIds& ids,
     return a.shard != b.shard ? a.shard < b.shard : a.hash < b.hash;
   });
   ids.ids.resize(sorted_.size());
-  ids.shard_begin.assign(static_cast<size_t>(num_shards_) + 1, 0);
+  ids.heads = heads;
+  ids.shard_begin.assign(static_cast<size_t>(heads->num_shards) + 1, 0);
   rank_.resize(sorted_.size());
   for (size_t i = 0; i < sorted_.size(); ++i) {
     const Entry& entry = sorted_[i];
@@ -67,22 +79,6 @@ void IdCollector::Collect(std::span<const uint64_t> occurrences, GroupIds& ids,
 
 // --- Client ----------------------------------------------------------------
 
-// Calls `done` once, when all shards have answered; the first error counts.
-struct Client::Gather {
-  size_t missing = 0;
-  Status status;
-  Done done;
-
-  void Arrived(const Status& result) {
-    if (status.ok()) {
-      status = result;
-    }
-    if (--missing == 0) {
-      done(status);
-    }
-  }
-};
-
 namespace {
 
 Buffer Borrow(const void* data, int64_t size_bytes,
@@ -96,148 +92,334 @@ Client::Client(Caller& caller, ModelSpec model, ClusterPlan plan,
                RouteTable route)
     : caller_(caller),
       model_(std::move(model)),
-      plan_(plan),
-      route_(std::move(route)),
-      layout_(model_),
-      shards_(route_.shards.size()) {
-  for (size_t s = 0; s < shards_.size(); ++s) {
+      plan_(std::move(plan)),
+      layout_(model_) {
+  Adopt(std::move(route));
+}
+
+void Client::Adopt(RouteTable route) {
+  if (route.version <= route_.version ||
+      (heads_ != nullptr && route.slot_bits != route_.slot_bits)) {
+    return;
+  }
+  route_ = std::move(route);
+  auto heads = SlotHeads::Of(route_);
+  if (heads_ == nullptr || heads->of_slot != heads_->of_slot ||
+      heads->num_shards != heads_->num_shards) {
+    heads_ = std::move(heads);
+  }
+  headed_.clear();
+  for (size_t s = 0; s < route_.shards.size(); ++s) {
     const RouteTable::Peer& shard = route_.shards[s];
     caller_.AddPeer(shard.endpoint, shard.address, shard.name);
-    shards_[s].chunks = layout_.ChunksOf(static_cast<int>(s), route_);
-    for (const DenseChunk& chunk : shards_[s].chunks) {
-      shards_[s].dense_elements += chunk.count;
+    headed_.push_back(layout_.PortionOf(
+        route_.slot_bits, route_.dense_on_workers(), [&](int64_t slot) {
+          return heads_->of_slot[static_cast<size_t>(slot)] ==
+                 static_cast<int32_t>(s);
+        }));
+  }
+  for (auto& [id, operation] : operations_) {
+    for (const uint64_t call : operation.calls) {
+      caller_.Forget(call);
     }
+    Start(id);
   }
 }
 
 void Client::Pull(const PullRequest& request, Done done) {
   SHOAL_TRACE("send pull", request.step);
-  auto gather = std::make_shared<Gather>();
-  gather->missing = route_.shards.size();
-  gather->done = std::move(done);
-  wire::Pull head;
-  head.set_step(request.step);
-  head.set_dense(request.dense != nullptr);
-  // The shard gives up before we do: it knows whose push is missing.
-  head.set_deadline_ns(plan_.timeout.count() / 10 * 9);
-  const Buffer head_frame = Encode(head);
-  for (size_t s = 0; s < route_.shards.size(); ++s) {
-    std::vector<Buffer> frames = {head_frame};
-    for (const GroupIds& group : request.groups) {
-      const int64_t begin = group.shard_begin[s];
-      const int64_t count = group.shard_begin[s + 1] - begin;
-      frames.push_back(
-          Borrow(group.ids.data() + begin, count * 8, request.owner));
-    }
-    caller_.Start(
-        route_.shards[s].endpoint, comm::Lane::kBulk,
-        static_cast<uint16_t>(Method::kPull),
-        StrCat("rows of step ", request.step), plan_.timeout, std::move(frames),
-        [this, gather, request, s](const StatusOr<comm::Message>& reply) {
-          Status status = reply.status();
-          if (reply.ok() && gather->status.ok()) {
-            SHOAL_TRACE("take rows", request.step);
-            status = TakeRows(*reply, s, request);
-          }
-          gather->Arrived(
-              status.WithPrefix(StrCat("pull from ", route_.shards[s].name)));
-        });
+  const uint64_t id = next_operation_++;
+  Operation& operation = operations_[id];
+  operation.step = request.step;
+  for (const GroupIds& group : request.groups) {
+    operation.groups.push_back(&group);
   }
-}
-
-Status Client::TakeRows(const comm::Message& reply, size_t shard,
-                        const PullRequest& request) const {
-  size_t frame = 1;
-  const auto take = [&](float* to, int64_t count,
-                        const std::string& what) -> Status {
-    if (frame >= reply.frames.size() ||
-        reply.frames[frame].size() != count * 4) {
-      return InvalidArgumentError(
-          StrCat(what, ": ", count * 4, " bytes were asked for, the reply has ",
-                 frame < reply.frames.size() ? reply.frames[frame].size() : 0));
-    }
-    if (count > 0) {
-      std::memcpy(to, reply.frames[frame].data(),
-                  static_cast<size_t>(count) * 4);
-    }
-    ++frame;
-    return OkStatus();
-  };
-  for (size_t g = 0; g < request.groups.size(); ++g) {
-    const GroupIds& group = request.groups[g];
-    const int64_t begin = group.shard_begin[shard];
-    const int64_t count = group.shard_begin[shard + 1] - begin;
-    for (const int index : model_.groups[g]) {
-      const TableSpec& table = model_.tables[static_cast<size_t>(index)];
-      SHOAL_RETURN_IF_ERROR(
-          take(request.rows[static_cast<size_t>(index)] + begin * table.dim,
-               count * table.dim, StrCat("table '", table.name, "'")));
-    }
-  }
-  if (request.dense != nullptr) {
-    // All chunks of the shard lie in one frame, in order.
-    const int64_t total = shards_[shard].dense_elements;
-    if (frame >= reply.frames.size() ||
-        reply.frames[frame].size() != total * 4) {
-      return InvalidArgumentError(
-          StrCat("dense variables: ", total * 4, " bytes were asked for"));
-    }
-    const std::byte* from = reply.frames[frame].data();
-    for (const DenseChunk& chunk : shards_[shard].chunks) {
-      const size_t bytes = static_cast<size_t>(chunk.count) * 4;
-      std::memcpy(request.dense + chunk.offset, from, bytes);
-      from += bytes;
-    }
-  }
-  return OkStatus();
+  operation.rows.assign(request.rows.begin(), request.rows.end());
+  operation.dense = request.dense;
+  operation.owner = request.owner;
+  operation.done = std::move(done);
+  Start(id);
 }
 
 void Client::Push(const PushRequest& request, Done done) {
   SHOAL_TRACE("send push", request.step);
-  auto gather = std::make_shared<Gather>();
-  gather->missing = route_.shards.size();
-  gather->done = std::move(done);
-  for (size_t s = 0; s < route_.shards.size(); ++s) {
-    wire::Push head;
-    head.set_step(request.step);
-    head.set_sequence(shards_[s].next_sequence++);
-    head.set_learning_rate_factor(request.learning_rate_factor);
-    for (const PushPiece& piece : request.pieces) {
-      head.add_nodes(piece.node);
+  const uint64_t id = next_operation_++;
+  Operation& operation = operations_[id];
+  operation.is_push = true;
+  operation.step = request.step;
+  operation.learning_rate_factor = request.learning_rate_factor;
+  operation.sequence = next_sequence_++;
+  for (const GroupIds& group : request.groups) {
+    operation.groups.push_back(&group);
+  }
+  operation.pieces.assign(request.pieces.begin(), request.pieces.end());
+  for (PushPiece& piece : operation.pieces) {
+    operation.piece_rows.emplace_back(piece.rows.begin(), piece.rows.end());
+    piece.rows = operation.piece_rows.back();
+  }
+  operation.owner = request.owner;
+  operation.done = std::move(done);
+  Start(id);
+}
+
+void Client::Start(uint64_t id) {
+  Operation& operation = operations_.at(id);
+  operation.calls.clear();
+  operation.status = OkStatus();
+  operation.missing = static_cast<size_t>(
+      std::count_if(headed_.begin(), headed_.end(),
+                    [](const Portion& portion) { return !portion.empty(); }));
+  Divide(operation);
+  operation.is_push ? StartPush(id, operation) : StartPull(id, operation);
+}
+
+// By the heads of now. The ids of a step were ordered by those of the time when
+// they were read; between the two a route may have come.
+void Client::Divide(Operation& operation) const {
+  operation.divided.clear();
+  for (const GroupIds* group : operation.groups) {
+    Rows& rows = operation.divided.emplace_back();
+    if (group->heads == heads_) {
+      rows.ids = group->ids;
+      rows.shard_begin = group->shard_begin;
+      continue;
     }
-    std::vector<Buffer> frames = {Encode(head)};
-    for (const PushPiece& piece : request.pieces) {
-      for (size_t g = 0; g < request.groups.size(); ++g) {
-        const GroupIds& group = request.groups[g];
-        const int64_t begin = group.shard_begin[s];
-        const int64_t count = group.shard_begin[s + 1] - begin;
-        frames.push_back(
-            Borrow(group.ids.data() + begin, count * 8, request.owner));
+    const auto shard_of = [&](uint64_t hash) {
+      return heads_
+          ->of_slot[static_cast<size_t>(SlotOfHash(hash, heads_->slot_bits))];
+    };
+    std::vector<std::pair<int32_t, uint64_t>> keys;
+    for (size_t i = 0; i < group->ids.size(); ++i) {
+      const uint64_t hash = IdHash(group->ids[i]);
+      keys.emplace_back(shard_of(hash), hash);
+      rows.place.push_back(static_cast<int64_t>(i));
+    }
+    std::sort(rows.place.begin(), rows.place.end(), [&](int64_t a, int64_t b) {
+      return keys[static_cast<size_t>(a)] < keys[static_cast<size_t>(b)];
+    });
+    rows.own.shard_begin.assign(route_.shards.size() + 1, 0);
+    for (const int64_t place : rows.place) {
+      rows.own.ids.push_back(group->ids[static_cast<size_t>(place)]);
+      const auto shard =
+          static_cast<size_t>(keys[static_cast<size_t>(place)].first);
+      ++rows.own.shard_begin[shard + 1];
+    }
+    for (size_t s = 1; s < rows.own.shard_begin.size(); ++s) {
+      rows.own.shard_begin[s] += rows.own.shard_begin[s - 1];
+    }
+    rows.ids = rows.own.ids;
+    rows.shard_begin = rows.own.shard_begin;
+  }
+}
+
+Buffer Client::IdsFrame(const Operation& operation, size_t group,
+                        size_t shard) const {
+  const Rows& rows = operation.divided[group];
+  const int64_t begin = rows.shard_begin[shard];
+  const int64_t bytes = (rows.shard_begin[shard + 1] - begin) * 8;
+  const uint64_t* ids = rows.ids.data() + begin;
+  // What was divided anew may go while a frame is still on its way.
+  return rows.place.empty() ? Borrow(ids, bytes, operation.owner)
+                            : Buffer::CopyOf(ids, bytes);
+}
+
+Buffer Client::GradientFrame(const Operation& operation, size_t group,
+                             size_t shard, const float* gradients,
+                             int64_t dim) const {
+  const Rows& rows = operation.divided[group];
+  const int64_t begin = rows.shard_begin[shard];
+  const int64_t end = rows.shard_begin[shard + 1];
+  if (rows.place.empty()) {
+    return Borrow(gradients + begin * dim, (end - begin) * dim * 4,
+                  operation.owner);
+  }
+  Buffer frame = Buffer::Allocate((end - begin) * dim * 4);
+  float* to = frame.MutableAs<float>().data();
+  for (int64_t i = begin; i < end; ++i) {
+    to = std::copy_n(gradients + rows.place[static_cast<size_t>(i)] * dim, dim,
+                     to);
+  }
+  return frame;
+}
+
+uint64_t Client::Acknowledged() const {
+  uint64_t before = next_sequence_;
+  for (const auto& [id, operation] : operations_) {
+    if (operation.is_push) {
+      before = std::min(before, operation.sequence);
+    }
+  }
+  return before - 1;
+}
+
+void Client::StartPull(uint64_t id, Operation& operation) {
+  wire::Pull head;
+  head.set_step(operation.step);
+  head.set_dense(operation.dense != nullptr);
+  head.set_acknowledged(Acknowledged());
+  head.set_version(route_.version);
+  // The shard gives up before we do: it knows whose push is missing.
+  head.set_deadline_ns(plan_.timeout.count() / 10 * 9);
+  const Buffer head_frame = Encode(head);
+  for (size_t s = 0; s < route_.shards.size(); ++s) {
+    if (headed_[s].empty()) {
+      continue;
+    }
+    std::vector<Buffer> frames = {head_frame};
+    for (size_t g = 0; g < operation.groups.size(); ++g) {
+      frames.push_back(IdsFrame(operation, g, s));
+    }
+    operation.calls.push_back(caller_.Start(
+        route_.shards[s].endpoint, comm::Lane::kBulk,
+        static_cast<uint16_t>(Method::kPull),
+        StrCat("rows of step ", operation.step), plan_.timeout,
+        std::move(frames), [this, id, s](const StatusOr<comm::Message>& reply) {
+          OnReply(id, s, reply);
+        }));
+  }
+}
+
+void Client::StartPush(uint64_t id, Operation& operation) {
+  wire::Push head;
+  head.set_step(operation.step);
+  head.set_sequence(operation.sequence);
+  head.set_learning_rate_factor(operation.learning_rate_factor);
+  head.set_version(route_.version);
+  for (const PushPiece& piece : operation.pieces) {
+    head.add_nodes(piece.node);
+  }
+  const Buffer head_frame = Encode(head);
+  for (size_t s = 0; s < route_.shards.size(); ++s) {
+    if (headed_[s].empty()) {
+      continue;
+    }
+    std::vector<Buffer> frames = {head_frame};
+    for (const PushPiece& piece : operation.pieces) {
+      for (size_t g = 0; g < operation.groups.size(); ++g) {
+        frames.push_back(IdsFrame(operation, g, s));
         for (const int index : model_.groups[g]) {
-          const int64_t dim = model_.tables[static_cast<size_t>(index)].dim;
-          frames.push_back(
-              Borrow(piece.rows[static_cast<size_t>(index)] + begin * dim,
-                     count * dim * 4, request.owner));
+          const auto t = static_cast<size_t>(index);
+          frames.push_back(GradientFrame(operation, g, s, piece.rows[t],
+                                         model_.tables[t].dim));
         }
       }
-      Buffer dense = Buffer::Allocate(shards_[s].dense_elements * 4);
+      Buffer dense = Buffer::Allocate(headed_[s].dense_elements * 4);
       std::byte* to = dense.data();
-      for (const DenseChunk& chunk : shards_[s].chunks) {
+      for (const DenseChunk& chunk : headed_[s].chunks) {
         const size_t bytes = static_cast<size_t>(chunk.count) * 4;
         std::memcpy(to, piece.dense + chunk.offset, bytes);
         to += bytes;
       }
       frames.push_back(std::move(dense));
     }
-    caller_.Start(route_.shards[s].endpoint, comm::Lane::kBulk,
-                  static_cast<uint16_t>(Method::kPush),
-                  StrCat("the acknowledgement of step ", request.step),
-                  plan_.timeout, std::move(frames),
-                  [this, gather, s](const StatusOr<comm::Message>& reply) {
-                    gather->Arrived(reply.status().WithPrefix(
-                        StrCat("push to ", route_.shards[s].name)));
-                  });
+    operation.calls.push_back(caller_.Start(
+        route_.shards[s].endpoint, comm::Lane::kBulk,
+        static_cast<uint16_t>(Method::kPush),
+        StrCat("the acknowledgement of step ", operation.step), plan_.timeout,
+        std::move(frames), [this, id, s](const StatusOr<comm::Message>& reply) {
+          OnReply(id, s, reply);
+        }));
   }
+}
+
+void Client::OnReply(uint64_t id, size_t shard,
+                     const StatusOr<comm::Message>& reply) {
+  Operation& operation = operations_.at(id);
+  const std::string where = StrCat(
+      operation.is_push ? "push to " : "pull from ", route_.shards[shard].name);
+  if (!reply.ok()) {
+    Arrived(id, reply.status().WithPrefix(where));
+    return;
+  }
+  wire::PullReply pull;
+  wire::PushReply push;
+  const Status decoded =
+      operation.is_push ? Decode(*reply, push) : Decode(*reply, pull);
+  const bool moved =
+      decoded.ok() && (operation.is_push ? push.has_route() : pull.has_route());
+  if (moved) {
+    StatusOr<RouteTable> route =
+        FromWire(operation.is_push ? push.route() : pull.route());
+    if (!route.ok()) {
+      Arrived(id, route.status().WithPrefix(where));
+      return;
+    }
+    const uint64_t version = route->version;
+    if (version > route_.version) {
+      Adopt(*std::move(route));
+    }
+    if (version != route_.version) {
+      Arrived(id, InternalError(StrCat("was refused for version ", version,
+                                       " of the route, which is no newer"))
+                      .WithPrefix(where));
+    }
+    return;
+  }
+  Status status = decoded;
+  if (status.ok() && operation.status.ok() && !operation.is_push) {
+    SHOAL_TRACE("take rows", operation.step);
+    status = TakeRows(*reply, shard, operation);
+  }
+  Arrived(id, status.WithPrefix(where));
+}
+
+void Client::Arrived(uint64_t id, const Status& status) {
+  Operation& operation = operations_.at(id);
+  if (operation.status.ok()) {
+    operation.status = status;
+  }
+  if (--operation.missing > 0) {
+    return;
+  }
+  const Operation ended = std::move(operation);
+  operations_.erase(id);
+  ended.done(ended.status);
+}
+
+Status Client::TakeRows(const comm::Message& reply, size_t shard,
+                        const Operation& operation) const {
+  size_t frame = 1;
+  for (size_t g = 0; g < operation.groups.size(); ++g) {
+    const Rows& rows = operation.divided[g];
+    const int64_t begin = rows.shard_begin[shard];
+    const int64_t count = rows.shard_begin[shard + 1] - begin;
+    for (const int index : model_.groups[g]) {
+      const TableSpec& table = model_.tables[static_cast<size_t>(index)];
+      const int64_t bytes = count * table.dim * 4;
+      if (frame >= reply.frames.size() || reply.frames[frame].size() != bytes) {
+        return InvalidArgumentError(StrCat(
+            "table '", table.name, "': ", bytes,
+            " bytes were asked for, the reply has ",
+            frame < reply.frames.size() ? reply.frames[frame].size() : 0));
+      }
+      float* const to = operation.rows[static_cast<size_t>(index)];
+      const float* from = reply.frames[frame++].As<float>().data();
+      if (rows.place.empty() && count > 0) {
+        std::memcpy(to + begin * table.dim, from, static_cast<size_t>(bytes));
+        continue;
+      }
+      for (int64_t i = begin; i < begin + count; ++i, from += table.dim) {
+        std::copy_n(from, table.dim,
+                    to + rows.place[static_cast<size_t>(i)] * table.dim);
+      }
+    }
+  }
+  if (operation.dense != nullptr) {
+    // All chunks of the shard lie in one frame, in order.
+    const int64_t total = headed_[shard].dense_elements;
+    if (frame >= reply.frames.size() ||
+        reply.frames[frame].size() != total * 4) {
+      return InvalidArgumentError(
+          StrCat("dense variables: ", total * 4, " bytes were asked for"));
+    }
+    const std::byte* from = reply.frames[frame].data();
+    for (const DenseChunk& chunk : headed_[shard].chunks) {
+      const size_t bytes = static_cast<size_t>(chunk.count) * 4;
+      std::memcpy(operation.dense + chunk.offset, from, bytes);
+      from += bytes;
+    }
+  }
+  return OkStatus();
 }
 
 }  // namespace shoal::ps

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <vector>
@@ -12,15 +13,26 @@
 #include "ps/caller.h"
 #include "ps/dense_layout.h"
 #include "ps/model_spec.h"
+#include "ps/route.h"
 
 namespace shoal::ps {
+
+// Which shard is the head of a slot, as far as a client needs to know.
+struct SlotHeads {
+  int slot_bits = 10;
+  int num_shards = 1;
+  std::vector<int32_t> of_slot;
+
+  static std::shared_ptr<const SlotHeads> Of(const RouteTable& route);
+};
 
 // The distinct ids that a step looks up in one group of tables, in the order in
 // which they travel: by shard, and inside a shard by IdHash(). Row i of every
 // table of the group belongs to ids[i].
 struct GroupIds {
   std::vector<uint64_t> ids;
-  std::vector<int64_t> shard_begin;  // [shards + 1], into ids
+  std::vector<int64_t> shard_begin;        // [shards + 1], into ids
+  std::shared_ptr<const SlotHeads> heads;  // by which they are divided
 
   int64_t size() const { return static_cast<int64_t>(ids.size()); }
 };
@@ -30,10 +42,8 @@ struct GroupIds {
 // Thread-compatible.
 class IdCollector {
  public:
-  IdCollector(int slot_bits, int num_shards)
-      : slot_bits_(slot_bits), num_shards_(num_shards) {}
-
-  void Collect(std::span<const uint64_t> occurrences, GroupIds& ids,
+  void Collect(std::span<const uint64_t> occurrences,
+               const std::shared_ptr<const SlotHeads>& heads, GroupIds& ids,
                std::vector<int32_t>& index);
 
  private:
@@ -42,8 +52,6 @@ class IdCollector {
     int32_t shard;
     int32_t first;  // its number by first appearance
   };
-  int slot_bits_;
-  int num_shards_;
   std::vector<int32_t> buckets_;
   std::vector<Entry> entries_;
   std::vector<Entry> sorted_;
@@ -51,8 +59,12 @@ class IdCollector {
   std::vector<int32_t> rank_;
 };
 
-// Pulls rows and dense variables from the shards and pushes gradients to them:
-// one envelope per shard and step, with nothing per slot.
+// Pulls rows and dense variables from the heads of slots and pushes gradients
+// to them: one envelope per shard and step, with nothing per slot.
+//
+// Under a new route, of which a shard or the coordinator tells, whatever is not
+// answered is asked anew; `version`, or sequence, sees to it that nothing is
+// done twice.
 //
 // Memory that a call names must stay until its `done`; `owner` can see to that.
 // Every call ends once, within the plan's timeout, with an error that names the
@@ -87,29 +99,70 @@ class Client {
   Client(Caller& caller, ModelSpec model, ClusterPlan plan, RouteTable route);
 
   const DenseLayout& layout() const { return layout_; }
+  const std::shared_ptr<const SlotHeads>& heads() const { return heads_; }
 
   void Pull(const PullRequest& request, Done done);
-  // `done` runs when every shard has acknowledged.
+  // `done` runs when every shard has acknowledged: in sync, when the step is
+  // committed.
   void Push(const PushRequest& request, Done done);
 
- private:
-  struct Gather;  // counts the answers of one call
+  // Goes on with `route`, if it is newer.
+  void Adopt(RouteTable route);
 
+ private:
+  // The ids and rows of an operation, divided by the heads of now.
+  struct Rows {
+    std::span<const uint64_t> ids;
+    std::span<const int64_t> shard_begin;
+    // Where row i lies in the memory that was given; none: there.
+    std::vector<int64_t> place;
+    GroupIds own;  // where `ids` were divided anew
+  };
+  struct Operation {
+    bool is_push = false;
+    int64_t step = 0;
+    std::vector<const GroupIds*> groups;
+    std::vector<float*> rows;  // pull
+    float* dense = nullptr;    // pull
+    std::vector<PushPiece> pieces;
+    std::vector<std::vector<const float*>> piece_rows;
+    double learning_rate_factor = 1;
+    uint64_t sequence = 0;
+    std::shared_ptr<const void> owner;
+    Done done;
+
+    std::vector<Rows> divided;  // per group
+    std::vector<uint64_t> calls;
+    size_t missing = 0;
+    Status status;  // the first error
+  };
+
+  void Start(uint64_t id);
+  void StartPull(uint64_t id, Operation& operation);
+  void StartPush(uint64_t id, Operation& operation);
+  void Divide(Operation& operation) const;
+  // Its pushes up to this sequence are.
+  uint64_t Acknowledged() const;
+  // Of rows [begin, end) of a group, as they travel.
+  Buffer IdsFrame(const Operation& operation, size_t group, size_t shard) const;
+  Buffer GradientFrame(const Operation& operation, size_t group, size_t shard,
+                       const float* gradients, int64_t dim) const;
+  void OnReply(uint64_t id, size_t shard, const StatusOr<comm::Message>& reply);
+  void Arrived(uint64_t id, const Status& status);
   Status TakeRows(const comm::Message& reply, size_t shard,
-                  const PullRequest& request) const;
+                  const Operation& operation) const;
 
   Caller& caller_;
   ModelSpec model_;
   ClusterPlan plan_;
   RouteTable route_;
+  std::shared_ptr<const SlotHeads> heads_;
   DenseLayout layout_;
-  // Per shard.
-  struct ShardState {
-    std::vector<DenseChunk> chunks;
-    int64_t dense_elements = 0;
-    uint64_t next_sequence = 1;
-  };
-  std::vector<ShardState> shards_;
+  // By shard: the slots that it is head of.
+  std::vector<Portion> headed_;
+  uint64_t next_sequence_ = 1;
+  uint64_t next_operation_ = 1;
+  std::map<uint64_t, Operation> operations_;  // in order
 };
 
 }  // namespace shoal::ps

@@ -1,5 +1,6 @@
 #include "ps/client.h"
 
+#include <memory>
 #include <set>
 #include <vector>
 
@@ -13,7 +14,12 @@ namespace {
 
 TEST(IdCollectorTest, DistinctIdsComeByShardAndHashAndEveryOccurrenceFindsIts) {
   Random random(9);
-  IdCollector collector(10, 3);
+  IdCollector collector;
+  auto heads = std::make_shared<SlotHeads>();
+  heads->num_shards = 3;
+  for (int slot = 0; slot < 1024; ++slot) {
+    heads->of_slot.push_back(slot % 3);
+  }
   GroupIds ids;
   std::vector<int32_t> index;
   for (int round = 0; round < 20; ++round) {
@@ -23,7 +29,7 @@ TEST(IdCollectorTest, DistinctIdsComeByShardAndHashAndEveryOccurrenceFindsIts) {
       occurrences.push_back(random.Below(100) == 0 ? ~uint64_t{0}
                                                    : random.Below(120));
     }
-    collector.Collect(occurrences, ids, index);
+    collector.Collect(occurrences, heads, ids, index);
     const std::set<uint64_t> distinct(occurrences.begin(), occurrences.end());
     ASSERT_EQ(ids.ids.size(), distinct.size());
     ASSERT_EQ(index.size(), occurrences.size());

@@ -10,23 +10,6 @@
 #include "ps/wire.h"
 
 namespace shoal::ps {
-namespace {
-
-// A lost connection is not yet a lost member: the launcher, which sees
-// processes end, is given this long to say what really happened.
-constexpr Duration kGrace = std::chrono::seconds(1);
-
-// Longer: a lost connection of the coordinator's own says more.
-constexpr Duration kNeighbourGrace = std::chrono::milliseconds(1500);
-
-comm::Message OneWay(Method method, const google::protobuf::MessageLite& head) {
-  comm::Message message;
-  message.header.method = static_cast<uint16_t>(method);
-  message.frames.push_back(Encode(head));
-  return message;
-}
-
-}  // namespace
 
 Coordinator::Coordinator(Options options) : options_(std::move(options)) {
   shards_.resize(static_cast<size_t>(options_.num_servers) *
@@ -79,6 +62,12 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
     OnJoin(from, std::move(message));
     return;
   }
+  if (method == Method::kScale) {
+    return OnScale(from, message);
+  }
+  if (method == Method::kStatus) {
+    return OnStatus(from, message);
+  }
   if (member == members_.end()) {
     if (message.header.kind == comm::MessageKind::kRequest) {
       Reply(from,
@@ -91,6 +80,8 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
   switch (method) {
     case Method::kPrepared:
       return OnPrepared(from, std::move(message));
+    case Method::kCaughtUp:
+      return OnCaughtUp(from, message);
     case Method::kAskOrder:
       return OnAskOrder(from, std::move(message));
     case Method::kClock:
@@ -126,6 +117,9 @@ void Coordinator::OnJoin(comm::EndpointId from, comm::Message message) {
   }
   WaitingMessage waiting{from, std::move(message)};
   if (all_joined_) {
+    if (!members_.at(from).is_worker) {
+      LetShardIn(from);
+    }
     AnswerJoin(waiting);
     return;
   }
@@ -157,22 +151,24 @@ Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
     } else {
       MakeRoom(index);
     }
-    if (index >= options_.num_workers) {
+    if (index >= static_cast<int>(workers_.size())) {
       return FailedPreconditionError(
           StrCat("join: worker ", index, " is one too many; the job has ",
-                 options_.num_workers, " (cluster.workers)"));
+                 workers_.size(), " (cluster.workers, or `shoal scale`)"));
     }
     member.index = index;
     member.name = StrCat("worker ", index);
     place = &workers_[static_cast<size_t>(index)].endpoint;
   } else {
     if (join.server() < 0 || join.server() >= options_.num_servers ||
-        join.shard() < 0 || join.shard() >= options_.shards_per_server) {
+        Leaves(join.server()) || join.shard() < 0 ||
+        join.shard() >= options_.shards_per_server) {
       return FailedPreconditionError(
           StrCat("join: server ", join.server(), " shard ", join.shard(),
                  " does not fit the job, which has ", options_.num_servers,
                  " servers of ", options_.shards_per_server, " shards"));
     }
+    member.server = join.server();
     member.index = join.server() * options_.shards_per_server + join.shard();
     member.name = StrCat("server ", join.server(), " shard ", join.shard());
     place = &shards_[static_cast<size_t>(member.index)];
@@ -189,12 +185,21 @@ Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
                                      before.host, " pid ", before.pid));
     }
     if (!member.is_worker && all_joined_) {
-      return FailedPreconditionError(
-          StrCat("join: ", before.name,
-                 " was lost with its data; start the job from its last "
-                 "checkpoint"));
+      if (!CanDrop(member.server)) {
+        return FailedPreconditionError(
+            StrCat("join: ", before.name,
+                   " was lost with its data; start the job from its last "
+                   "checkpoint"));
+      }
+      DropShardsOf(member.server, UnavailableError("another takes its place"));
+    } else {
+      CutDone(**place);  // Another takes the order as it is then.
+      members_.erase(**place);
     }
-    members_.erase(**place);
+  }
+  if (!member.is_worker && all_joined_ && !started_) {
+    return UnavailableError(
+        StrCat("join: the others are restoring what ", member.name, " lacks"));
   }
   if (member.is_worker) {
     WorkerState& state = workers_[static_cast<size_t>(member.index)];
@@ -258,20 +263,7 @@ std::string Coordinator::MissingMembers() const {
 void Coordinator::OnAllJoined() {
   all_joined_ = true;
   context_->CancelTimer(join_timer_);
-  route_.version = 1;
-  route_.slot_bits = SlotBitsFor(static_cast<int>(shards_.size()));
-  const auto peer = [this](comm::EndpointId id) {
-    const Member& member = members_.at(id);
-    return RouteTable::Peer{id, member.address, member.name};
-  };
-  for (const auto& id : shards_) {
-    route_.shards.push_back(peer(*id));
-  }
-  if (options_.plan.dense_on_workers()) {
-    for (const WorkerState& worker : workers_) {
-      route_.workers.push_back(peer(*worker.endpoint));
-    }
-  }
+  MakeFirstRoute();
   // Workers too, whose deadline for joining must not cover the time that the
   // shards take to load: they wait for their first order.
   for (const WaitingMessage& waiting : std::exchange(waiting_joins_, {})) {
@@ -292,18 +284,20 @@ void Coordinator::AnswerJoin(const WaitingMessage& waiting) {
   const Member& member = it->second;
   wire::JoinReply reply;
   reply.set_index(member.index);
-  reply.set_num_workers(options_.num_workers);
+  const int num_workers =
+      std::max(options_.num_workers, workers_wanted_);  // One of those to come?
+  reply.set_num_workers(num_workers);
   reply.set_job_text(options_.job_text);
-  reply.set_restores(!options_.restore_folder.empty());
+  reply.set_restores(!options_.restore_folder.empty() && !started_);
+  reply.set_step(committed_);
   ToWire(route_, *reply.mutable_route());
   ToWire(options_.model, *reply.mutable_model());
   ToWire(options_.plan, *reply.mutable_plan());
   std::vector<Buffer> frames;
   if (member.is_worker) {
     const bool parts = options_.plan.shares_steps();
-    const auto [begin, end] =
-        VirtualRange(options_.plan, parts ? member.index : 0,
-                     parts ? options_.num_workers : 1);
+    const auto [begin, end] = VirtualRange(
+        options_.plan, parts ? member.index : 0, parts ? num_workers : 1);
     reply.set_virtual_begin(begin);
     reply.set_virtual_end(end);
     reply.set_local_index(static_cast<int>(
@@ -349,6 +343,7 @@ void Coordinator::LoadHolders() {
 }
 
 void Coordinator::OnReady() {
+  started_ = true;
   if (options_.observer != nullptr) {
     const Status started = options_.observer->OnStarted(position_);
     if (!started.ok()) {
@@ -367,6 +362,7 @@ void Coordinator::OnReady() {
 // --- Orders ----------------------------------------------------------------
 
 void Coordinator::GiveOrder(OrderKind kind, int64_t from, int64_t until) {
+  TakeWorkers();
   order_ = {order_.number + 1, kind, from, until};
   for (WorkerState& worker : workers_) {
     worker.scores = Buffer();
@@ -375,6 +371,7 @@ void Coordinator::GiveOrder(OrderKind kind, int64_t from, int64_t until) {
   for (int i = 0; i < options_.num_workers; ++i) {
     AnswerOrder(i);
   }
+  DealAnew();
 }
 
 void Coordinator::AnswerOrder(int worker) {
@@ -386,6 +383,12 @@ void Coordinator::AnswerOrder(int worker) {
   order.set_number(order_.number);
   order.set_from_step(order_.from);
   order.set_until_step(order_.until);
+  const bool parts = options_.plan.shares_steps();
+  const auto [begin, end] = VirtualRange(options_.plan, parts ? worker : 0,
+                                         parts ? options_.num_workers : 1);
+  order.set_num_workers(options_.num_workers);
+  order.set_virtual_begin(begin);
+  order.set_virtual_end(end);
   switch (order_.kind) {
     case OrderKind::kTrain: {
       order.set_kind(wire::Order::TRAIN);
@@ -423,8 +426,24 @@ void Coordinator::OnAskOrder(comm::EndpointId from, comm::Message message) {
     Reply(from, MakeErrorReply(message, status));
     return;
   }
+  if (member.leaves) {
+    wire::Order order;
+    order.set_number(order_.number + 1);
+    order.set_kind(wire::Order::STOP);
+    Reply(from, MakeReply(message, {Encode(order)}));
+    // Once to stop, once for its good-bye.
+    if (std::exchange(members_.at(from).told_to_stop, true)) {
+      members_.erase(from);
+    }
+    return;
+  }
   const int index = member.index;
   WorkerState& state = workers_[static_cast<size_t>(index)];
+  if (index >= options_.num_workers) {
+    state.asking = WaitingMessage{from, std::move(message)};
+    DealAnew();  // Perhaps it was waited for.
+    return;
+  }
   const bool is_news =
       ask.done_order() == order_.number && state.done_order < order_.number;
   state.done_order = std::max(state.done_order, ask.done_order());
@@ -442,7 +461,8 @@ void Coordinator::OnAskOrder(comm::EndpointId from, comm::Message message) {
   state.asking = WaitingMessage{from, std::move(message)};
   if (order_.number > state.done_order) {
     AnswerOrder(index);
-  } else if (is_news && std::all_of(workers_.begin(), workers_.end(),
+  } else if (is_news && std::all_of(workers_.begin(),
+                                    workers_.begin() + options_.num_workers,
                                     [this](const WorkerState& worker) {
                                       return worker.done_order == order_.number;
                                     })) {
@@ -510,19 +530,20 @@ void Coordinator::SaveCheckpoint() {
     saved();  // Nothing was trained since; what is there stays whole.
     return;
   }
-  std::vector<RouteTable::Peer> writers = route_.shards;
+  std::vector<RouteTable::Peer> writers = LiveShards();
   if (options_.plan.dense == DensePlace::kWorkerParts) {
     writers.insert(writers.end(), route_.workers.begin(), route_.workers.end());
   } else if (route_.dense_on_workers()) {
     writers.push_back(route_.workers.front());  // All have the same.
   }
-  saver_->Save(position_, writers, [this, saved](const Status& status) {
-    if (!status.ok()) {
-      Abort(status);
-    } else if (!ending_) {
-      saved();
-    }
-  });
+  saver_->Save(position_, route_.version, writers,
+               [this, saved](const Status& status) {
+                 if (!status.ok()) {
+                   Abort(status);
+                 } else if (!ending_) {
+                   saved();
+                 }
+               });
 }
 
 void Coordinator::AfterCheckpoint() {
@@ -545,8 +566,9 @@ void Coordinator::FinishShards() {
       Reply(asking.from, MakeReply(asking.message, {Encode(order)}));
     }
   }
-  calls_under_way_ = static_cast<int64_t>(shards_.size());
-  for (const RouteTable::Peer& shard : route_.shards) {
+  const std::vector<RouteTable::Peer> shards = LiveShards();
+  calls_under_way_ = static_cast<int64_t>(shards.size());
+  for (const RouteTable::Peer& shard : shards) {
     caller_->Start(shard.endpoint, comm::Lane::kUrgent,
                    static_cast<uint16_t>(Method::kFinish), "its end",
                    options_.plan.timeout, {Encode(wire::Finish())},
@@ -581,8 +603,19 @@ void Coordinator::OnPrepared(comm::EndpointId from, comm::Message message) {
     ReplyCommit(waiting, prepared.step());  // Its first reply was lost.
     return;
   }
+  if (prepared.version() != route_.version) {
+    Reply(from,
+          MakeErrorReply(waiting.message,
+                         UnavailableError("a newer route is on its way")));
+    return;
+  }
   prepared_.insert_or_assign(from, std::move(waiting));
-  if (prepared_.size() == shards_.size()) {
+  MaybeCommit();
+}
+
+void Coordinator::MaybeCommit() {
+  if (cuts_.empty() && !prepared_.empty() &&
+      prepared_.size() == LiveShards().size()) {
     Commit();
   }
 }
@@ -663,122 +696,6 @@ void Coordinator::OnProgress(const comm::Message& message) {
     options_.observer->OnProgress(progress.step(), progress.window(),
                                   progress.loss_sum(), progress.examples());
   }
-}
-
-// --- Liveness --------------------------------------------------------------
-
-void Coordinator::Watch() {
-  const Time now = context_->Now();
-  const Duration timeout = options_.plan.timeout;
-  std::vector<comm::EndpointId> silent;
-  for (const auto& [id, member] : members_) {
-    if (now - member.last_heard >= timeout) {
-      silent.push_back(id);
-      continue;
-    }
-    // A lost sign of life is made up for by the next.
-    (void)context_->Send(id, comm::Lane::kUrgent,
-                         OneWay(Method::kAlive, wire::Alive()));
-  }
-  for (const comm::EndpointId id : silent) {
-    Lost(id, UnavailableError(StrCat("said nothing for ", ToString(timeout))));
-  }
-  watch_timer_ = context_->SetTimer(now + timeout / 4, [this] { Watch(); });
-}
-
-// A member can't go on. Who has lost a neighbour is the first to say so, not
-// the one who knows what became of it.
-void Coordinator::OnCalledOff(comm::EndpointId from, const Status& why) {
-  const bool waited = why.code() == StatusCode::kDeadlineExceeded ||
-                      why.code() == StatusCode::kUnavailable;
-  const Status named = why.WithPrefix(
-      StrCat(waited ? Suspects(from) : "", members_.at(from).name));
-  if (why.code() != StatusCode::kUnavailable &&
-      why.code() != StatusCode::kAborted) {
-    Abort(named);
-    return;
-  }
-  context_->SetTimer(context_->Now() + kNeighbourGrace,
-                     [this, named] { Abort(named); });
-}
-
-// Who is behind what `reporter` waited for in vain, if that shows already: one
-// that hangs is blamed on its neighbours, whose deadlines pass first.
-std::string Coordinator::Suspects(comm::EndpointId reporter) const {
-  std::string text;
-  const Time now = context_->Now();
-  for (const auto& [id, member] : members_) {
-    const Duration silent = now - member.last_heard;
-    if (id != reporter && silent >= options_.plan.timeout / 2) {
-      text += StrCat(member.name, " (host ", member.host, ", pid ", member.pid,
-                     ") has said nothing for ", ToString(silent), "; ");
-    }
-  }
-  for (const auto& shard : shards_) {
-    if (text.empty() && !prepared_.empty() && shard.has_value() &&
-        !prepared_.contains(*shard)) {
-      return StrCat(members_.at(*shard).name, " has not prepared step ",
-                    committed_, "; ");
-    }
-  }
-  if (text.empty() && options_.plan.mode == Mode::kBounded &&
-      !options_.plan.shares_steps()) {
-    const int64_t last = MinimumClock();
-    for (const WorkerState& worker : workers_) {
-      if (worker.endpoint.has_value() && *worker.endpoint != reporter &&
-          worker.clock == last) {
-        text += StrCat(members_.at(*worker.endpoint).name, " is at clock ",
-                       worker.clock, ", the last; ");
-      }
-    }
-  }
-  return text;
-}
-
-void Coordinator::OnPeerDown(comm::EndpointId peer, const Status& why) {
-  caller_->OnPeerDown(peer, why);
-  const auto it = members_.find(peer);
-  if (it == members_.end() || ending_) {
-    return;
-  }
-  if (std::exchange(it->second.suspect, true)) {
-    return;
-  }
-  const Time since = context_->Now();
-  it->second.suspect_since = since;
-  context_->SetTimer(since + std::max(kGrace, options_.replace_within),
-                     [this, peer, why, since] {
-                       const auto member = members_.find(peer);
-                       if (member != members_.end() && member->second.suspect &&
-                           member->second.suspect_since == since) {
-                         Lost(peer, why);
-                       }
-                     });
-}
-
-void Coordinator::Lost(comm::EndpointId peer, const Status& why) {
-  const Member& member = members_.at(peer);
-  Abort(UnavailableError(StrCat(member.name, " (host ", member.host, ", pid ",
-                                member.pid, ") was lost: ", why.message())));
-}
-
-void Coordinator::Abort(const Status& why) {
-  if (context_ == nullptr) {
-    called_off_ = why;
-    return;
-  }
-  if (std::exchange(ending_, true)) {
-    return;
-  }
-  wire::Abort abort;
-  abort.set_code(static_cast<int>(StatusCode::kCancelled));
-  abort.set_text(StrCat("the job was called off: ", why.message()));
-  for (const auto& [id, member] : members_) {
-    // One that can't be reached ends by itself when it hears nothing more.
-    (void)context_->Send(id, comm::Lane::kUrgent,
-                         OneWay(Method::kAbort, abort));
-  }
-  context_->Stop(why);
 }
 
 void Coordinator::Reply(comm::EndpointId to, comm::Message reply) {

@@ -2,17 +2,21 @@
 #define SHOAL_PS_COORDINATOR_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/checkpoint_saver.h"
 #include "ps/model_spec.h"
+#include "ps/route.h"
 #include "ps/train_plan.h"
 
 namespace shoal::ps {
@@ -57,6 +61,9 @@ class Coordinator : public comm::Node {
     int num_servers = 1;
     int shards_per_server = 1;
     int num_workers = 1;
+    // Of every slot, as far as there are servers. With more than one, a server
+    // that is lost is taken out of the chains and the job goes on.
+    int replicas = 1;
     std::string job_text;  // handed to every member
     Buffer setup;          // handed to workers, opaque here
     // Checkpoints are folders `step-N` in here; empty: none are written.
@@ -70,6 +77,10 @@ class Coordinator : public comm::Node {
     Duration join_within = std::chrono::seconds(60);
     Duration replace_within = Duration::zero();
     JobObserver* observer = nullptr;  // must outlive the coordinator
+    // Called with how many servers and workers there are to be, when that
+    // changes; whoever runs the job starts those that are not there. Those that
+    // are to go end by themselves. May be empty: others start them.
+    std::function<void(int servers, int workers)> wanted;
   };
 
   explicit Coordinator(Options options);
@@ -83,6 +94,25 @@ class Coordinator : public comm::Node {
   // which sees processes end and signals come; on the node's thread (Post it).
   void Abort(const Status& why);
 
+  // A process of this name ("server 1") is seen to have ended: what it held is
+  // lost, without waiting for its connections to tell. On the node's thread.
+  enum class Ended : uint8_t {
+    kNeeded,   // the job can't go on without it
+    kReplace,  // another one in its place is waited for
+    kGone,     // it was to go
+  };
+  Ended ProcessEnded(const std::string& name, const Status& why);
+
+  // Training is under way, and every slot has all its replicas. On the node's
+  // thread.
+  bool replicated() const;
+  uint64_t route_version() const { return route_.version; }
+
+  // Other numbers of servers and workers (0: as many as there are), or the
+  // server that is to go (-1: none); gives what happens now, in words. On the
+  // node's thread. Errors: kFailedPrecondition, kInvalidArgument: why not.
+  StatusOr<std::string> Scale(int servers, int workers, int drain);
+
  private:
   struct Member {
     std::string name;  // "worker 1", "server 0 shard 1"
@@ -90,8 +120,11 @@ class Coordinator : public comm::Node {
     std::string host;
     int64_t pid = 0;
     bool is_worker = false;
+    int server = 0;  // shards only
     int index = 0;
     bool any_index = false;  // it did not ask for this one
+    bool leaves = false;     // a worker that has no place any more
+    bool told_to_stop = false;
     Time last_heard;
     bool suspect = false;  // its connection ended; it may come back
     Time suspect_since;
@@ -143,6 +176,7 @@ class Coordinator : public comm::Node {
 
   // Steps and clocks.
   void OnPrepared(comm::EndpointId from, comm::Message message);
+  void MaybeCommit();
   void Commit();
   void ReplyCommit(const WaitingMessage& waiting, int64_t step);
   void OnClock(comm::EndpointId from, comm::Message message);
@@ -152,8 +186,40 @@ class Coordinator : public comm::Node {
   int64_t MinimumClock() const;
   void OnProgress(const comm::Message& message);
 
+  // Routes.
+  void MakeFirstRoute();
+  // The next version: without whom it has lost, with who has caught up, and
+  // with what is to be done next.
+  void ChangeRoute();
+  void SendRoute();
+  // One that comes while the job runs gets slots when its server is complete.
+  void LetShardIn(comm::EndpointId shard);
+  bool ServerIsComplete(int shard) const;
+  RouteTable::Peer PeerOf(comm::EndpointId member) const;
+  void OnCaughtUp(comm::EndpointId from, const comm::Message& message);
+  std::vector<ShardPlace> Places() const;
+  std::vector<RouteTable::Peer> LiveShards() const;
+  // Every slot would still have a replica.
+  bool CanDrop(int server) const;
+  void DropShardsOf(int server, const Status& why);
+
+  // Other numbers of members.
+  void OnScale(comm::EndpointId from, const comm::Message& message);
+  Status CheckScale(int servers, int workers, int drain) const;
+  bool Leaves(int server) const { return leaving_.contains(server); }
+  void FinishLeavers();
+  void OnStatus(comm::EndpointId from, const comm::Message& message);
+  // Workers: when all that are wanted are there, the order under way is cut and
+  // the next one is dealt to them.
+  bool WantedAreThere() const;
+  void DealAnew();
+  void CutOrder();
+  void CutDone(comm::EndpointId worker);
+  void TakeWorkers();
+
   // Liveness.
   void Watch();
+  void WaitForSuspect(comm::EndpointId peer, const Status& why);
   void Lost(comm::EndpointId peer, const Status& why);
   void OnCalledOff(comm::EndpointId from, const Status& why);
   std::string Suspects(comm::EndpointId reporter) const;
@@ -171,6 +237,15 @@ class Coordinator : public comm::Node {
   std::vector<WaitingMessage> waiting_joins_;
   RouteTable route_;
   bool all_joined_ = false;
+  bool started_ = false;  // and what there was to restore is loaded
+  // Of this version: the tail that sent, and the shard that joins.
+  std::set<std::pair<int, int>> caught_up_;
+  std::vector<uint64_t> route_calls_;
+  std::set<int> leaving_;   // servers
+  int workers_wanted_ = 0;  // if others than there are
+  // To those that have not answered; no step is committed before they have.
+  std::unordered_map<comm::EndpointId, uint64_t> cuts_;
+  bool cut_ = false;  // the order under way is the last of these workers
   bool ending_ = false;
   Status called_off_;  // before OnStart()
   comm::TimerId join_timer_ = comm::TimerId::kNone;

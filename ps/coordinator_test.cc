@@ -156,6 +156,7 @@ class CoordinatorTest : public ::testing::Test {
   uint64_t Prepared(comm::EndpointId from, int64_t step) {
     wire::Prepared prepared;
     prepared.set_step(step);
+    prepared.set_version(1);
     return Ask(from, Method::kPrepared, prepared);
   }
   uint64_t Clock(int worker, int64_t clock, int64_t wait_for) {

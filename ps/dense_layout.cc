@@ -18,16 +18,25 @@ DenseLayout::DenseLayout(const ModelSpec& model) {
   }
 }
 
-std::vector<DenseChunk> DenseLayout::ChunksOf(int shard,
-                                              const RouteTable& route) const {
-  std::vector<DenseChunk> own;
-  const int64_t num_slots = int64_t{1} << route.slot_bits;
-  for (size_t c = 0; c < chunks_.size() && !route.dense_on_workers(); ++c) {
-    if (route.ShardOfSlot(static_cast<int64_t>(c) % num_slots) == shard) {
-      own.push_back(chunks_[c]);
+Portion DenseLayout::PortionOf(
+    int slot_bits, bool dense_on_workers,
+    const std::function<bool(int64_t)>& has_slot) const {
+  const int64_t num_slots = int64_t{1} << slot_bits;
+  Portion portion;
+  portion.slots.resize(static_cast<size_t>(num_slots));
+  for (int64_t slot = 0; slot < num_slots; ++slot) {
+    if (has_slot(slot)) {
+      portion.slots[static_cast<size_t>(slot)] = true;
+      ++portion.num_slots;
     }
   }
-  return own;
+  for (size_t c = 0; c < chunks_.size() && !dense_on_workers; ++c) {
+    if (portion.Has(static_cast<int64_t>(c) % num_slots)) {
+      portion.chunks.push_back(chunks_[c]);
+      portion.dense_elements += chunks_[c].count;
+    }
+  }
+  return portion;
 }
 
 int DenseLayout::PartOf(size_t chunk, int size) const {

@@ -1,7 +1,9 @@
 #ifndef SHOAL_PS_DENSE_LAYOUT_H_
 #define SHOAL_PS_DENSE_LAYOUT_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "ps/model_spec.h"
@@ -14,6 +16,17 @@ struct DenseChunk {
   int64_t first = 0;   // its first element in the variable
   int64_t count = 0;   // elements
   int64_t offset = 0;  // of its first element in the flat memory
+};
+
+// Some slots, and the chunks that lie in them.
+struct Portion {
+  std::vector<bool> slots;  // by slot
+  int64_t num_slots = 0;
+  std::vector<DenseChunk> chunks;  // rising
+  int64_t dense_elements = 0;
+
+  bool Has(int64_t slot) const { return slots[static_cast<size_t>(slot)]; }
+  bool empty() const { return num_slots == 0; }
 };
 
 // How a worker lays all dense variables out in one flat piece of memory, and
@@ -33,8 +46,9 @@ class DenseLayout {
   }
   const std::vector<DenseChunk>& chunks() const { return chunks_; }
 
-  // The chunks that a shard owns, in order; none where workers hold them.
-  std::vector<DenseChunk> ChunksOf(int shard, const RouteTable& route) const;
+  // Where workers hold the dense variables, no chunk lies in a slot.
+  Portion PortionOf(int slot_bits, bool dense_on_workers,
+                    const std::function<bool(int64_t)>& has_slot) const;
 
   // Where workers hold parts: the number among `size` of the one whose chunk
   // `chunk` of chunks() is. Parts are whole chunks, since an optimizer's state

@@ -10,23 +10,61 @@ namespace shoal::ps {
 
 StatusOr<std::unique_ptr<DenseStore>> DenseStore::Create(
     const ModelSpec& model, std::vector<DenseChunk> chunks) {
-  auto store = std::unique_ptr<DenseStore>(new DenseStore());
+  auto store = std::unique_ptr<DenseStore>(new DenseStore(model));
   SHOAL_ASSIGN_OR_RETURN(store->optimizer_,
                          CreateOptimizer(model.dense_optimizer));
-  store->chunks_ = std::move(chunks);
-  for (const DenseChunk& chunk : store->chunks_) {
-    const VariableSpec& variable =
-        model.variables[static_cast<size_t>(chunk.variable)];
-    const int64_t state = store->optimizer_->StateFloats(chunk.count);
-    std::vector<float> row(static_cast<size_t>(chunk.count + state));
-    variable.initializer.Fill(
-        HashKey(model.seed, HashText(variable.name)), chunk.first,
-        std::span<float>(row).first(static_cast<size_t>(chunk.count)));
-    store->optimizer_->InitState(row.data() + chunk.count, chunk.count);
-    store->rows_.push_back(std::move(row));
-    store->num_elements_ += chunk.count;
+  for (const DenseChunk& chunk : chunks) {
+    store->Add(chunk);
   }
   return store;
+}
+
+namespace {
+
+bool Before(const DenseChunk& a, const DenseChunk& b) {
+  return a.offset < b.offset;
+}
+
+}  // namespace
+
+size_t DenseStore::Find(const DenseChunk& chunk) const {
+  const auto it =
+      std::lower_bound(chunks_.begin(), chunks_.end(), chunk, Before);
+  SHOAL_CHECK(it != chunks_.end() && it->offset == chunk.offset);
+  return static_cast<size_t>(it - chunks_.begin());
+}
+
+int64_t DenseStore::FloatsOf(const DenseChunk& chunk) const {
+  return chunk.count + optimizer_->StateFloats(chunk.count);
+}
+
+void DenseStore::Add(const DenseChunk& chunk) {
+  const auto at =
+      std::lower_bound(chunks_.begin(), chunks_.end(), chunk, Before);
+  if (at != chunks_.end() && at->offset == chunk.offset) {
+    return;
+  }
+  const VariableSpec& variable =
+      variables_[static_cast<size_t>(chunk.variable)];
+  const int64_t state = optimizer_->StateFloats(chunk.count);
+  std::vector<float> row(static_cast<size_t>(chunk.count + state));
+  variable.initializer.Fill(
+      HashKey(seed_, HashText(variable.name)), chunk.first,
+      std::span<float>(row).first(static_cast<size_t>(chunk.count)));
+  optimizer_->InitState(row.data() + chunk.count, chunk.count);
+  rows_.insert(rows_.begin() + (at - chunks_.begin()), std::move(row));
+  chunks_.insert(at, chunk);
+  num_elements_ += chunk.count;
+}
+
+void DenseStore::Remove(const DenseChunk& chunk) {
+  const auto at =
+      std::lower_bound(chunks_.begin(), chunks_.end(), chunk, Before);
+  if (at != chunks_.end() && at->offset == chunk.offset) {
+    num_elements_ -= at->count;
+    rows_.erase(rows_.begin() + (at - chunks_.begin()));
+    chunks_.erase(at);
+  }
 }
 
 int64_t DenseStore::memory_bytes() const {
@@ -37,28 +75,29 @@ int64_t DenseStore::memory_bytes() const {
   return floats * 4;
 }
 
-Buffer DenseStore::Snapshot() {
-  if (snapshot_.empty() && num_elements_ > 0) {
-    snapshot_ = Buffer::Allocate(num_elements_ * 4);
-    float* to = snapshot_.MutableAs<float>().data();
-    for (size_t c = 0; c < chunks_.size(); ++c) {
-      const auto from = values(c);
-      std::copy(from.begin(), from.end(), to);
-      to += from.size();
-    }
+Buffer DenseStore::Copy(std::span<const DenseChunk> chunks) const {
+  int64_t elements = 0;
+  for (const DenseChunk& chunk : chunks) {
+    elements += chunk.count;
   }
-  return snapshot_;
+  Buffer copy = Buffer::Allocate(elements * 4);
+  float* to = copy.MutableAs<float>().data();
+  for (const DenseChunk& chunk : chunks) {
+    const auto from = values(Find(chunk));
+    to = std::copy(from.begin(), from.end(), to);
+  }
+  return copy;
 }
 
-void DenseStore::Apply(std::span<const float> gradients,
+void DenseStore::Apply(std::span<const DenseChunk> chunks,
+                       std::span<const float> gradients,
                        double learning_rate_factor) {
-  SHOAL_CHECK(static_cast<int64_t>(gradients.size()) == num_elements_);
   const float* from = gradients.data();
-  for (size_t c = 0; c < chunks_.size(); ++c) {
-    ApplyChunk(c, from, learning_rate_factor);
-    from += chunks_[c].count;
+  for (const DenseChunk& chunk : chunks) {
+    ApplyChunk(Find(chunk), from, learning_rate_factor);
+    from += chunk.count;
   }
-  snapshot_ = Buffer();
+  SHOAL_CHECK(from == gradients.data() + gradients.size());
 }
 
 void DenseStore::ApplyFlat(const float* gradients,
@@ -66,7 +105,6 @@ void DenseStore::ApplyFlat(const float* gradients,
   for (size_t c = 0; c < chunks_.size(); ++c) {
     ApplyChunk(c, gradients + chunks_[c].offset, learning_rate_factor);
   }
-  snapshot_ = Buffer();
 }
 
 void DenseStore::ApplyChunk(size_t chunk, const float* gradients,
@@ -102,7 +140,6 @@ void DenseStore::Load(size_t chunk, std::span<const float> values,
   std::copy(values.begin(), values.end(), rows_[chunk].begin());
   std::copy(state.begin(), state.end(),
             rows_[chunk].begin() + static_cast<std::ptrdiff_t>(values.size()));
-  snapshot_ = Buffer();
 }
 
 }  // namespace shoal::ps

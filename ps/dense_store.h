@@ -1,6 +1,7 @@
 #ifndef SHOAL_PS_DENSE_STORE_H_
 #define SHOAL_PS_DENSE_STORE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -14,29 +15,39 @@
 
 namespace shoal::ps {
 
-// The chunks of dense variables that a shard holds. Each is values and then
-// optimizer state, as a row of a table. First values are a function of (seed,
-// variable, element). Belongs to the thread of its shard, or worker.
+// The chunks of dense variables that a shard holds, or a worker. Each is values
+// and then optimizer state, as a row of a table. First values are a function of
+// (seed, variable, element). Belongs to the thread of its shard, or worker.
 class DenseStore {
  public:
   // Errors: those of CreateOptimizer().
   static StatusOr<std::unique_ptr<DenseStore>> Create(
       const ModelSpec& model, std::vector<DenseChunk> chunks);
 
+  // Rising by their offset.
   const std::vector<DenseChunk>& chunks() const { return chunks_; }
   // Over all chunks.
   int64_t num_elements() const { return num_elements_; }
+  // Which of chunks() it is that a layout gives this offset; it must be there.
+  size_t Find(const DenseChunk& chunk) const;
+
+  // Of its values and state, whether it is there or not.
+  int64_t FloatsOf(const DenseChunk& chunk) const;
+
+  // With its first values, if it is not there; and away, if it is.
+  void Add(const DenseChunk& chunk);
+  void Remove(const DenseChunk& chunk);
   // Of values and state.
   int64_t memory_bytes() const;
 
-  // A copy of all chunks' values, one after another, shared by all who ask
-  // before the next Apply().
-  Buffer Snapshot();
+  // A copy of the values of `chunks`, one after another.
+  Buffer Copy(std::span<const DenseChunk> chunks) const;
 
-  // `gradients` has num_elements().
-  void Apply(std::span<const float> gradients, double learning_rate_factor);
+  // `gradients` has those of `chunks`, one after another.
+  void Apply(std::span<const DenseChunk> chunks,
+             std::span<const float> gradients, double learning_rate_factor);
 
-  // The same with gradients, and values, as DenseLayout lays them out:
+  // All chunks, with gradients, and values, as DenseLayout lays them out:
   // [size()].
   void ApplyFlat(const float* gradients, double learning_rate_factor);
   void CopyFlat(float* values) const;
@@ -47,14 +58,16 @@ class DenseStore {
             std::span<const float> state);
 
  private:
-  DenseStore() = default;
+  explicit DenseStore(const ModelSpec& model)
+      : variables_(model.variables), seed_(model.seed) {}
   void ApplyChunk(size_t chunk, const float* gradients, double factor);
 
+  std::vector<VariableSpec> variables_;
+  uint64_t seed_;
   std::vector<DenseChunk> chunks_;
   int64_t num_elements_ = 0;
   std::unique_ptr<Optimizer> optimizer_;
   std::vector<std::vector<float>> rows_;  // per chunk: values, state
-  Buffer snapshot_;
 };
 
 }  // namespace shoal::ps

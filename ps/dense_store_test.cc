@@ -38,7 +38,7 @@ TEST(DenseStoreTest, FirstValuesDoNotDependOnTheChunks) {
   // Cut where no chunk begins.
   const auto piece = MakeStore(
       model, {{.variable = 0, .first = 16001, .count = 1000, .offset = 16001}});
-  const auto whole = store->Snapshot();
+  const Buffer whole = store->Copy(layout.chunks());
   EXPECT_EQ(0, std::memcmp(piece->values(0).data(),
                            whole.As<float>().data() + 16001, 4000));
 }
@@ -52,7 +52,7 @@ TEST(DenseStoreTest, EachChunkIsUpdatedByItsPartOfTheGradients) {
     gradients[i] = static_cast<float>(i % 97) / 97 - 0.5F;
   }
   for (int step = 0; step < 3; ++step) {
-    all->Apply(gradients, 0.5);
+    all->Apply(layout.chunks(), gradients, 0.5);
   }
   // Every chunk alone, as another number of shards would hold it.
   size_t at = 0;
@@ -61,7 +61,7 @@ TEST(DenseStoreTest, EachChunkIsUpdatedByItsPartOfTheGradients) {
     const std::span<const float> part(gradients.data() + at,
                                       one->values(0).size());
     for (int step = 0; step < 3; ++step) {
-      one->Apply(part, 0.5);
+      one->Apply(one->chunks(), part, 0.5);
     }
     EXPECT_EQ(0, std::memcmp(one->values(0).data(), all->values(c).data(),
                              part.size_bytes()));
@@ -87,12 +87,13 @@ TEST(DenseStoreTest, FlatGradientsAndValuesLieAsTheLayoutSays) {
   }
   std::vector<float> values(at.size(), 7.0F);
   for (int step = 0; step < 3; ++step) {
-    packed->Apply(gradients, 0.5);
+    packed->Apply(layout.chunks(), gradients, 0.5);
     flat->ApplyFlat(at.data(), 0.5);
   }
   flat->CopyFlat(values.data());
-  EXPECT_EQ(packed->Snapshot().text(), flat->Snapshot().text());
-  const Buffer snapshot = packed->Snapshot();
+  EXPECT_EQ(packed->Copy(layout.chunks()).text(),
+            flat->Copy(layout.chunks()).text());
+  const Buffer snapshot = packed->Copy(layout.chunks());
   const float* from = snapshot.As<float>().data();
   for (const DenseChunk& chunk : layout.chunks()) {
     EXPECT_EQ(0, std::memcmp(values.data() + chunk.offset, from,
@@ -123,26 +124,41 @@ TEST(DenseStoreTest, PartsOfWorkersAreWholeChunksAndEvenToOne) {
   }
 }
 
-TEST(DenseStoreTest, SnapshotStaysAsItWasWhenTaken) {
-  const ModelSpec model = DenseModel("sgd");
-  const auto store = MakeStore(model, DenseLayout(model).chunks());
-  const Buffer before = store->Snapshot();
-  EXPECT_EQ(store->Snapshot().data(), before.data());
-  const std::vector<float> first(before.As<float>().begin(),
-                                 before.As<float>().end());
-  store->Apply(std::vector<float>(40007, 1), 1);
-  EXPECT_EQ(0, std::memcmp(first.data(), before.data(), first.size() * 4));
-  const Buffer after = store->Snapshot();
-  EXPECT_FLOAT_EQ(after.As<float>()[5], first[5] - 0.05F);
-  const std::vector<float> values(7, 3);
-  store->Load(3, values, {});
-  EXPECT_EQ(store->Snapshot().As<float>()[40006], 3);
-}
-
-TEST(DenseStoreTest, HoldsNoChunks) {
-  const auto store = MakeStore(DenseModel("adagrad"), {});
-  store->Apply({}, 1);
-  EXPECT_TRUE(store->Snapshot().empty());
+TEST(DenseStoreTest, ChunksComeAndGo) {
+  const ModelSpec model = DenseModel("adam");
+  const DenseLayout layout(model);
+  const auto all = MakeStore(model, layout.chunks());
+  const auto store = MakeStore(model, {});
+  store->Apply({}, {}, 1);
+  EXPECT_TRUE(store->Copy({}).empty());
+  for (const size_t c : {3U, 0U, 2U, 1U, 0U}) {
+    store->Add(layout.chunks()[c]);
+  }
+  EXPECT_EQ(store->num_elements(), 40007);
+  EXPECT_EQ(store->Copy(layout.chunks()).text(),
+            all->Copy(layout.chunks()).text());
+  // Some of them, in the order of the layout whatever the order of coming.
+  std::vector<float> gradients(40007);
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    gradients[i] = static_cast<float>(i % 97) / 97 - 0.5F;
+  }
+  all->Apply(layout.chunks(), gradients, 1);
+  const std::vector<DenseChunk> some = {layout.chunks()[1], layout.chunks()[3]};
+  std::vector<float> of_some(gradients.begin() + 16384,
+                             gradients.begin() + 2 * 16384);
+  of_some.insert(of_some.end(), gradients.end() - some[1].count,
+                 gradients.end());
+  store->Apply(some, of_some, 1);
+  EXPECT_EQ(store->Copy(some).text(), all->Copy(some).text());
+  EXPECT_NE(store->Copy(layout.chunks()).text(),
+            all->Copy(layout.chunks()).text());
+  store->Remove(layout.chunks()[1]);
+  store->Remove(layout.chunks()[1]);
+  EXPECT_EQ(store->num_elements(), 40007 - 16384);
+  EXPECT_EQ(store->Find(layout.chunks()[2]), 1U);
+  store->Add(layout.chunks()[1]);
+  EXPECT_NE(store->Copy(some).text(), all->Copy(some).text())
+      << "it begins anew";
 }
 
 TEST(DenseStoreTest, UnknownOptimizerIsNotFound) {

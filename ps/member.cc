@@ -25,6 +25,7 @@ StatusOr<JoinResult> ReadJoinReply(const comm::Message& message) {
   SHOAL_ASSIGN_OR_RETURN(result.plan, FromWire(reply.plan()));
   result.job_text = reply.job_text();
   result.restores = reply.restores();
+  result.step = reply.step();
   if (message.frames.size() > 1) {
     result.setup = message.frames[1];
   }

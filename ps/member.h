@@ -8,6 +8,7 @@
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/model_spec.h"
+#include "ps/route.h"
 
 namespace shoal::ps {
 
@@ -24,6 +25,7 @@ struct JoinResult {
   std::string job_text;
   Buffer setup;
   bool restores = false;  // who holds state is asked to load it
+  int64_t step = 0;       // a shard's: that the job is at
 };
 
 // What a member tells whoever runs it, on the node's thread: when it becomes

@@ -41,10 +41,11 @@ wire::JoinReply LetIn() {
                      .virtual_workers = 6,
                      .timeout = 2s},
          *reply.mutable_plan());
-  ToWire(RouteTable{.version = 5,
-                    .slot_bits = 11,
-                    .shards = {{comm::EndpointId{9}, "fake:9", "server 0"}}},
-         *reply.mutable_route());
+  RouteTable route = {.version = 5,
+                      .slot_bits = 11,
+                      .shards = {{comm::EndpointId{9}, "fake:9", "server 0"}}};
+  route.SetChains(std::vector<Chain>(2048, Chain{.members = {0}}));
+  ToWire(route, *reply.mutable_route());
   return reply;
 }
 

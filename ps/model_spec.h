@@ -8,7 +8,6 @@
 
 #include "base/dtype.h"
 #include "base/time.h"
-#include "comm/message.h"
 #include "ps/initializer.h"
 #include "ps/optimizer.h"
 #include "ps/row_rules.h"
@@ -99,28 +98,6 @@ inline std::pair<int, int> VirtualRange(const ClusterPlan& plan, int index,
   return {static_cast<int>(index * v / num_workers),
           static_cast<int>((index + 1) * v / num_workers)};
 }
-
-// Which shard owns a slot, and where it is. Slots are dealt round-robin, so
-// that neighbouring slots (the chunks of one variable) lie on different shards.
-struct RouteTable {
-  struct Peer {
-    comm::EndpointId endpoint;
-    std::string address;
-    std::string name;  // "server 1 shard 0"
-  };
-  uint64_t version = 0;
-  int slot_bits = 10;
-  std::vector<Peer> shards;
-  // If there are any, each holds all dense variables instead of the shards, and
-  // their gradients are summed by a collective of these.
-  std::vector<Peer> workers;
-
-  bool dense_on_workers() const { return !workers.empty(); }
-
-  int ShardOfSlot(int64_t slot) const {
-    return static_cast<int>(slot % static_cast<int64_t>(shards.size()));
-  }
-};
 
 }  // namespace shoal::ps
 

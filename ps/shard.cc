@@ -50,29 +50,26 @@ void Shard::OnStart(comm::NodeContext& context) {
 void Shard::OnJoined(const JoinResult& joined) {
   model_ = joined.model;
   plan_ = joined.plan;
+  index_ = joined.index;
+  layout_.emplace(model_);
+  links_.emplace(*context_, *caller_, plan_.timeout,
+                 [this](const Status& why) { Fail(why); });
   route_ = joined.route;
-  auto tables = MakeTables(model_, route_.slot_bits);
-  if (!tables.ok()) {
-    Fail(tables.status());
+  if (const Status made = MakeStores(); !made.ok()) {
+    Fail(made);
     return;
   }
-  tables_ = *std::move(tables);
-  const DenseLayout layout(model_);
-  StatusOr<std::unique_ptr<DenseStore>> dense =
-      DenseStore::Create(model_, layout.ChunksOf(joined.index, route_));
-  if (!dense.ok()) {
-    Fail(dense.status());
-    return;
-  }
-  dense_ = *std::move(dense);
-  shape_ = {.model = &model_,
-            .dense_elements = dense_->num_elements(),
-            .slot_bits = route_.slot_bits,
-            .num_shards = static_cast<int>(route_.shards.size()),
-            .shard_index = joined.index};
+  step_ = joined.step;
   joined_ = true;
   ready_ = !joined.restores;
+  Adopt(joined.route);
   Report();
+}
+
+Status Shard::MakeStores() {
+  SHOAL_ASSIGN_OR_RETURN(tables_, MakeTables(model_, route_.slot_bits));
+  SHOAL_ASSIGN_OR_RETURN(dense_, DenseStore::Create(model_, {}));
+  return OkStatus();
 }
 
 void Shard::Report() {
@@ -114,7 +111,7 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
   const auto method = static_cast<Method>(message.header.method);
   if (from != options_.coordinator &&
       (method == Method::kSave || method == Method::kLoad ||
-       method == Method::kFinish)) {
+       method == Method::kFinish || method == Method::kRouteChange)) {
     ReplyError(from, message,
                FailedPreconditionError(
                    StrCat("only the coordinator may ask a shard for method ",
@@ -130,6 +127,12 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
       return OnSave(from, std::move(message));
     case Method::kLoad:
       return OnLoad(from, message);
+    case Method::kRouteChange:
+      return OnRouteChange(from, std::move(message));
+    case Method::kPrepare:
+    case Method::kApply:
+    case Method::kSlotStates:
+      return OnLinkMessage(from, std::move(message));
     case Method::kFinish:
       Reply(from, MakeReply(message, {}));
       context_->Stop(OkStatus());
@@ -164,10 +167,15 @@ void Shard::OnPull(comm::EndpointId from, comm::Message request) {
                                          " frames, expected ",
                                          model_.groups.size() + 1));
   }
-  int64_t reply_bytes = pull.dense() ? dense_->num_elements() * 4 : 0;
+  if (status.ok() && !CheckVersion(from, request, pull.version())) {
+    return;
+  }
+  int64_t reply_bytes = pull.dense() ? headed_->dense_elements * 4 : 0;
+  const PushShape shape = {.model = &model_,
+                           .slot_bits = route_.slot_bits,
+                           .portion = headed_.get()};
   for (size_t g = 0; status.ok() && g < model_.groups.size(); ++g) {
-    const auto ids =
-        ReadIds(request.frames[g + 1], static_cast<int>(g), shape_);
+    const auto ids = ReadIds(request.frames[g + 1], static_cast<int>(g), shape);
     status = ids.status().WithPrefix("pull");
     for (const int index : model_.groups[g]) {
       reply_bytes += request.frames[g + 1].size() / 8 *
@@ -184,6 +192,12 @@ void Shard::OnPull(comm::EndpointId from, comm::Message request) {
     // Of a worker in place of one that had pushed the step before it was lost.
     status = AbortedError(StrCat("pull: asks for step ", pull.step(),
                                  ", but the job is at ", step_));
+  }
+  if (status.ok() && !plan_.shares_steps() &&
+      !HasPushes(from.value, pull.acknowledged())) {
+    status = UnavailableError(
+        StrCat("pull: has not got push ", pull.acknowledged(),
+               ", which was acknowledged: this shard was cut off"));
   }
   if (!status.ok()) {
     ReplyError(from, request, status);
@@ -266,32 +280,93 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
     }
   }
   if (pull.dense()) {
-    frames.push_back(dense_->Snapshot());
+    if (dense_values_.empty()) {
+      dense_values_ = dense_->Copy(headed_->chunks);
+    }
+    frames.push_back(dense_values_);
   }
   Reply(from, MakeReply(request, std::move(frames)));
 }
 
 // --- Pushes ----------------------------------------------------------------
 
+bool Shard::CheckVersion(comm::EndpointId from, const comm::Message& request,
+                         uint64_t version) {
+  if (version == route_.version) {
+    return true;
+  }
+  if (version < route_.version) {
+    ReplyMoved(from, request);
+  } else {
+    ReplyError(from, request,
+               UnavailableError(StrCat("has not heard of version ", version,
+                                       " of the route yet")));
+  }
+  return false;
+}
+
+void Shard::ReplyMoved(comm::EndpointId to, const comm::Message& request) {
+  Buffer head;
+  if (request.header.method == static_cast<uint16_t>(Method::kPull)) {
+    wire::PullReply reply;
+    ToWire(route_, *reply.mutable_route());
+    head = Encode(reply);
+  } else {
+    wire::PushReply reply;
+    ToWire(route_, *reply.mutable_route());
+    head = Encode(reply);
+  }
+  Reply(to, MakeReply(request, {head}));
+}
+
+void Shard::ReplyPush(comm::EndpointId to, const comm::Message& request) {
+  wire::PushReply reply;
+  reply.set_step(step_);
+  Reply(to, MakeReply(request, {Encode(reply)}));
+}
+
 void Shard::OnPush(comm::EndpointId from, comm::Message request) {
   SHOAL_TRACE("take push", step_);
-  StatusOr<PushParts> push = ReadPush(request, shape_);
-  Status status = push.status();
+  wire::Push head;
+  Status status = Decode(request, head);
+  if (status.ok() && !CheckVersion(from, request, head.version())) {
+    return;
+  }
+  PushParts push;
   if (status.ok()) {
-    status = plan_.shares_steps() ? StagePush(*std::move(push))
-                                  : ApplyPush(from, *push);
+    StatusOr<PushParts> read = ReadPush(request, {.model = &model_,
+                                                  .slot_bits = route_.slot_bits,
+                                                  .portion = headed_.get()});
+    status = read.status();
+    if (read.ok()) {
+      push = *std::move(read);
+    }
+  }
+  if (status.ok() && !plan_.shares_steps()) {
+    ApplyPush(from, std::move(request), std::move(push));
+    return;
+  }
+  const int64_t step = push.step;
+  if (status.ok()) {
+    status = StagePush(std::move(push));
   }
   if (!status.ok()) {
     ReplyError(from, request, status);
     return;
   }
-  wire::PushReply reply;
-  reply.set_step(step_);
-  Reply(from, MakeReply(request, {Encode(reply)}));
-  if (plan_.mode != Mode::kSync) {
+  if (!commits()) {
+    ReplyPush(from, request);
     ApplyStaged();
-  } else if (CurrentStage().complete() && !prepared_) {
-    SendPrepared();
+    return;
+  }
+  if (step < step_) {
+    ReplyPush(from, request);
+    return;
+  }
+  request.frames.clear();
+  unacknowledged_.push_back({from, std::move(request)});
+  if (CurrentStage().complete() && !prepared_) {
+    Prepare();
   }
 }
 
@@ -335,7 +410,8 @@ void Shard::ApplyStaged() {
   for (auto it = stages_.begin(); it != stages_.end() && it->first == step_ &&
                                   it->second.pushes.complete();
        it = stages_.erase(it)) {
-    Apply(it->second.pushes.Sum(), it->second.learning_rate_factor);
+    Apply({std::make_shared<const Piece>(it->second.pushes.Sum()), headed_},
+          it->second.learning_rate_factor, step_);
     ++step_;
   }
   if (step_ > before) {
@@ -343,82 +419,120 @@ void Shard::ApplyStaged() {
   }
 }
 
-Status Shard::ApplyPush(comm::EndpointId from, const PushParts& push) {
-  // Zero is what a push without either would read as, and would lose it.
-  if (push.sequence == 0 || !push.learning_rate_factor.has_value()) {
-    return InvalidArgumentError(
-        "push: has no sequence or no learning rate factor, as one outside sync "
-        "must");
+void Shard::Prepare() {
+  prepared_ = true;
+  // Summed while the commit is on its way, if nobody else needs the sum.
+  const bool alone = !HandsOn();
+  if (alone) {
+    SendPrepared();
   }
-  uint64_t& last = last_sequence_[from];
-  if (push.sequence <= last) {
-    return OkStatus();  // A retry: the push arrived, its reply did not.
+  {
+    SHOAL_TRACE("sum", step_);
+    parts_.push_back(
+        {std::make_shared<const Piece>(CurrentStage().Sum()), headed_});
   }
-  if (push.sequence != last + 1) {
-    // The one before is on its way again.
-    return UnavailableError(
-        StrCat("push: sequence ", push.sequence, " came before ", last + 1));
+  if (!alone) {
+    wire::Push head;
+    head.set_step(step_);
+    Forward(Method::kPrepare, head, Part(parts_.back()),
+            [this] { SendPrepared(); });
   }
-  last = push.sequence;
-  for (const Piece& piece : push.pieces) {
-    Apply(piece, *push.learning_rate_factor);
-  }
-  ++step_;
-  return OkStatus();
 }
 
 void Shard::SendPrepared() {
-  prepared_ = true;
   wire::Prepared prepared;
   prepared.set_step(step_);
-  caller_->Start(
-      options_.coordinator, comm::Lane::kUrgent,
-      static_cast<uint16_t>(Method::kPrepared),
-      StrCat("the commit of step ", step_), plan_.timeout, {Encode(prepared)},
+  prepared.set_version(route_.version);
+  // Who has pushes knows that the commit is due. Who has none may wait for as
+  // long as the job evaluates or saves; that the coordinator lives is watched
+  // by Member.
+  const Duration within =
+      headed_->empty() ? Duration(std::chrono::hours(24)) : plan_.timeout;
+  links_->Ask(
+      options_.coordinator, comm::Lane::kUrgent, Method::kPrepared,
+      StrCat("the commit of step ", step_), {Encode(prepared)}, within,
       [this](const StatusOr<comm::Message>& reply) { OnCommit(reply); });
-  // Summed while the commit is on its way.
-  SHOAL_TRACE("sum", step_);
-  sum_ = CurrentStage().Sum();
 }
 
 void Shard::OnCommit(const StatusOr<comm::Message>& reply) {
-  if (!reply.ok()) {
-    Fail(reply.status());
-    return;
-  }
   wire::Commit commit;
-  if (const Status status = Decode(*reply, commit); !status.ok()) {
+  Status status = reply.status();
+  if (status.ok()) {
+    status = Decode(*reply, commit);
+  }
+  if (status.ok() && commit.step() != step_) {
+    status = InternalError(
+        StrCat("a commit of step ", commit.step(), " came at step ", step_));
+  }
+  if (!status.ok()) {
     Fail(status);
     return;
   }
-  if (commit.step() != step_) {
-    Fail(InternalError(
-        StrCat("a commit of step ", commit.step(), " came at step ", step_)));
+  ApplyCommitted(commit.learning_rate_factor());
+  if (failed_) {
     return;
   }
-  Apply(sum_, commit.learning_rate_factor());
-  ++step_;
-  prepared_ = false;
-  AnswerWaiting();
-  // After the answers: nobody waits for the memory to be freed.
-  sum_ = Piece();
-  stages_.clear();
   for (auto& [from, request] : std::exchange(waiting_saves_, {})) {
     OnSave(from, std::move(request));
   }
+  // Before what may have come already for the next step.
+  SendSlots();
+  DrainLinks();
+  if (headed_->empty() && !failed_) {
+    prepared_ = true;
+    SendPrepared();  // Of what is nothing here.
+  }
 }
 
-void Shard::Apply(const Piece& piece, double learning_rate_factor) {
-  SHOAL_TRACE("apply", step_);
+void Shard::ApplyCommitted(double learning_rate_factor) {
+  const int64_t step = step_;
+  int64_t prepared = 0;
+  for (const Part& part : parts_) {
+    prepared += part.portion->num_slots;
+  }
+  const int64_t has =
+      held_->num_slots + std::count(received_.begin(), received_.end(), true);
+  if (prepared != has) {
+    Fail(
+        InternalError(StrCat("step ", step_, " is committed, but prepared for ",
+                             prepared, " of ", has, " slots here")));
+    return;
+  }
+  // First what is asked for: nobody pulls from a replica that is no head.
+  const auto apply = [&](bool headed) {
+    for (const Part& part : parts_) {
+      if ((part.portion == headed_) == headed) {
+        Apply(part, learning_rate_factor, step);
+      }
+    }
+  };
+  apply(true);
+  ++step_;
+  prepared_ = false;
+  AnswerWaiting();
+  for (const auto& [from, request] : std::exchange(unacknowledged_, {})) {
+    ReplyPush(from, request);
+  }
+  apply(false);
+  // After the answers: nobody waits for the memory to be freed.
+  parts_.clear();
+  stages_.clear();
+}
+
+void Shard::Apply(const Part& part, double learning_rate_factor, int64_t step) {
+  SHOAL_TRACE("apply", step);
+  const Piece& piece = *part.piece;
   for (size_t g = 0; g < piece.groups.size(); ++g) {
     const GroupGradients& gradients = piece.groups[g];
     for (size_t t = 0; t < gradients.tables.size(); ++t) {
       const auto index = static_cast<size_t>(model_.groups[g][t]);
       tables_[index]->Apply(gradients.ids, gradients.tables[t].data(),
-                            learning_rate_factor, step_ + 1);
+                            learning_rate_factor, step + 1,
+                            &part.portion->slots);
     }
   }
-  dense_->Apply(piece.dense, learning_rate_factor);
+  dense_->Apply(part.portion->chunks, piece.dense, learning_rate_factor);
+  dense_values_ = Buffer();
 }
 
 // --- Checkpoints -----------------------------------------------------------
@@ -429,9 +543,16 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
     ReplyError(from, request, status);
     return;
   }
-  if (plan_.mode == Mode::kSync && save.step() > step_) {
-    // Workers are done when their pushes are staged; the commit of the last
-    // step may still be on its way here.
+  if (save.version() < route_.version) {
+    ReplyError(from, request,
+               FailedPreconditionError(
+                   StrCat("save: is for version ", save.version(),
+                          " of the route, but ", route_.version, " counts")));
+    return;
+  }
+  if (save.version() > route_.version || (commits() && save.step() > step_)) {
+    // Workers are done when one shard has told them of the last commit; it, or
+    // the route, may still be on its way here.
     waiting_saves_.emplace_back(from, std::move(request));
     return;
   }
@@ -442,12 +563,26 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
                                        ", but the shard is at ", step_)));
     return;
   }
-  // The coordinator asks when nothing is under way, so the tables stay as they
-  // are while the storage thread reads them.
-  AnswerSave(*context_, from, std::move(request),
-             [this, save](Storage& storage) {
-               return SaveParts(storage, save.folder(), save.name(), state());
-             });
+  // The coordinator asks when nothing is under way, and until EndStorage() no
+  // slot comes or goes: the tables stay as they are while they are read.
+  ++storage_works_;
+  AnswerSave(
+      *context_, from, std::move(request),
+      [this, save, portion = headed_](Storage& storage) {
+        return SaveParts(storage, save.folder(), save.name(),
+                         StateOf(*portion));
+      },
+      [this] { EndStorage(); });
+}
+
+void Shard::EndStorage() {
+  --storage_works_;
+  if (storage_works_ == 0 && next_route_.has_value()) {
+    WaitingMessage next = *std::exchange(next_route_, std::nullopt);
+    OnRouteChange(next.from, std::move(next.message));
+  }
+  SendSlots();
+  DrainLinks();
 }
 
 void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
@@ -457,15 +592,18 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
     return;
   }
   ready_ = false;
+  ++storage_works_;
   AnswerLoad(
       *context_, from, request,
-      [this, load](Storage& storage) {
-        return LoadParts(storage, load.folder(), state());
+      [this, load, portion = held_](Storage& storage) {
+        return LoadParts(storage, load.folder(), StateOf(*portion));
       },
       [this, step = load.step()] {
         step_ = step;
         ready_ = true;
-      });
+        dense_values_ = Buffer();
+      },
+      [this] { EndStorage(); });
 }
 
 // ---------------------------------------------------------------------------
@@ -482,6 +620,9 @@ void Shard::ReplyError(comm::EndpointId to, const comm::Message& request,
 }
 
 void Shard::Fail(const Status& why) {
+  if (std::exchange(failed_, true)) {
+    return;
+  }
   comm::Message message;
   message.header.method = static_cast<uint16_t>(Method::kAbort);
   wire::Abort abort;

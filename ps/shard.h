@@ -2,6 +2,8 @@
 #define SHOAL_PS_SHARD_H_
 
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -13,24 +15,42 @@
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/checkpoint_format.h"
+#include "ps/dense_layout.h"
 #include "ps/dense_store.h"
+#include "ps/links.h"
 #include "ps/member.h"
 #include "ps/model_spec.h"
+#include "ps/route.h"
 #include "ps/sparse_table.h"
 #include "ps/step_stage.h"
 
 namespace shoal::ps {
 
-// One shard of a server: holds the slots that the route gives it and answers
-// pulls and pushes for them. See docs/architecture.md, "One training step".
+namespace wire {
+class Push;
+class SlotStates;
+}  // namespace wire
+
+// One shard of a server: holds the slots whose chains it is in, and answers
+// pulls and pushes for those that it is head of. See docs/architecture.md, "One
+// training step" and "Chains".
 //
-// In `sync` it is at one step at all times: pushes of step t are staged, the
-// coordinator is told when they are complete, and its commit applies them;
-// pulls of t + 1 wait for that. In `bounded` and `async` a push is applied on
-// arrival, once per (client, sequence). Where the workers hold the dense
-// variables they share every step there too: the shard stages their pushes of
-// step t and applies the sum when the last has come, with no commit, after step
-// t - 1; in `bounded` a pull of t waits until t - staleness steps are applied.
+// In `sync` it is at one step at all times: pushes of step t are staged; when
+// they are complete their sum goes down the chains; when the tails have it the
+// coordinator is told; and its commit applies it in all replicas. Pushes are
+// acknowledged then, and pulls of t + 1 wait for that. Under a new route what
+// was staged and not committed is dropped everywhere, and clients send it
+// again.
+//
+// Where steps are dealt to workers a push is applied on arrival, once per slot
+// and (client, sequence), handed down the chain as it is, and acknowledged when
+// the tail has it. Under a new route each hands on again, in order, what was
+// not acknowledged, and who has it already passes it over.
+//
+// Where the workers hold the dense variables outside sync they share every step
+// there too: the shard stages their pushes of step t and applies the sum when
+// the last has come, with no commit, after step t - 1; in `bounded` a pull of t
+// waits until t - staleness steps are applied. No chains there.
 //
 // Belongs to the thread that pumps it; never blocks.
 class Shard : public comm::Node {
@@ -59,61 +79,164 @@ class Shard : public comm::Node {
     int64_t step = 0;
     comm::TimerId timer = comm::TimerId::kNone;
   };
+  struct WaitingMessage {
+    comm::EndpointId from;
+    comm::Message message;
+  };
+  // Gradients that are summed and checked, and what they are of.
+  struct Part {
+    std::shared_ptr<const Piece> piece;
+    std::shared_ptr<const Portion> portion;
+  };
+  // A message of another shard that was taken and is not handled yet.
+  struct LinkMessage {
+    Links::Ticket ticket;
+    comm::Message message;
+  };
+  // Who is told when the tails have a push, and how many commands they lack.
+  struct Waiter {
+    int missing = 0;
+    std::function<void()> acknowledge;
+  };
+  // A push of a client where steps are dealt, which the tails may lack.
+  struct Command {
+    uint64_t client = 0;
+    uint64_t sequence = 0;
+    int64_t step = 0;
+    double learning_rate_factor = 1;
+    Part part;
+    int64_t bytes = 0;
+    std::vector<std::shared_ptr<Waiter>> waiters;
+  };
+  // To a shard that joins chains whose tail this one is.
+  struct Transfer {
+    comm::EndpointId endpoint;
+    std::vector<int64_t> todo;  // slots that are still to be sent, rising
+    std::vector<bool> has;      // by slot: acknowledged
+    int64_t bytes_under_way = 0;
+    int messages_under_way = 0;
+    bool told = false;  // the coordinator, that it has all
+  };
 
   void OnJoined(const JoinResult& joined);
+  Status MakeStores();
+
+  // Pulls and pushes.
   void OnPull(comm::EndpointId from, comm::Message request);
   void OnPullDeadline(uint64_t waiting);
   void AnswerPull(comm::EndpointId from, const comm::Message& request);
   void OnPush(comm::EndpointId from, comm::Message request);
-  // Steps that are shared, and those that are dealt.
+  // Whether what a client sent under `version` of the route may be handled;
+  // else it was answered: with the newer route, or that it is to ask again.
+  bool CheckVersion(comm::EndpointId from, const comm::Message& request,
+                    uint64_t version);
+  void ReplyMoved(comm::EndpointId to, const comm::Message& request);
+  void ReplyPush(comm::EndpointId to, const comm::Message& request);
+  // Steps that are shared.
   Status StagePush(PushParts push);
-  Status ApplyPush(comm::EndpointId from, const PushParts& push);
   // Outside sync: applies the steps whose pushes have all come.
   void ApplyStaged();
-  void OnSave(comm::EndpointId from, comm::Message request);
-  void OnLoad(comm::EndpointId from, const comm::Message& request);
-
-  // sync: tells the coordinator that the step is staged, again after a lost
-  // connection, until its commit comes.
-  void SendPrepared();
-  void OnCommit(const StatusOr<comm::Message>& reply);
-
   // Whether a pull of `step` waits for nothing.
   bool MayAnswer(int64_t step) const;
   void AnswerWaiting();
   StepStage& CurrentStage();
 
-  void Report();
-  void Apply(const Piece& piece, double learning_rate_factor);
-  ShardState state() {
+  // sync: sums what is complete and hands it on; then tells the coordinator,
+  // again after a lost connection, until its commit comes.
+  void Prepare();
+  void SendPrepared();
+  void OnCommit(const StatusOr<comm::Message>& reply);
+  void ApplyCommitted(double learning_rate_factor);
+  void Apply(const Part& part, double learning_rate_factor, int64_t step);
+
+  // Where steps are dealt.
+  void ApplyPush(comm::EndpointId from, comm::Message request, PushParts push);
+  // `acknowledge` runs when the tails have it. Errors: kUnavailable (the one
+  // before it has not come).
+  Status TakeCommand(Command command, std::function<void()> acknowledge);
+  // All pushes of `client` up to `sequence`, in the slots that it is head of.
+  bool HasPushes(uint64_t client, uint64_t sequence) const;
+  void HandOn(uint64_t command);
+  void OnHandedOn(uint64_t command);
+
+  // Chains.
+  void OnRouteChange(comm::EndpointId from, comm::Message request);
+  void Adopt(RouteTable route);
+  void FindPortions();
+  void BeginTransfers();
+  void SendSlots();
+  void SendSlotsTo(int shard, Transfer& transfer);
+  // Sends what `part` has of slots that others get too; `done` runs when they
+  // have it, at once if there are none.
+  void Forward(Method method, const wire::Push& head, const Part& part,
+               const std::function<void()>& done);
+  bool HandsOn() const;
+  void OnLinkMessage(comm::EndpointId from, comm::Message message);
+  void DrainLinks();
+  // False: it can't be handled yet.
+  bool Handle(const LinkMessage& message);
+  Status HandlePush(const LinkMessage& message, const wire::Push& head);
+  Status HandleSlots(const LinkMessage& message, const wire::SlotStates& head);
+  std::shared_ptr<const Portion> PortionOf(
+      const std::function<bool(int64_t)>& has_slot) const;
+  // Of a message of another shard, all of them slots that it may send.
+  StatusOr<std::shared_ptr<const Portion>> PortionFrom(const std::string& bits,
+                                                       int from);
+
+  // Checkpoints.
+  void OnSave(comm::EndpointId from, comm::Message request);
+  void OnLoad(comm::EndpointId from, const comm::Message& request);
+  void EndStorage();
+  ShardState StateOf(const Portion& portion) {
     return {.model = &model_,
             .tables = tables_,
             .dense = dense_.get(),
-            .slots = {.bits = route_.slot_bits,
-                      .first = shape_.shard_index,
-                      .last = (int64_t{1} << route_.slot_bits) - 1,
-                      .stride = shape_.num_shards}};
+            .chunks = portion.chunks,
+            .slot_bits = route_.slot_bits,
+            .slots = &portion.slots};
   }
+
+  void Report();
   void Reply(comm::EndpointId to, comm::Message reply);
   void ReplyError(comm::EndpointId to, const comm::Message& request,
                   const Status& status);
   // Tells the coordinator, then stops.
   void Fail(const Status& why);
 
+  bool commits() const { return plan_.mode == Mode::kSync; }
+
   Options options_;
   comm::NodeContext* context_ = nullptr;
   std::optional<Caller> caller_;
   std::optional<Member> member_;
+  std::optional<Links> links_;
 
   bool joined_ = false;
   bool ready_ = false;  // and has loaded what it is to restore
+  bool failed_ = false;
+  int index_ = 0;  // among all shards
   ModelSpec model_;
   ClusterPlan plan_;
-  RouteTable route_;
-  PushShape shape_;
+  std::optional<DenseLayout> layout_;
   int64_t step_ = 0;  // steps applied; where they are dealt, pushes
   std::vector<std::unique_ptr<SparseTable>> tables_;  // see MakeTables()
   std::unique_ptr<DenseStore> dense_;
+  Buffer dense_values_;  // of headed_, until they change
+
+  RouteTable route_;
+  std::shared_ptr<const Portion> headed_;  // slots that it is head of
+  std::shared_ptr<const Portion> held_;  // and those that it is in the chain of
+  // By slot, while it joins its chain: it has all; and it may have, of the
+  // route before, which the tail is about to tell.
+  std::vector<bool> received_;
+  std::vector<bool> maybe_kept_;
+  // By shard: the slots of which it gets what this one applies.
+  std::map<int, std::vector<bool>> hands_on_;
+  std::map<int, Transfer> transfers_;
+  std::map<int, std::deque<LinkMessage>> link_messages_;
+  // A new one waits while storage reads or writes what it would change.
+  int storage_works_ = 0;
+  std::optional<WaitingMessage> next_route_;
 
   // Where steps are shared: the pushes of step_ and, outside sync, of those
   // after it; the learning rate factor that they name.
@@ -122,14 +245,20 @@ class Shard : public comm::Node {
     double learning_rate_factor = 1;
   };
   std::map<int64_t, Stage> stages_;
-  // sync: the pushes of step_ are complete, and their sum.
+  // sync: what of step_ is ready to be applied, and from whose pushes.
   bool prepared_ = false;
-  Piece sum_;
+  std::vector<Part> parts_;
+  std::vector<WaitingMessage> unacknowledged_;
   uint64_t next_waiting_ = 1;
   std::map<uint64_t, WaitingPull> waiting_;
-  std::vector<std::pair<comm::EndpointId, comm::Message>> waiting_saves_;
-  // Where steps are dealt: the last applied push of each client.
-  std::unordered_map<comm::EndpointId, uint64_t> last_sequence_;
+  std::vector<WaitingMessage> waiting_saves_;
+
+  // Where steps are dealt: by client and slot, the last push that was applied;
+  // and those that others may lack.
+  std::unordered_map<uint64_t, std::vector<uint64_t>> sequences_;
+  uint64_t next_command_ = 1;
+  std::map<uint64_t, Command> commands_;
+  int64_t command_bytes_ = 0;
 };
 
 }  // namespace shoal::ps

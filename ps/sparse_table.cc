@@ -256,7 +256,8 @@ void SparseTable::RowsFor(std::span<const uint64_t> ids, int64_t step,
 }
 
 void SparseTable::Apply(std::span<const uint64_t> ids, const float* gradients,
-                        double learning_rate_factor, int64_t step) {
+                        double learning_rate_factor, int64_t step,
+                        const std::vector<bool>* slots) {
   const auto d = static_cast<size_t>(dim());
   std::array<float*, kBlock> rows;
   int64_t part = -1;  // that ids are being applied to, of a budget's
@@ -289,10 +290,10 @@ void SparseTable::Apply(std::span<const uint64_t> ids, const float* gradients,
     ShrinkPart(part, static_cast<uint32_t>(step));
   }
   if (options_.candidates != nullptr) {
-    CountCandidates(step);
+    CountCandidates(step, slots);
   }
   if (options_.rules.max_age_steps > 0) {
-    Sweep(step);
+    Sweep(step, slots);
   }
 }
 
@@ -351,7 +352,7 @@ void SparseTable::Load(uint64_t id, std::span<const std::byte> values,
 
 void SparseTable::EraseSlot(int64_t slot) {
   SHOAL_CHECK(slot >= 0 && slot < int64_t{1} << options_.slot_bits);
-  const int64_t parts = index_.num_parts() >> options_.slot_bits;
+  const int64_t parts = parts_per_slot();
   for (int64_t part = slot * parts; part < (slot + 1) * parts; ++part) {
     index_.EraseIf(part, [&](uint64_t, uint32_t row) {
       free_rows_.push_back(row);
@@ -363,26 +364,45 @@ void SparseTable::EraseSlot(int64_t slot) {
 void SparseTable::ForEach(FunctionRef<void(uint64_t, std::span<const std::byte>,
                                            std::span<const float>)>
                               visit) const {
+  for (int64_t slot = 0; slot < int64_t{1} << options_.slot_bits; ++slot) {
+    ForEachInSlot(slot, visit);
+  }
+}
+
+int64_t SparseTable::num_rows_in(int64_t slot) const {
+  int64_t rows = 0;
+  const int64_t parts = parts_per_slot();
+  for (int64_t part = slot * parts; part < (slot + 1) * parts; ++part) {
+    rows += index_.count(part);
+  }
+  return rows;
+}
+
+void SparseTable::ForEachInSlot(
+    int64_t slot, FunctionRef<void(uint64_t, std::span<const std::byte>,
+                                   std::span<const float>)>
+                      visit) const {
   struct Entry {
     uint64_t hash;
     uint64_t id;
     uint32_t row;
   };
   std::vector<Entry> sorted;
-  for (int64_t part = 0; part < index_.num_parts(); ++part) {
-    sorted.clear();
+  sorted.reserve(static_cast<size_t>(num_rows_in(slot)));
+  const int64_t parts = parts_per_slot();
+  for (int64_t part = slot * parts; part < (slot + 1) * parts; ++part) {
     index_.ForEach(part, [&](uint64_t id, uint32_t row) {
       sorted.push_back({IdHash(id), id, row});
     });
-    std::sort(sorted.begin(), sorted.end(),
-              [](const Entry& a, const Entry& b) { return a.hash < b.hash; });
-    for (const Entry& entry : sorted) {
-      const float* row = RowAt(entry.row);
-      visit(entry.id,
-            {reinterpret_cast<const std::byte*>(row),
-             static_cast<size_t>(value_bytes())},
-            {row + value_words_, static_cast<size_t>(state_floats_)});
-    }
+  }
+  std::sort(sorted.begin(), sorted.end(),
+            [](const Entry& a, const Entry& b) { return a.hash < b.hash; });
+  for (const Entry& entry : sorted) {
+    const float* row = RowAt(entry.row);
+    visit(entry.id,
+          {reinterpret_cast<const std::byte*>(row),
+           static_cast<size_t>(value_bytes())},
+          {row + value_words_, static_cast<size_t>(state_floats_)});
   }
 }
 

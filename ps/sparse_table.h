@@ -65,6 +65,7 @@ class SparseTable {
   int64_t num_rows() const {
     return rows_made_ - static_cast<int64_t>(free_rows_.size());
   }
+  int64_t num_rows_in(int64_t slot) const;
   // Since the table was made, by its rules.
   int64_t rows_evicted() const { return rows_evicted_; }
   int64_t rows_admitted() const { return rows_admitted_; }
@@ -82,8 +83,10 @@ class SparseTable {
   // With rules, `ids` rise by IdHash(), and every step calls it, with ids or
   // without. `step`: as in ApplyBatch. Values are rounded to the format by
   // chance, drawn from (seed, table, id, step): another `step` each time.
+  // `slots`: of which this is, so that nothing of others changes; null: all.
   void Apply(std::span<const uint64_t> ids, const float* gradients,
-             double learning_rate_factor, int64_t step);
+             double learning_rate_factor, int64_t step,
+             const std::vector<bool>* slots = nullptr);
 
   // Inserts a row whatever the rules, or replaces it; `values` are
   // value_bytes() of the format.
@@ -98,6 +101,11 @@ class SparseTable {
   void ForEach(FunctionRef<void(uint64_t, std::span<const std::byte>,
                                 std::span<const float>)>
                    visit) const;
+  // Those of one slot.
+  void ForEachInSlot(int64_t slot,
+                     FunctionRef<void(uint64_t, std::span<const std::byte>,
+                                      std::span<const float>)>
+                         visit) const;
 
  private:
   SparseTable(const Options& options, int index_bits);
@@ -109,6 +117,10 @@ class SparseTable {
   void Update(std::span<const uint64_t> ids, std::span<float*> rows,
               const float* gradients, double learning_rate_factor,
               int64_t step);
+  // The parts of the index that a slot has; they follow each other.
+  int64_t parts_per_slot() const {
+    return index_.num_parts() >> options_.slot_bits;
+  }
   uint32_t NewRow();
   float* RowAt(uint32_t row) const;
   // As the table has them when widened.
@@ -123,7 +135,7 @@ class SparseTable {
   // are counted, go to `seen`.
   bool Admits(uint64_t hash, uint64_t id, int64_t step, uint32_t* seen);
   // Counts the ids that Admits() refused, forgets those that it let in.
-  void CountCandidates(int64_t step);
+  void CountCandidates(int64_t step, const std::vector<bool>* slots);
   void EraseIds(std::span<const uint64_t> ids);
   void SetWords(float* row, uint32_t step, uint32_t pushes) const;
   void CountPush(float* row, uint32_t step) const;
@@ -131,7 +143,7 @@ class SparseTable {
   Standing StandingOf(uint64_t id, uint32_t row, uint32_t step) const;
   // Down to its share, if it has more.
   void ShrinkPart(int64_t part, uint32_t step);
-  void Sweep(int64_t step);
+  void Sweep(int64_t step, const std::vector<bool>* slots);
   void DropRow(uint32_t row) {
     free_rows_.push_back(row);
     ++rows_evicted_;

@@ -69,10 +69,11 @@ SparseTable::Options CandidateOptions(const SparseTable::Options& options) {
   return out;
 }
 
-void SparseTable::CountCandidates(int64_t step) {
+void SparseTable::CountCandidates(int64_t step,
+                                  const std::vector<bool>* slots) {
   options_.candidates->EraseIds(admitted_);
   const std::vector<float> ones(waiting_.size(), -1);
-  options_.candidates->Apply(waiting_, ones.data(), 1, step);
+  options_.candidates->Apply(waiting_, ones.data(), 1, step, slots);
   admitted_.clear();
   waiting_.clear();
 }
@@ -160,7 +161,7 @@ void SparseTable::ShrinkPart(int64_t part, uint32_t step) {
   });
 }
 
-void SparseTable::Sweep(int64_t step) {
+void SparseTable::Sweep(int64_t step, const std::vector<bool>* slots) {
   const int64_t period = options_.rules.sweep_period();
   const auto now = static_cast<uint32_t>(step);
   const auto old = static_cast<uint32_t>(options_.rules.max_age_steps);
@@ -170,7 +171,9 @@ void SparseTable::Sweep(int64_t step) {
   const int64_t first = (period - step % period) % period;
   for (int64_t group = first; group < kGroups; group += period) {
     for (int64_t part = group * parts; part < (group + 1) * parts; ++part) {
-      if (index_.count(part) == 0) {
+      const bool here = slots == nullptr ||
+                        (*slots)[static_cast<size_t>(part / parts_per_slot())];
+      if (!here || index_.count(part) == 0) {
         continue;
       }
       index_.ForEach(part, [&](uint64_t, uint32_t row) {

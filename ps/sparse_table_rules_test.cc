@@ -277,15 +277,29 @@ struct RuledShards {
     for (int s = 0; s < n; ++s) {
       tables.push_back(RuledTables(model));
       dense.push_back(*DenseStore::Create(model, {}));
+      std::vector<bool>& own = slots.emplace_back();
+      for (int slot = 0; slot < 1024; ++slot) {
+        own.push_back(slot % n == s);
+      }
     }
   }
 
   void Apply(const std::vector<uint64_t>& ids, int64_t step) {
     for (size_t s = 0; s < tables.size(); ++s) {
-      std::vector<uint64_t> own;
-      std::copy_if(ids.begin(), ids.end(), std::back_inserter(own),
-                   [&](uint64_t id) { return ShardOf(id) == s; });
-      tables[s][0]->Apply(own, RuledGradients(own, step).data(), 1, step);
+      // In two commands, as a shard that is in chains of several heads.
+      for (const bool upper : {true, false}) {
+        std::vector<uint64_t> own;
+        std::vector<bool> part = slots[s];
+        for (size_t slot = 0; slot < part.size(); ++slot) {
+          part[slot] = part[slot] && (slot % 7 < 3) == upper;
+        }
+        std::copy_if(
+            ids.begin(), ids.end(), std::back_inserter(own), [&](uint64_t id) {
+              return part[static_cast<size_t>(SlotOfHash(IdHash(id), 10))];
+            });
+        tables[s][0]->Apply(own, RuledGradients(own, step).data(), 1, step,
+                            &part);
+      }
     }
   }
   size_t ShardOf(uint64_t id) const {
@@ -304,10 +318,8 @@ struct RuledShards {
     return {.model = &model,
             .tables = tables[s],
             .dense = dense[s].get(),
-            .slots = {.bits = 10,
-                      .first = static_cast<int64_t>(s),
-                      .last = 1023,
-                      .stride = static_cast<int64_t>(tables.size())}};
+            .slot_bits = 10,
+            .slots = &slots[s]};
   }
   void Save(Storage& storage) const {
     std::vector<std::string> entries;
@@ -331,6 +343,7 @@ struct RuledShards {
   const ModelSpec& model;
   std::vector<TableList> tables;
   std::vector<std::unique_ptr<DenseStore>> dense;
+  std::vector<std::vector<bool>> slots;  // by shard
 };
 
 // A budget for `rows` rows in each of 1024 parts.

@@ -94,10 +94,9 @@ Status CheckIds(std::span<const uint64_t> ids, const PushShape& shape) {
     }
     previous = hash;
     const int64_t slot = SlotOfHash(hash, shape.slot_bits);
-    if (slot % shape.num_shards != shape.shard_index) {
-      return AbortedError(StrCat("id ", ids[i], " is in slot ", slot,
-                                 ", which shard ", slot % shape.num_shards,
-                                 " owns, not ", shape.shard_index));
+    if (!shape.portion->Has(slot)) {
+      return InvalidArgumentError(StrCat("id ", ids[i], " is in slot ", slot,
+                                         ", which this shard has not"));
     }
   }
   return OkStatus();
@@ -141,7 +140,8 @@ StatusOr<PushParts> ReadPush(const comm::Message& message,
       piece.groups.push_back(std::move(gradients));
     }
     SHOAL_ASSIGN_OR_RETURN(
-        piece.dense, frames.Floats("dense gradient", shape.dense_elements));
+        piece.dense,
+        frames.Floats("dense gradient", shape.portion->dense_elements));
     piece.owners = message.frames;
     push.pieces.push_back(std::move(piece));
   }
@@ -151,6 +151,69 @@ StatusOr<PushParts> ReadPush(const comm::Message& message,
                                        head.nodes_size(), " pieces need"));
   }
   return push;
+}
+
+namespace {
+
+// The positions in `ids` of those in slots of `portion`.
+std::vector<size_t> IdsIn(std::span<const uint64_t> ids, int slot_bits,
+                          const Portion& portion) {
+  std::vector<size_t> in;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (portion.Has(SlotOfHash(IdHash(ids[i]), slot_bits))) {
+      in.push_back(i);
+    }
+  }
+  return in;
+}
+
+}  // namespace
+
+Piece Select(const Piece& piece, const ModelSpec& model, int slot_bits,
+             const Portion& from, const Portion& to) {
+  Piece out;
+  out.node = piece.node;
+  for (size_t g = 0; g < piece.groups.size(); ++g) {
+    const GroupGradients& group = piece.groups[g];
+    const std::vector<size_t> in = IdsIn(group.ids, slot_bits, to);
+    const auto n = static_cast<int64_t>(in.size());
+    Buffer ids = Buffer::Allocate(n * 8);
+    for (size_t i = 0; i < in.size(); ++i) {
+      ids.MutableAs<uint64_t>()[i] = group.ids[in[i]];
+    }
+    GroupGradients selected = {.ids = ids.As<uint64_t>(), .tables = {}};
+    out.owners.push_back(std::move(ids));
+    for (size_t t = 0; t < group.tables.size(); ++t) {
+      const auto dim = static_cast<size_t>(
+          model.tables[static_cast<size_t>(model.groups[g][t])].dim);
+      Buffer rows = Buffer::Allocate(n * static_cast<int64_t>(dim) * 4);
+      float* next = rows.MutableAs<float>().data();
+      for (const size_t i : in) {
+        next = std::copy_n(group.tables[t].data() + i * dim, dim, next);
+      }
+      selected.tables.push_back(rows.As<float>());
+      out.owners.push_back(std::move(rows));
+    }
+    out.groups.push_back(std::move(selected));
+  }
+  Buffer dense =
+      Buffer::Allocate(std::min(from.dense_elements, to.dense_elements) * 4);
+  float* next = dense.MutableAs<float>().data();
+  const float* begin = next;
+  const float* gradients = piece.dense.data();
+  auto wanted = to.chunks.begin();
+  for (const DenseChunk& chunk : from.chunks) {
+    while (wanted != to.chunks.end() && wanted->offset < chunk.offset) {
+      ++wanted;
+    }
+    if (wanted != to.chunks.end() && wanted->offset == chunk.offset) {
+      next = std::copy_n(gradients, chunk.count, next);
+    }
+    gradients += chunk.count;
+  }
+  out.dense = {begin, next};
+  out.owners.push_back(std::move(dense));
+  return out;
 }
 
 Status StepStage::Add(Piece piece) {

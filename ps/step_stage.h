@@ -12,6 +12,7 @@
 #include "base/status.h"
 #include "base/step_tree.h"
 #include "comm/message.h"
+#include "ps/dense_layout.h"
 #include "ps/model_spec.h"
 
 namespace shoal::ps {
@@ -23,12 +24,12 @@ struct GroupGradients {
   std::vector<std::span<const float>> tables;
 };
 
-// The gradient sum of one node of the step tree, as far as one shard owns it.
+// The gradient sum of one node of the step tree, for some slots.
 // Spans point into the message that brought it, or into a sum's own memory.
 struct Piece {
   int64_t node = 0;
   std::vector<GroupGradients> groups;  // in the order of ModelSpec::groups
-  std::span<const float> dense;        // all chunks of the shard, in order
+  std::span<const float> dense;        // all chunks of the portion, in order
   std::vector<Buffer> owners;          // keep the spans alive
 };
 
@@ -43,27 +44,29 @@ struct PushParts {
 // What a shard checks a push against.
 struct PushShape {
   const ModelSpec* model = nullptr;
-  int64_t dense_elements = 0;  // of the shard's chunks
   int slot_bits = 10;
-  int num_shards = 1;
-  int shard_index = 0;
+  const Portion* portion = nullptr;  // that the push is of
 };
 
 // Checks a whole push before anything is written: counts and sizes agree, ids
-// rise and belong to this shard, every gradient is finite, and so is the
+// rise and belong to the portion, every gradient is finite, and so is the
 // learning rate factor if there is one.
-// Errors: kInvalidArgument naming what is wrong; kAborted for an id that
-// another shard owns.
+// Errors: kInvalidArgument naming what is wrong.
 StatusOr<PushParts> ReadPush(const comm::Message& message,
                              const PushShape& shape);
 
-// The ids that a pull or push names belong to the shard and rise.
+// The ids that a pull or push names belong to the portion and rise.
 // Errors: as ReadPush().
 Status CheckIds(std::span<const uint64_t> ids, const PushShape& shape);
 
 // A frame of whole ids that CheckIds() finds right. Errors: as ReadPush().
 StatusOr<std::span<const uint64_t>> ReadIds(const Buffer& frame, int group,
                                             const PushShape& shape);
+
+// The part of `piece`, which is of the slots of `from`, that is of those of
+// `to` too.
+Piece Select(const Piece& piece, const ModelSpec& model, int slot_bits,
+             const Portion& from, const Portion& to);
 
 // The pushes of one step that all workers share, until they are complete, and
 // their sum along the step tree. Whoever sends a piece, and however often, the

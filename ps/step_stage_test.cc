@@ -1,6 +1,7 @@
 #include "ps/step_stage.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <map>
 #include <string>
@@ -108,10 +109,16 @@ comm::Message PushOf(int64_t step,
 
 class StepStageTest : public ::testing::Test {
  protected:
-  PushShape Shape() const {
-    return {.model = &model_, .dense_elements = kDense};
+  PushShape Shape() const { return {.model = &model_, .portion = &all_}; }
+  // Slots of which some do not belong to it; three dense elements.
+  static Portion Slots(const std::function<bool(int64_t)>& has) {
+    Portion portion = DenseLayout(ModelSpec()).PortionOf(10, false, has);
+    portion.chunks = {{.variable = 0, .first = 0, .count = kDense}};
+    portion.dense_elements = kDense;
+    return portion;
   }
   const ModelSpec model_ = StageModel();
+  const Portion all_ = Slots([](int64_t) { return true; });
 };
 
 TEST_F(StepStageTest, SumIsTheTreeSumWhoeverSendsWhichPieces) {
@@ -226,12 +233,78 @@ TEST_F(StepStageTest, IdsMustRiseAndBelongToTheShard) {
   const std::vector<uint64_t> twice = {7, 7};
   EXPECT_EQ(CheckIds(twice, Shape()).code(), StatusCode::kInvalidArgument);
 
-  PushShape other = Shape();
-  other.num_shards = 2;
   const uint64_t id = 5;
-  other.shard_index =
-      static_cast<int>(1 - SlotOfHash(IdHash(id), other.slot_bits) % 2);
-  EXPECT_EQ(CheckIds({&id, 1}, other).code(), StatusCode::kAborted);
+  const int64_t slot = SlotOfHash(IdHash(id), 10);
+  const Portion others = Slots([&](int64_t s) { return s != slot; });
+  PushShape other = Shape();
+  other.portion = &others;
+  EXPECT_EQ(CheckIds({&id, 1}, other).code(), StatusCode::kInvalidArgument);
+}
+
+TEST_F(StepStageTest, SelectTakesTheRowsAndChunksOfThePortion) {
+  ModelSpec model = StageModel();
+  model.variables = {{"a", {16384 + 2}, {}}, {"b", {3}, {}}};
+  const DenseLayout layout(model);
+  ASSERT_EQ(layout.chunks().size(), 3U);
+  const auto slots = [&](const std::function<bool(int64_t)>& has) {
+    return layout.PortionOf(10, false, has);
+  };
+  Random random(5);
+  for (int round = 0; round < 50; ++round) {
+    // Slots by the bits of random numbers; the first three have chunks.
+    const uint64_t from_key = random.Below(1U << 20);
+    const uint64_t to_key = random.Below(1U << 20);
+    const auto in = [](uint64_t key, int64_t slot) {
+      return HashKey(key, static_cast<uint64_t>(slot)) % 3 != 0;
+    };
+    const Portion from =
+        slots([&](int64_t slot) { return in(from_key, slot); });
+    const Portion to = slots(
+        [&](int64_t slot) { return in(from_key, slot) && in(to_key, slot); });
+    std::vector<uint64_t> ids;
+    for (uint64_t id = 0; id < 200; ++id) {
+      if (from.Has(SlotOfHash(IdHash(id), 10))) {
+        ids.push_back(id);
+      }
+    }
+    std::sort(ids.begin(), ids.end(),
+              [](uint64_t a, uint64_t b) { return IdHash(a) < IdHash(b); });
+    std::vector<float> rows;
+    for (const uint64_t id : ids) {
+      rows.push_back(static_cast<float>(id));
+      rows.push_back(-static_cast<float>(id));
+    }
+    std::vector<float> dense;
+    for (const DenseChunk& chunk : from.chunks) {
+      for (int64_t i = 0; i < chunk.count; ++i) {
+        dense.push_back(static_cast<float>(chunk.offset + i));
+      }
+    }
+    Piece piece;
+    piece.groups = {{.ids = ids, .tables = {rows}}};
+    piece.dense = dense;
+    const Piece selected = Select(piece, model, 10, from, to);
+    // What is there belongs, and nothing that belongs is missing.
+    size_t expected = 0;
+    for (const uint64_t id : ids) {
+      expected += to.Has(SlotOfHash(IdHash(id), 10)) ? 1 : 0;
+    }
+    ASSERT_EQ(selected.groups[0].ids.size(), expected);
+    const PushShape shape = {.model = &model, .portion = &to};
+    ASSERT_TRUE(CheckIds(selected.groups[0].ids, shape).ok());
+    for (size_t i = 0; i < expected; ++i) {
+      const auto id = static_cast<float>(selected.groups[0].ids[i]);
+      ASSERT_EQ(selected.groups[0].tables[0][2 * i], id);
+      ASSERT_EQ(selected.groups[0].tables[0][2 * i + 1], -id);
+    }
+    ASSERT_EQ(static_cast<int64_t>(selected.dense.size()), to.dense_elements);
+    size_t at = 0;
+    for (const DenseChunk& chunk : to.chunks) {
+      for (int64_t i = 0; i < chunk.count; ++i) {
+        ASSERT_EQ(selected.dense[at++], static_cast<float>(chunk.offset + i));
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -19,15 +19,18 @@ Status Final(const Status& status) {
 void Answer(comm::NodeContext& context, comm::EndpointId to,
             comm::Message request,
             std::function<StatusOr<Buffer>(Storage&)> work,
-            std::function<std::vector<Buffer>(const Buffer&)> frames_of) {
+            std::function<std::vector<Buffer>(const Buffer&)> frames_of,
+            std::function<void()> ended) {
   context.StartStorage(
       std::move(work),
       [&context, to, request = std::move(request),
-       frames_of = std::move(frames_of)](const StatusOr<Buffer>& done) {
+       frames_of = std::move(frames_of),
+       ended = std::move(ended)](const StatusOr<Buffer>& done) {
         (void)context.Send(
             to, comm::Lane::kBulk,
             done.ok() ? comm::MakeReply(request, frames_of(*done))
                       : comm::MakeErrorReply(request, Final(done.status())));
+        ended();
       });
 }
 
@@ -35,7 +38,8 @@ void Answer(comm::NodeContext& context, comm::EndpointId to,
 
 void AnswerSave(
     comm::NodeContext& context, comm::EndpointId to, comm::Message request,
-    std::function<StatusOr<std::vector<std::string>>(Storage&)> work) {
+    std::function<StatusOr<std::vector<std::string>>(Storage&)> work,
+    std::function<void()> ended) {
   Answer(
       context, to, std::move(request),
       [work = std::move(work)](Storage& storage) -> StatusOr<Buffer> {
@@ -45,12 +49,13 @@ void AnswerSave(
         reply.mutable_parts()->Assign(parts.begin(), parts.end());
         return Encode(reply);
       },
-      [](const Buffer& reply) { return std::vector<Buffer>{reply}; });
+      [](const Buffer& reply) { return std::vector<Buffer>{reply}; },
+      std::move(ended));
 }
 
 void AnswerLoad(comm::NodeContext& context, comm::EndpointId to,
                 comm::Message request, std::function<Status(Storage&)> work,
-                std::function<void()> loaded) {
+                std::function<void()> loaded, std::function<void()> ended) {
   Answer(
       context, to, std::move(request),
       [work = std::move(work)](Storage& storage) -> StatusOr<Buffer> {
@@ -60,7 +65,8 @@ void AnswerLoad(comm::NodeContext& context, comm::EndpointId to,
       [loaded = std::move(loaded)](const Buffer& /*nothing*/) {
         loaded();
         return std::vector<Buffer>{};
-      });
+      },
+      std::move(ended));
 }
 
 }  // namespace shoal::ps

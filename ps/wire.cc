@@ -198,6 +198,13 @@ void ToWire(const RouteTable& route, wire::Route& out) {
   for (const RouteTable::Peer& worker : route.workers) {
     add(worker, *out.add_workers());
   }
+  for (const Chain& chain : route.chains) {
+    wire::Route::Chain& c = *out.add_chains();
+    c.mutable_members()->Add(chain.members.begin(), chain.members.end());
+    c.set_joining(chain.joining);
+  }
+  out.mutable_chain_of_slot()->Add(route.chain_of_slot.begin(),
+                                   route.chain_of_slot.end());
 }
 
 StatusOr<ModelSpec> FromWire(const wire::Model& in) {
@@ -273,8 +280,33 @@ StatusOr<ClusterPlan> FromWire(const wire::Plan& in) {
       .allreduce = {in.allreduce().begin(), in.allreduce().end()}};
 }
 
+namespace {
+
+// A chain of shards that are there, none of them twice.
+StatusOr<Chain> ChainFromWire(const wire::Route::Chain& in, int num_shards) {
+  Chain chain = {.members = {in.members().begin(), in.members().end()},
+                 .joining = in.joining()};
+  std::vector<int> all = chain.members;
+  if (chain.joining != -1) {
+    all.push_back(chain.joining);
+  }
+  std::sort(all.begin(), all.end());
+  if (chain.members.empty() || all.front() < 0 || all.back() >= num_shards ||
+      std::adjacent_find(all.begin(), all.end()) != all.end()) {
+    return InvalidArgumentError(
+        "the route table has a chain that is not valid");
+  }
+  return chain;
+}
+
+}  // namespace
+
 StatusOr<RouteTable> FromWire(const wire::Route& in) {
-  if (in.shards_size() < 1 || in.slot_bits() < 1 || in.slot_bits() > 30) {
+  if (in.shards_size() < 1 || in.slot_bits() < 1 || in.slot_bits() > 24 ||
+      in.chain_of_slot_size() != 1 << in.slot_bits() ||
+      std::any_of(
+          in.chain_of_slot().begin(), in.chain_of_slot().end(),
+          [&](int chain) { return chain < 0 || chain >= in.chains_size(); })) {
     return InvalidArgumentError("the route table is not valid");
   }
   RouteTable out;
@@ -288,6 +320,13 @@ StatusOr<RouteTable> FromWire(const wire::Route& in) {
                  std::back_inserter(out.shards), read);
   std::transform(in.workers().begin(), in.workers().end(),
                  std::back_inserter(out.workers), read);
+  for (const wire::Route::Chain& chain : in.chains()) {
+    SHOAL_ASSIGN_OR_RETURN(Chain read_chain,
+                           ChainFromWire(chain, in.shards_size()));
+    out.chains.push_back(std::move(read_chain));
+  }
+  out.chain_of_slot.assign(in.chain_of_slot().begin(),
+                           in.chain_of_slot().end());
   return out;
 }
 

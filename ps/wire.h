@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "comm/message.h"
 #include "ps/model_spec.h"
+#include "ps/route.h"
 
 namespace google::protobuf {
 class MessageLite;
@@ -36,6 +37,14 @@ enum class Method : uint16_t {
   kAlive = 10,
   kFinish = 11,
   kAbort = 12,
+  kRouteChange = 13,
+  kPrepare = 14,
+  kApply = 15,
+  kSlotStates = 16,
+  kCaughtUp = 17,
+  kScale = 18,
+  kStatus = 19,
+  kCutOrder = 20,
 };
 
 Buffer Encode(const google::protobuf::MessageLite& head);

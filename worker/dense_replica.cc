@@ -251,16 +251,18 @@ Status DenseReplica::ApplySum() {
 StatusOr<std::vector<std::string>> DenseReplica::Save(Storage& storage,
                                                       const std::string& folder,
                                                       const std::string& name) {
-  return ps::SaveParts(storage, folder, name,
-                       {.model = &model_, .dense = store_.get()});
+  return ps::SaveParts(
+      storage, folder, name,
+      {.model = &model_, .dense = store_.get(), .chunks = store_->chunks()});
 }
 
 Status DenseReplica::Load(Storage& storage, const std::string& folder,
                           int64_t step) {
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<ps::DenseStore> all,
                          ps::DenseStore::Create(model_, layout_.chunks()));
-  SHOAL_RETURN_IF_ERROR(
-      ps::LoadParts(storage, folder, {.model = &model_, .dense = all.get()}));
+  SHOAL_RETURN_IF_ERROR(ps::LoadParts(
+      storage, folder,
+      {.model = &model_, .dense = all.get(), .chunks = layout_.chunks()}));
   all->CopyFlat(values_.data());
   size_t next = 0;  // of the store's, which lie in the same order
   for (size_t c = 0; c < layout_.chunks().size(); ++c) {

@@ -244,8 +244,9 @@ TEST(DenseReplicaTest, AllPlacesAndNumbersOfWorkersHaveTheSameBits) {
   std::vector<float> want(static_cast<size_t>(layout.size()));
   oracle->CopyFlat(want.data());
   MemoryStorage storage;
-  const auto entries = ps::SaveParts(storage, "want", "part",
-                                     {.model = &model, .dense = oracle.get()});
+  const auto entries = ps::SaveParts(
+      storage, "want", "part",
+      {.model = &model, .dense = oracle.get(), .chunks = oracle->chunks()});
   ASSERT_TRUE(entries.ok());
   ASSERT_TRUE(ps::PublishManifest(storage, "want", kSteps, *entries, {}).ok());
   const std::string digest = *ps::DigestCheckpoint(storage, "want");

@@ -191,6 +191,13 @@ Problem CheckCluster(const JobSpec& job) {
                "), so some shares would be empty; raise it, or lower "
                "cluster.virtual_workers")};
   }
+  if (cluster.replicas() > cluster.servers()) {
+    return JobProblem{
+        "cluster.replicas",
+        StrCat(cluster.replicas(), " are on servers of their own, but ",
+               "cluster.servers is ", cluster.servers(),
+               "; ask for fewer replicas, or for more servers")};
+  }
   if (job.transport() == "inproc" || job.transport() == "shm" ||
       job.transport() == "mpi") {
     for (const char* key : {"listen", "port"}) {
@@ -304,6 +311,16 @@ Problem CheckPlacement(const PlacementSpec& placement) {
 
 Problem CheckConsistency(const JobSpec& job) {
   const ConsistencySpec& consistency = job.consistency();
+  const std::string dense_text = DenseText(consistency);
+  if (job.cluster().replicas() > 1 && TablesText(consistency) != "sync" &&
+      (dense_text == "allreduce" || dense_text == "auto")) {
+    return JobProblem{
+        "cluster.replicas",
+        StrCat("beside dense variables that are reduced (consistency.dense: ",
+               dense_text,
+               "), tables have replicas in sync only; set "
+               "consistency.tables to sync, or cluster.replicas to 1")};
+  }
   const std::string tables = TablesText(consistency);
   const std::string dense = DenseText(consistency);
   const std::string& collective = job.cluster().collective();

@@ -109,18 +109,16 @@ StatusOr<WorkerJob> OpenWorker(const ps::JoinResult& joined) {
   const auto model = std::make_shared<const ModelGraph>(std::move(built));
 
   WorkerJob out;
-  out.source = std::make_unique<StepSource>(StepSource::Options{
-      .train = train,
-      .test = test,
-      .seed = job->seed(),
-      .shuffle = job->data().shuffle(),
-      .batch_size = job->train().batch_size(),
-      .virtual_workers = joined.plan.virtual_workers,
-      .virtual_begin = joined.virtual_begin,
-      .virtual_end = joined.virtual_end,
-      .groups = model->groups,
-      .slot_bits = joined.route.slot_bits,
-      .num_shards = static_cast<int>(joined.route.shards.size())});
+  out.source = std::make_unique<StepSource>(
+      StepSource::Options{.train = train,
+                          .test = test,
+                          .seed = job->seed(),
+                          .shuffle = job->data().shuffle(),
+                          .batch_size = job->train().batch_size(),
+                          .virtual_workers = joined.plan.virtual_workers,
+                          .virtual_begin = joined.virtual_begin,
+                          .virtual_end = joined.virtual_end,
+                          .groups = model->groups});
   const DevicesSpec& devices = job->devices();
   const int shares = joined.virtual_end - joined.virtual_begin;
   if (devices.per_worker() > shares) {

@@ -8,9 +8,7 @@
 
 namespace shoal::worker {
 
-StepSource::StepSource(Options options)
-    : options_(std::move(options)),
-      collector_(options_.slot_bits, options_.num_shards) {}
+StepSource::StepSource(Options options) : options_(std::move(options)) {}
 
 int64_t StepSource::steps_per_epoch() const {
   return (options_.train.num_rows() + options_.batch_size - 1) /
@@ -22,7 +20,8 @@ int64_t StepSource::share_size_max() const {
          options_.virtual_workers;
 }
 
-Status StepSource::FillTrain(int64_t step, StepInput& input) {
+Status StepSource::FillTrain(int64_t step, const Heads& heads,
+                             StepInput& input) {
   const int64_t per_epoch = steps_per_epoch();
   const int64_t epoch = step / per_epoch;
   const int64_t rows = options_.train.num_rows();
@@ -57,24 +56,25 @@ Status StepSource::FillTrain(int64_t step, StepInput& input) {
                               : 0.0F;
     SHOAL_RETURN_IF_ERROR(FillBatch(options_.train, positions_, share.batch));
   }
-  Collect(input);
+  Collect(heads, input);
   return OkStatus();
 }
 
-Status StepSource::FillTest(int64_t begin, int64_t end, StepInput& input) {
+Status StepSource::FillTest(int64_t begin, int64_t end, const Heads& heads,
+                            StepInput& input) {
   input.examples = end - begin;
   input.shares.resize(1);
   positions_.resize(static_cast<size_t>(end - begin));
   std::iota(positions_.begin(), positions_.end(), begin);
   SHOAL_RETURN_IF_ERROR(
       FillBatch(options_.test, positions_, input.shares[0].batch));
-  Collect(input);
+  Collect(heads, input);
   return OkStatus();
 }
 
 // Numbers the distinct ids of each group over all shares, so that each row
 // travels once however many of its shares and features look it up.
-void StepSource::Collect(StepInput& input) {
+void StepSource::Collect(const Heads& heads, StepInput& input) {
   input.groups.resize(options_.groups.size());
   for (ShareInput& share : input.shares) {
     share.groups.resize(options_.groups.size());
@@ -100,7 +100,7 @@ void StepSource::Collect(StepInput& input) {
                             from.ids.end());
       }
     }
-    collector_.Collect(occurrences_, input.groups[g], index_);
+    collector_.Collect(occurrences_, heads, input.groups[g], index_);
     const int32_t* next = index_.data();
     for (ShareInput& share : input.shares) {
       GroupIndex& index = share.groups[g];

@@ -65,9 +65,9 @@ class StepSource {
     int virtual_begin = 0;  // this worker's
     int virtual_end = 1;
     std::vector<GroupFeatures> groups;
-    int slot_bits = 10;
-    int num_shards = 1;
   };
+
+  using Heads = std::shared_ptr<const ps::SlotHeads>;
 
   explicit StepSource(Options options);
 
@@ -75,15 +75,23 @@ class StepSource {
   // The most examples that one share can have.
   int64_t share_size_max() const;
 
-  // Reuses the memory of `input`. Errors: those of FillBatch().
-  Status FillTrain(int64_t step, StepInput& input);
+  // This worker's share from here on; not while it fills.
+  void SetShares(int virtual_begin, int virtual_end) {
+    options_.virtual_begin = virtual_begin;
+    options_.virtual_end = virtual_end;
+  }
+
+  // Reuses the memory of `input`; its ids are divided by `heads`. Errors: those
+  // of FillBatch().
+  Status FillTrain(int64_t step, const Heads& heads, StepInput& input);
   // Test examples [begin, end), at most share_size_max() of them, as one share.
-  Status FillTest(int64_t begin, int64_t end, StepInput& input);
+  Status FillTest(int64_t begin, int64_t end, const Heads& heads,
+                  StepInput& input);
 
   int64_t num_test_rows() const { return options_.test.num_rows(); }
 
  private:
-  void Collect(StepInput& input);
+  void Collect(const Heads& heads, StepInput& input);
 
   Options options_;
   std::unique_ptr<ExampleOrder> order_;

@@ -8,7 +8,6 @@
 #include "base/strcat.h"
 #include "base/trace.h"
 #include "ps/protocol.pb.h"
-#include "ps/storage_answer.h"
 #include "ps/wire.h"
 
 namespace shoal::worker {
@@ -100,6 +99,9 @@ void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
           return;
         }
         client_.emplace(*caller_, joined_.model, joined_.plan, joined_.route);
+        if (newer_route_.has_value()) {
+          client_->Adopt(*std::exchange(newer_route_, std::nullopt));
+        }
         sums_.emplace(joined_.model, client_->layout(), *job_->runner,
                       joined_.plan.virtual_workers, joined_.virtual_begin,
                       joined_.virtual_end);
@@ -142,8 +144,12 @@ void WorkerNode::OnMessage(comm::EndpointId from, comm::Message message) {
     return;
   }
   const auto method = static_cast<ps::Method>(message.header.method);
-  if (from == options_.coordinator && replica_ != nullptr &&
-      method == ps::Method::kSave) {
+  if (from == options_.coordinator && method == ps::Method::kRouteChange) {
+    OnRouteChange(from, message);
+  } else if (from == options_.coordinator && method == ps::Method::kCutOrder) {
+    OnCutOrder(from, message);
+  } else if (from == options_.coordinator && replica_ != nullptr &&
+             method == ps::Method::kSave) {
     OnSave(from, std::move(message));
   } else if (from == options_.coordinator && replica_ != nullptr &&
              method == ps::Method::kLoad) {
@@ -171,68 +177,39 @@ void WorkerNode::OnSendable(comm::EndpointId peer) {
   }
 }
 
-// --- Dense variables of its own --------------------------------------------
-
-Status WorkerNode::OpenReplica() {
-  if (joined_.route.dense_on_workers()) {
-    // By value: it may run on after this worker.
-    SHOAL_ASSIGN_OR_RETURN(
-        replica_, DenseReplica::Create(
-                      *context_, joined_,
-                      options_.open_device == nullptr
-                          ? DenseReplica::OpenDeviceFn()
-                          : [open = options_.open_device, joined = joined_] {
-                              return open(joined);
-                            }));
-    ++opening_;
-    replica_->Open([this](const Status& status) {
-      if (!status.ok()) {
-        Fail(status);
-        return;
-      }
-      OnOpened();
-    });
-    for (auto& [from, message] : early_) {
-      replica_->OnMessage(from, message);
-    }
+// The order under way ends before it was to: units that were only read for
+// what is not of it any more are dropped.
+void WorkerNode::OnCutOrder(comm::EndpointId from,
+                            const comm::Message& request) {
+  ps::wire::CutOrder cut;
+  Status status = ps::Decode(request, cut);
+  const bool under_way = status.ok() && cut.number() == order_.number &&
+                         order_.kind == OrderKind::kTrain &&
+                         cut.until_step() < last_unit_;
+  if (under_way && cut.until_step() < pulls_started_until_) {
+    status = InternalError(StrCat("an order is cut at step ", cut.until_step(),
+                                  ", but rows are pulled up to ",
+                                  pulls_started_until_));
+  } else if (under_way) {
+    order_.until = last_unit_ = cut.until_step();
+    next_fill_ = std::min(next_fill_, last_unit_);
+    DropBeyondOrder();
   }
-  early_.clear();
-  return OkStatus();
-}
-
-// The coordinator asks for both when nothing else goes on.
-void WorkerNode::OnSave(comm::EndpointId from, comm::Message request) {
-  ps::wire::Save save;
-  Status status = ps::Decode(request, save);
-  if (status.ok() && save.step() != replica_->step()) {
-    status = FailedPreconditionError(StrCat("save: is for step ", save.step(),
-                                            ", but this worker is at ",
-                                            replica_->step()));
-  }
+  (void)context_->Send(from, comm::Lane::kUrgent,
+                       status.ok() ? comm::MakeReply(request, {})
+                                   : comm::MakeErrorReply(request, status));
   if (!status.ok()) {
-    (void)context_->Send(from, comm::Lane::kUrgent,
-                         comm::MakeErrorReply(request, status));
-    return;
+    Fail(status);
+  } else if (under_way) {
+    Advance();  // It may be done with it now.
   }
-  ps::AnswerSave(*context_, from, std::move(request),
-                 [this, save](Storage& storage) {
-                   return replica_->Save(storage, save.folder(), save.name());
-                 });
 }
 
-void WorkerNode::OnLoad(comm::EndpointId from, comm::Message request) {
-  ps::wire::Load load;
-  if (const Status status = ps::Decode(request, load); !status.ok()) {
-    (void)context_->Send(from, comm::Lane::kUrgent,
-                         comm::MakeErrorReply(request, status));
-    return;
+void WorkerNode::DropBeyondOrder() {
+  while (!units_.empty() && units_.back()->number >= last_unit_ &&
+         units_.back()->state == Unit::State::kFilled) {
+    units_.pop_back();
   }
-  ps::AnswerLoad(
-      *context_, from, std::move(request),
-      [this, load](Storage& storage) {
-        return replica_->Load(storage, load.folder(), load.step());
-      },
-      [] {});
 }
 
 // --- Orders ----------------------------------------------------------------
@@ -268,6 +245,7 @@ void WorkerNode::OnOrder(const comm::Message& reply) {
     return;
   }
   const bool ended = order_.kind == OrderKind::kStop && order_.number > 0;
+  TakeShare(order);
   order_.number = order.number();
   order_.from = order.from_step();
   order_.until = order.until_step();
@@ -289,6 +267,23 @@ void WorkerNode::OnOrder(const comm::Message& reply) {
       return;
   }
   BeginOrder();
+}
+
+// Of steps, and of evaluations: the number of workers may have changed.
+void WorkerNode::TakeShare(const ps::wire::Order& order) {
+  if (order.kind() == ps::wire::Order::STOP ||
+      (order.num_workers() == joined_.num_workers &&
+       order.virtual_begin() == joined_.virtual_begin &&
+       order.virtual_end() == joined_.virtual_end)) {
+    return;
+  }
+  joined_.num_workers = order.num_workers();
+  joined_.virtual_begin = order.virtual_begin();
+  joined_.virtual_end = order.virtual_end();
+  job_->source->SetShares(joined_.virtual_begin, joined_.virtual_end);
+  sums_.emplace(joined_.model, client_->layout(), *job_->runner,
+                joined_.plan.virtual_workers, joined_.virtual_begin,
+                joined_.virtual_end);
 }
 
 void WorkerNode::BeginOrder() {
@@ -349,7 +344,7 @@ void WorkerNode::Advance() {
     }
     return;
   }
-  if (done_until_ == last_unit_) {
+  if (done_until_ == last_unit_ && !filling_) {
     ReportProgress(std::min(last_unit_, order_.until), true);
     done_until_ = -1;  // Asked once.
     AskOrder();
@@ -451,10 +446,10 @@ void WorkerNode::StartFill(Unit& unit) {
   unit.state = Unit::State::kFilling;
   StartWork(
       kReadLane, "reading the examples of ", &unit,
-      [this, &unit] {
+      [this, &unit, heads = client_->heads()] {
         const TraceSpan span("read", unit.number);
         if (order_.kind == OrderKind::kTrain) {
-          unit.status = job_->source->FillTrain(unit.number, unit.input);
+          unit.status = job_->source->FillTrain(unit.number, heads, unit.input);
           return;
         }
         const int64_t rows = job_->source->num_test_rows();
@@ -463,7 +458,8 @@ void WorkerNode::StartFill(Unit& unit) {
         const int64_t batch = job_->source->share_size_max();
         unit.status = job_->source->FillTest(
             begin + unit.number * batch,
-            std::min(begin + (unit.number + 1) * batch, end), unit.input);
+            std::min(begin + (unit.number + 1) * batch, end), heads,
+            unit.input);
       },
       [this, &unit] {
         filling_ = false;
@@ -472,6 +468,7 @@ void WorkerNode::StartFill(Unit& unit) {
           return;
         }
         unit.state = Unit::State::kFilled;
+        DropBeyondOrder();
         Advance();
       });
 }

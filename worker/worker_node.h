@@ -19,6 +19,10 @@
 #include "worker/model_runner.h"
 #include "worker/step_input.h"
 
+namespace shoal::ps::wire {
+class Order;
+}  // namespace shoal::ps::wire
+
 namespace shoal::worker {
 
 // What a worker needs beside the cluster: its data and its model.
@@ -77,10 +81,14 @@ class WorkerNode : public comm::Node {
   Status OpenReplica();
   // One of the things that a worker needs before its first order is there.
   void OnOpened();
+  void OnCutOrder(comm::EndpointId from, const comm::Message& request);
+  void DropBeyondOrder();
+  void OnRouteChange(comm::EndpointId from, const comm::Message& request);
   void OnSave(comm::EndpointId from, comm::Message request);
   void OnLoad(comm::EndpointId from, comm::Message request);
   void AskOrder();
   void OnOrder(const comm::Message& reply);
+  void TakeShare(const ps::wire::Order& order);
   void BeginOrder();
 
   // Starts whatever may start; called after every event.
@@ -116,6 +124,7 @@ class WorkerNode : public comm::Node {
   // Of the collective, before this worker has joined.
   std::vector<std::pair<comm::EndpointId, comm::Message>> early_;
   ps::JoinResult joined_;
+  std::optional<ps::RouteTable> newer_route_;  // while it opens
   StatusOr<WorkerJob> job_;
   std::optional<GradientSums> sums_;
   bool stopped_ = false;

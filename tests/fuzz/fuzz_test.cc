@@ -266,11 +266,10 @@ ps::ModelSpec SmallModel() {
 // in every size.
 TEST_F(FuzzTest, Pushes) {
   const ps::ModelSpec model = SmallModel();
-  const ps::PushShape shape = {.model = &model,
-                               .dense_elements = 15,
-                               .slot_bits = 10,
-                               .num_shards = 1,
-                               .shard_index = 0};
+  const ps::Portion all =
+      ps::DenseLayout(model).PortionOf(10, false, [](int64_t) { return true; });
+  const ps::PushShape shape = {
+      .model = &model, .slot_bits = 10, .portion = &all};
   ps::wire::Push head;
   head.set_step(3);
   head.set_sequence(9);
@@ -348,7 +347,16 @@ TEST_F(FuzzTest, ModelsPlansAndRoutes) {
   ps::ToWire(ps::ClusterPlan(), plan);
   ps::wire::Route route;
   ps::RouteTable table;
-  table.shards.resize(2);
+  table.slot_bits = 3;
+  table.shards.resize(3);
+  table.SetChains({{.members = {0, 1}},
+                   {.members = {1, 0}, .joining = 2},
+                   {.members = {2}},
+                   {.members = {0, 1}},
+                   {.members = {0, 1}},
+                   {.members = {2}},
+                   {.members = {2}},
+                   {.members = {0, 1}}});
   ps::ToWire(table, route);
   const std::string samples[] = {model.SerializeAsString(),
                                  plan.SerializeAsString(),

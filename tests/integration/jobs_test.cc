@@ -547,7 +547,9 @@ class KillTest : public JobsTest {
   double seconds_after_ = 0;
 };
 
+// fault_tests kill those that are replaced.
 TEST_F(KillTest, KilledWorkerEndsTheJobNamingIt) {
+  more_ = {"--set", "cluster.restarts=0"};
   const RunOutcome run = StrikeChild("worker --index 1");
   EXPECT_EQ(run.exit_code, 1);
   EXPECT_LT(seconds_after_, 5);

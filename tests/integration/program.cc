@@ -38,6 +38,20 @@ std::string Program() {
 RunOutcome RunProgram(const std::vector<std::string>& argv,
                       const std::function<void(pid_t)>& meanwhile,
                       std::chrono::seconds limit) {
+  return RunWatched(
+      argv,
+      [&meanwhile](pid_t pid, const std::string&) {
+        if (meanwhile) {
+          meanwhile(pid);
+        }
+      },
+      limit);
+}
+
+RunOutcome RunWatched(
+    const std::vector<std::string>& argv,
+    const std::function<void(pid_t, const std::string& output)>& watch,
+    std::chrono::seconds limit) {
   const auto start = std::chrono::steady_clock::now();
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) {
@@ -72,9 +86,7 @@ RunOutcome RunProgram(const std::vector<std::string>& argv,
     drain();
     ended = waitpid(pid, &status, WNOHANG) == pid;
     if (!ended) {
-      if (meanwhile) {
-        meanwhile(pid);
-      }
+      watch(pid, outcome.output);
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
   }

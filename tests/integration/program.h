@@ -27,6 +27,12 @@ RunOutcome RunProgram(const std::vector<std::string>& argv,
                       const std::function<void(pid_t)>& meanwhile = {},
                       std::chrono::seconds limit = std::chrono::seconds(60));
 
+// The same; `watch` is also given what the program has written so far.
+RunOutcome RunWatched(
+    const std::vector<std::string>& argv,
+    const std::function<void(pid_t, const std::string& output)>& watch,
+    std::chrono::seconds limit = std::chrono::seconds(60));
+
 // The process ids of a process's children whose command line has `words`.
 std::vector<pid_t> ChildrenWith(pid_t parent, const std::string& words);
 

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <utility>
 
 #include "base/random.h"
@@ -98,6 +99,10 @@ void WriteRows(const std::string& path) {
   }
 }
 
+std::string ShardName(int server, int shard) {
+  return StrCat("server ", server, " shard ", shard);
+}
+
 comm::SimOptions OptionsFor(const RunPlan& plan) {
   comm::SimOptions options;
   if (plan.faults) {
@@ -138,6 +143,7 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
     return plan.decorate ? plan.decorate(name, std::move(node))
                          : std::move(node);
   };
+  std::pair<int, int> wanted;
   world.AddNode(
       "coordinator",
       [&] {
@@ -146,21 +152,30 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
         options.plan.staleness = plan.staleness;
         options.num_workers = plan.workers;
         options.plan.dense = plan.dense;
+        options.replicas = plan.replicas;
+        options.wanted = [&](int servers, int workers) {
+          wanted = {servers, workers};
+        };
         return decorated("coordinator",
                          std::make_unique<ps::Coordinator>(std::move(options)));
       },
       comm::kCoordinator);
   const std::string address = world.address("coordinator");
+  std::set<std::string> known;
+  const auto make_shard = [&](int server, int shard) {
+    return [&, server, shard] {
+      ps::Shard::Options options;
+      options.coordinator_address = address;
+      options.server = server;
+      options.shard = shard;
+      return decorated(ShardName(server, shard),
+                       std::make_unique<ps::Shard>(options));
+    };
+  };
   for (int server = 0; server < SimulatedJob::kServers; ++server) {
     for (int shard = 0; shard < SimulatedJob::kShards; ++shard) {
-      const std::string name = StrCat("server ", server, " shard ", shard);
-      world.AddNode(name, [&, name] {
-        ps::Shard::Options options;
-        options.coordinator_address = address;
-        options.server = server;
-        options.shard = shard;
-        return decorated(name, std::make_unique<ps::Shard>(options));
-      });
+      known.insert(ShardName(server, shard));
+      world.AddNode(ShardName(server, shard), make_shard(server, shard));
     }
   }
   const auto make_worker = [&](int index) {
@@ -173,7 +188,36 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
                        std::make_unique<worker::WorkerNode>(options));
     };
   };
+  // As a launcher would, once other numbers were wanted.
+  std::function<void()> start_missing = [&] {
+    if (world.stopped("coordinator").has_value()) {
+      return;
+    }
+    world.At(world.Now() + 50ms, start_missing);
+    const auto [servers, workers] = wanted;
+    const auto start = [&](const std::string& name,
+                           const comm::SimWorld::NodeFactory& make) {
+      if (!known.contains(name)) {
+        world.AddNode(name, make);
+      } else if (world.stopped(name).has_value()) {
+        world.RestartNode(name, make);
+      }
+      known.insert(name);
+    };
+    for (int server = 0; server < servers; ++server) {
+      for (int shard = 0; shard < SimulatedJob::kShards; ++shard) {
+        start(ShardName(server, shard), make_shard(server, shard));
+      }
+    }
+    for (int worker = 0; worker < workers; ++worker) {
+      start(StrCat("worker ", worker), make_worker(worker));
+    }
+  };
+  if (plan.scales > 0) {
+    world.At(world.Now() + 50ms, start_missing);
+  }
   for (int i = 0; i < plan.workers; ++i) {
+    known.insert(StrCat("worker ", i));
     world.AddNode(StrCat("worker ", i), make_worker(i));
   }
   const Time start = world.Now();
@@ -193,11 +237,62 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
       });
     });
   }
+  // A server is killed once all slots have their replicas again, and comes back
+  // empty.
+  RunResult result;
+  uint64_t crash_version = 0;
+  int servers_down = 0;
+  std::function<void()> crash_servers = [&] {
+    const auto* coordinator =
+        dynamic_cast<const ps::Coordinator*>(world.node("coordinator"));
+    if (world.stopped("coordinator").has_value() ||
+        result.crashed == plan.server_crashes) {
+      return;
+    }
+    if (coordinator != nullptr && coordinator->replicated() &&
+        coordinator->route_version() > crash_version && servers_down == 0) {
+      ++result.crashed;
+      crash_version = coordinator->route_version();
+      const auto server =
+          static_cast<int>(random.Below(SimulatedJob::kServers));
+      const Duration pause = FromSeconds(0.02 + 0.6 * random.Uniform());
+      ++servers_down;
+      world.At(world.Now() + pause, [&] { --servers_down; });
+      for (int shard = 0; shard < SimulatedJob::kShards; ++shard) {
+        world.CrashNode(ShardName(server, shard));
+        world.At(world.Now() + pause, [&, server, shard] {
+          world.RestartNode(ShardName(server, shard),
+                            make_shard(server, shard));
+        });
+      }
+    }
+    world.At(world.Now() + FromSeconds(0.05 + 0.1 * random.Uniform()),
+             crash_servers);
+  };
+  if (plan.server_crashes > 0) {
+    world.At(start + FromSeconds(0.02 + 0.1 * random.Uniform()), crash_servers);
+  }
+  for (int i = 0; i < plan.scales; ++i) {
+    const int servers =
+        plan.replicas + static_cast<int>(random.Below(
+                            static_cast<uint64_t>(6 - plan.replicas)));
+    const auto workers = 1 + static_cast<int>(random.Below(4));
+    world.At(start + FromSeconds(0.05 + 1.5 * random.Uniform()), [&, servers,
+                                                                  workers] {
+      auto* coordinator =
+          dynamic_cast<ps::Coordinator*>(world.node("coordinator"));
+      if (coordinator != nullptr && !world.stopped("coordinator").has_value() &&
+          coordinator
+              ->Scale(servers, plan.mode == ps::Mode::kSync ? workers : 0, -1)
+              .ok()) {
+        ++result.scaled;
+      }
+    });
+  }
   if (plan.crash_a_server) {
     world.At(start + 500ms, [&world] { world.CrashNode("server 1 shard 1"); });
   }
 
-  RunResult result;
   const Status ran =
       world.Run([&world] { return world.stopped("coordinator").has_value(); },
                 std::chrono::seconds(120));

@@ -88,20 +88,69 @@ TEST_F(SimulationTest, FaultsLeaveTheBitsOfTheUndisturbedRun) {
             << events << " events\n";
 }
 
+// Servers are killed while everything else goes wrong too, each as soon as all
+// slots have their replicas again.
+TEST_F(SimulationTest, LostServersLeaveTheBitsOfTheUndisturbedRun) {
+  const uint64_t seeds = NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 120);
+  const uint64_t first =
+      NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
+  int crashed = 0;
+  for (uint64_t seed = first; seed < first + seeds; ++seed) {
+    const RunResult result =
+        RunJob(*job, {.seed = seed,
+                      .replicas = 2 + static_cast<int>(seed % 2),
+                      .server_crashes = 3});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
+    crashed += result.crashed;
+  }
+  std::cout << crashed << " servers were killed\n";
+  EXPECT_GT(crashed, static_cast<int>(seeds));
+}
+
+// Members come and go on command, while servers are killed and all else goes
+// wrong.
+TEST_F(SimulationTest, OtherNumbersOfMembersLeaveTheBitsOfTheUndisturbedRun) {
+  const uint64_t seeds = NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 60);
+  const uint64_t first =
+      NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
+  int scaled = 0;
+  for (uint64_t seed = first; seed < first + seeds; ++seed) {
+    const int replicas = 1 + static_cast<int>(seed % 3);
+    const RunResult result =
+        RunJob(*job, {.seed = seed,
+                      .crashes = 1,
+                      .replicas = replicas,
+                      .server_crashes = replicas > 1 ? 1 : 0,
+                      .scales = 3});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
+    scaled += result.scaled;
+  }
+  std::cout << scaled << " times to other numbers\n";
+  EXPECT_GT(scaled, static_cast<int>(seeds));
+}
+
 // One worker that waits for its pushes leaves no choice of an order: whatever
-// is sent twice is applied once.
+// is sent twice is applied once, and what a lost server had acknowledged is not
+// lost.
 TEST_F(SimulationTest, OutsideSyncEveryPushIsAppliedOnce) {
   RunPlan plan{.mode = ps::Mode::kBounded, .workers = 1, .crashes = 0};
   plan.faults = false;
   const RunResult calm = RunJob(*job, plan);
   ASSERT_TRUE(calm.status.ok()) << calm.status;
   plan.faults = true;
-  for (plan.seed = 1; plan.seed <= 50; ++plan.seed) {
+  int crashed = 0;
+  for (plan.seed = 1; plan.seed <= 150; ++plan.seed) {
+    plan.replicas = 1 + static_cast<int>(plan.seed % 3);
+    plan.server_crashes = plan.replicas > 1 ? 3 : 0;
     const RunResult result = RunJob(*job, plan);
     ASSERT_TRUE(result.status.ok())
         << "seed " << plan.seed << ": " << result.status;
     ASSERT_EQ(result.digest, calm.digest) << "seed " << plan.seed;
+    crashed += result.crashed;
   }
+  EXPECT_GT(crashed, 100);
 }
 
 TEST_F(SimulationTest, OutsideSyncWorkersNeverWaitForEver) {
@@ -490,6 +539,7 @@ TEST_F(SimulationTest, FindsADeadlineNeverArmed) {
   // With its deadlines the job ends after a server is lost (see above).
   const RunResult result =
       RunJob(*job, {.seed = 5,
+                    .faults = false,
                     .crashes = 0,
                     .crash_a_server = true,
                     .decorate = [](const std::string& /*name*/,

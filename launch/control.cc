@@ -1,0 +1,170 @@
+#include "launch/control.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "base/storage.h"
+#include "base/strcat.h"
+#include "comm/pump.h"
+#include "ps/caller.h"
+#include "ps/protocol.pb.h"
+#include "ps/wire.h"
+
+namespace shoal::launch {
+namespace {
+
+constexpr Duration kAnswerWithin = std::chrono::seconds(10);
+
+struct Address {
+  std::string transport;
+  std::string address;
+};
+
+StatusOr<Address> Find(const JobAddress& job) {
+  if (job.out.empty() == job.coordinator.empty()) {
+    return InvalidArgumentError(
+        "which job? name its output folder (--job DIR) or its coordinator "
+        "(--coordinator HOST:PORT), one of the two");
+  }
+  if (!job.coordinator.empty()) {
+    return Address{"zmq", job.coordinator.find("://") == std::string::npos
+                              ? StrCat("tcp://", job.coordinator)
+                              : job.coordinator};
+  }
+  const std::string path = StrCat(job.out, "/", kAddressFile);
+  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  const StatusOr<Buffer> file = storage->ReadFile(path);
+  if (!file.ok()) {
+    return NotFoundError(
+        StrCat("no job that runs writes to ", job.out, ": there is no ", path,
+               " (jobs of transport inproc and mpi have none)"));
+  }
+  const std::string text(file->text());
+  const size_t line = text.find('\n');
+  const size_t end = text.find('\n', line + 1);
+  if (line == std::string::npos || end == std::string::npos) {
+    return DataLossError(StrCat(path, " is damaged"));
+  }
+  return Address{text.substr(0, line), text.substr(line + 1, end - line - 1)};
+}
+
+// Asks the coordinator one thing.
+class Question : public comm::Node {
+ public:
+  Question(std::string address, ps::Method method, Buffer head)
+      : address_(std::move(address)), method_(method), head_(std::move(head)) {}
+
+  void OnStart(comm::NodeContext& context) override {
+    caller_.emplace(context);
+    caller_->AddPeer(comm::kCoordinator, address_,
+                     StrCat("the coordinator at ", address_));
+    caller_->Start(comm::kCoordinator, comm::Lane::kUrgent,
+                   static_cast<uint16_t>(method_), "its answer", kAnswerWithin,
+                   {head_}, [this, &context](StatusOr<comm::Message> reply) {
+                     const Status status = reply.status();
+                     if (reply.ok()) {
+                       answer_ = *std::move(reply);
+                     }
+                     context.Stop(status);
+                   });
+  }
+  void OnMessage(comm::EndpointId from, comm::Message message) override {
+    if (message.header.kind == comm::MessageKind::kReply) {
+      caller_->OnReply(from, std::move(message));
+    }
+  }
+  void OnPeerDown(comm::EndpointId peer, const Status& why) override {
+    caller_->OnPeerDown(peer, why);
+  }
+
+  const comm::Message& answer() const { return answer_; }
+
+ private:
+  const std::string address_;
+  const ps::Method method_;
+  const Buffer head_;
+  std::optional<ps::Caller> caller_;
+  comm::Message answer_;
+};
+
+Status Ask(const JobAddress& job, ps::Method method,
+           const google::protobuf::MessageLite& head,
+           google::protobuf::MessageLite& answer) {
+  SHOAL_ASSIGN_OR_RETURN(const Address address, Find(job));
+  Question question(address.address, method, ps::Encode(head));
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<comm::Pump> pump,
+                         comm::Pump::Create({.transport = address.transport}));
+  SHOAL_RETURN_IF_ERROR(pump->Run(question));
+  return ps::Decode(question.answer(), answer);
+}
+
+}  // namespace
+
+StatusOr<AddressFile> AddressFile::Write(const std::string& path,
+                                         const std::string& transport,
+                                         const std::string& address) {
+  if (!path.empty()) {
+    const std::unique_ptr<Storage> storage = CreateLocalStorage();
+    const Buffer text = Buffer::CopyOf(StrCat(transport, "\n", address, "\n"));
+    SHOAL_RETURN_IF_ERROR(storage->PublishFile(path, {&text, 1}));
+  }
+  return AddressFile(path);
+}
+
+AddressFile::AddressFile(AddressFile&& other) noexcept
+    : path_(std::exchange(other.path_, "")) {}
+
+AddressFile::~AddressFile() {
+  if (!path_.empty()) {
+    const std::unique_ptr<Storage> storage = CreateLocalStorage();
+    (void)storage->Remove(path_);  // Of a job that has ended it says nothing.
+  }
+}
+
+Status RunScale(const ScaleRequest& request) {
+  ps::wire::Scale scale;
+  scale.set_servers(request.servers);
+  scale.set_workers(request.workers);
+  scale.set_drain(request.drain);
+  ps::wire::ScaleReply reply;
+  SHOAL_RETURN_IF_ERROR(Ask(request.job, ps::Method::kScale, scale, reply));
+  std::printf("%s\n", reply.text().c_str());
+  return OkStatus();
+}
+
+Status RunStatus(const JobAddress& job) {
+  ps::wire::ClusterStatus status;
+  SHOAL_RETURN_IF_ERROR(
+      Ask(job, ps::Method::kStatus, ps::wire::AskStatus(), status));
+  std::printf("step %lld of %lld\n", static_cast<long long>(status.step()),
+              static_cast<long long>(status.total_steps()));
+  std::printf(
+      "%lld slots with %d replica%s each: %lld lack some, %lld are "
+      "being copied (route version %llu)\n",
+      static_cast<long long>(status.slots()), status.replicas(),
+      status.replicas() == 1 ? "" : "s",
+      static_cast<long long>(status.short_slots()),
+      static_cast<long long>(status.joining_slots()),
+      static_cast<unsigned long long>(status.version()));
+  std::printf("%-20s %-16s %8s %8s %8s %8s\n", "member", "host", "pid",
+              "head of", "holds", "joins");
+  for (const auto& shard : status.shards()) {
+    std::printf("%-20s %-16s %8lld %8lld %8lld %8lld%s\n", shard.name().c_str(),
+                shard.host().c_str(), static_cast<long long>(shard.pid()),
+                static_cast<long long>(shard.headed()),
+                static_cast<long long>(shard.held()),
+                static_cast<long long>(shard.joining()),
+                shard.leaving() ? "  leaving" : "");
+  }
+  for (const auto& worker : status.workers()) {
+    std::printf("%-20s %-16s %8lld\n", worker.name().c_str(),
+                worker.host().c_str(), static_cast<long long>(worker.pid()));
+  }
+  return OkStatus();
+}
+
+}  // namespace shoal::launch

@@ -1,0 +1,256 @@
+#include "ps/checkpoint_scan.h"
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+#include <queue>
+#include <utility>
+
+#include "base/strcat.h"
+#include "ps/slots.h"
+
+namespace shoal::ps {
+namespace {
+
+// Of a file that does not say which slots its rows are of.
+constexpr SlotSet kAllSlots = {.bits = 1, .first = 0, .last = 1, .stride = 1};
+
+Status AddTable(const std::string& path, const ManifestPart& part,
+                const std::string& name, const TableTensors& rows,
+                CheckpointScan& scan) {
+  const auto [it, first] =
+      scan.tables.try_emplace(name, CheckpointScan::Table{.form = rows.form});
+  CheckpointScan::Table& table = it->second;
+  if (rows.form != table.form) {
+    return Damaged(path, StrCat("its rows of table '", name,
+                                "' have another form than in other files"));
+  }
+  if (rows.ids.empty()) {
+    return OkStatus();
+  }
+  const SlotSet slots = part.rows.value_or(kAllSlots);
+  for (const uint64_t id : rows.ids) {
+    if (!slots.Contains(SlotOfHash(IdHash(id), slots.bits))) {
+      return Damaged(path, StrCat("row ", id, " of table '", name,
+                                  "' is not in the slots that the manifest "
+                                  "says"));
+    }
+  }
+  table.rows += static_cast<int64_t>(rows.ids.size());
+  table.files.push_back({.file = part.file, .slots = slots});
+  return OkStatus();
+}
+
+Status CheckChunks(const CheckpointScan& scan) {
+  for (const auto& [name, chunks] : scan.variables) {
+    int64_t end = 0;
+    for (const auto& [first, chunk] : chunks) {
+      if (first != end) {
+        return Damaged(scan.folder,
+                       StrCat("the chunks of variable '", name,
+                              "' leave a hole or overlap at element ", end));
+      }
+      end += static_cast<int64_t>(chunk.values.As<float>().size());
+    }
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+StatusOr<CheckpointScan> ScanCheckpoint(Storage& storage,
+                                        const std::string& folder) {
+  CheckpointScan scan{.folder = folder};
+  SHOAL_ASSIGN_OR_RETURN(scan.manifest, ReadManifest(storage, folder));
+  for (const ManifestPart& part : scan.manifest.parts) {
+    SHOAL_ASSIGN_OR_RETURN(const Tensors tensors,
+                           ReadTensors(storage, folder, part.file));
+    const std::string path = StrCat(folder, "/", part.file.file);
+    SHOAL_RETURN_IF_ERROR(VisitPart(
+        path, tensors,
+        [&](const std::string& name, const TableTensors& rows) {
+          return AddTable(path, part, name, rows, scan);
+        },
+        [&](const ChunkName& name, const ChunkTensors& chunk) {
+          const bool added =
+              scan.variables[name.variable].emplace(name.first, chunk).second;
+          return added ? OkStatus()
+                       : Damaged(path, StrCat("variable chunk '", name.variable,
+                                              "@", name.first,
+                                              "' is in another file too"));
+        }));
+  }
+  SHOAL_RETURN_IF_ERROR(CheckChunks(scan));
+  return scan;
+}
+
+namespace {
+
+// Goes through the rows of files whose slots follow each other.
+class RowCursor {
+ public:
+  RowCursor(Storage& storage, const CheckpointScan& scan, size_t scan_number,
+            const std::string& table)
+      : storage_(storage),
+        scan_(scan),
+        scan_number_(scan_number),
+        table_(table) {}
+
+  bool Follows(const SlotSet& slots) const {
+    return files_.empty() || slots.first >= files_.back()->slots.last;
+  }
+  void Append(const CheckpointScan::RowsFile& file) { files_.push_back(&file); }
+
+  // To the first row, then to the next.
+  Status Advance() {
+    if (++at_ < rows_.ids.size()) {
+      hash_ = IdHash(rows_.ids[at_]);
+      return OkStatus();
+    }
+    if (next_ == files_.size()) {
+      done_ = true;
+      return OkStatus();
+    }
+    const CheckpointPart& file = files_[next_++]->file;
+    SHOAL_ASSIGN_OR_RETURN(tensors_, ReadTensors(storage_, scan_.folder, file));
+    const std::string path = StrCat(scan_.folder, "/", file.file);
+    SHOAL_ASSIGN_OR_RETURN(rows_, TableOf(tensors_, path, table_));
+    at_ = 0;
+    const uint64_t before = std::exchange(hash_, IdHash(rows_.ids[0]));
+    if (next_ > 1 && hash_ <= before) {
+      return Damaged(path, StrCat("its rows of table '", table_,
+                                  "' do not follow those of ",
+                                  files_[next_ - 2]->file.file));
+    }
+    return OkStatus();
+  }
+
+  bool done() const { return done_; }
+  uint64_t hash() const { return hash_; }
+  uint64_t id() const { return rows_.ids[at_]; }
+  size_t scan_number() const { return scan_number_; }
+  const std::string& folder() const { return scan_.folder; }
+  RowRef row() const {
+    return {.present = true,
+            .values = rows_.values_of(at_),
+            .state = rows_.state_of(at_)};
+  }
+
+ private:
+  Storage& storage_;
+  const CheckpointScan& scan_;
+  const size_t scan_number_;
+  const std::string& table_;
+  std::vector<const CheckpointScan::RowsFile*> files_;
+  size_t next_ = 0;  // of files_
+  Tensors tensors_;  // of the one before
+  TableTensors rows_;
+  size_t at_ = 0;
+  uint64_t hash_ = 0;
+  bool done_ = false;
+};
+
+// Which sets of slots can be walked one after another: all slots whose number
+// has the same rest, for the largest divisor that all files have in common.
+SlotSet FirstGroup(std::span<const CheckpointScan> scans,
+                   const std::string& table) {
+  SlotSet group = {.bits = 0, .first = 0, .last = 0, .stride = 0};
+  bool alike = true;
+  for (const CheckpointScan& scan : scans) {
+    const auto it = scan.tables.find(table);
+    if (it == scan.tables.end()) {
+      continue;
+    }
+    for (const CheckpointScan::RowsFile& file : it->second.files) {
+      alike = alike && (group.bits == 0 || group.bits == file.slots.bits);
+      group.bits = std::max(group.bits, file.slots.bits);
+      group.stride = std::gcd(group.stride, file.slots.stride);
+    }
+  }
+  if (!alike) {
+    group.stride = 1;
+  }
+  group.last = (int64_t{1} << group.bits) - 1;
+  return group;
+}
+
+Status WalkGroup(Storage& storage, std::span<const CheckpointScan> scans,
+                 const std::string& table, const SlotSet& group,
+                 FunctionRef<Status(uint64_t id, const SlotSet& group,
+                                    std::span<const RowRef> rows)>
+                     visit) {
+  std::vector<RowCursor> cursors;
+  for (size_t s = 0; s < scans.size(); ++s) {
+    const auto it = scans[s].tables.find(table);
+    if (it == scans[s].tables.end()) {
+      continue;
+    }
+    const size_t first_cursor = cursors.size();
+    for (const CheckpointScan::RowsFile& file : it->second.files) {
+      if (file.slots.first % group.stride != group.first) {
+        continue;
+      }
+      auto cursor = std::find_if(
+          cursors.begin() + static_cast<std::ptrdiff_t>(first_cursor),
+          cursors.end(),
+          [&](const RowCursor& c) { return c.Follows(file.slots); });
+      if (cursor == cursors.end()) {
+        cursors.emplace_back(storage, scans[s], s, table);
+        cursor = cursors.end() - 1;
+      }
+      cursor->Append(file);
+    }
+  }
+  using Entry = std::pair<uint64_t, size_t>;  // hash, number of the cursor
+  std::priority_queue<Entry, std::vector<Entry>, std::greater<>> queue;
+  const auto advance = [&](size_t c) -> Status {
+    SHOAL_RETURN_IF_ERROR(cursors[c].Advance());
+    if (!cursors[c].done()) {
+      queue.emplace(cursors[c].hash(), c);
+    }
+    return OkStatus();
+  };
+  for (size_t c = 0; c < cursors.size(); ++c) {
+    SHOAL_RETURN_IF_ERROR(advance(c));
+  }
+  std::vector<RowRef> rows(scans.size());
+  std::vector<size_t> visited;
+  while (!queue.empty()) {
+    const uint64_t hash = queue.top().first;
+    std::fill(rows.begin(), rows.end(), RowRef());
+    visited.clear();
+    while (!queue.empty() && queue.top().first == hash) {
+      const size_t c = queue.top().second;
+      queue.pop();
+      visited.push_back(c);
+      RowRef& row = rows[cursors[c].scan_number()];
+      if (row.present) {
+        return Damaged(cursors[c].folder(),
+                       StrCat("row ", cursors[c].id(), " of table '", table,
+                              "' is in two files"));
+      }
+      row = cursors[c].row();
+    }
+    SHOAL_RETURN_IF_ERROR(visit(cursors[visited[0]].id(), group, rows));
+    for (const size_t c : visited) {
+      SHOAL_RETURN_IF_ERROR(advance(c));
+    }
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+Status WalkRows(Storage& storage, std::span<const CheckpointScan> scans,
+                const std::string& table,
+                FunctionRef<Status(uint64_t id, const SlotSet& group,
+                                   std::span<const RowRef> rows)>
+                    visit) {
+  SlotSet group = FirstGroup(scans, table);
+  for (; group.first < group.stride; ++group.first) {
+    SHOAL_RETURN_IF_ERROR(WalkGroup(storage, scans, table, group, visit));
+  }
+  return OkStatus();
+}
+
+}  // namespace shoal::ps

@@ -1,0 +1,256 @@
+// The part of the coordinator that makes routes.
+
+#include <algorithm>
+#include <utility>
+
+#include "base/strcat.h"
+#include "ps/coordinator.h"
+#include "ps/protocol.pb.h"
+#include "ps/slots.h"
+#include "ps/wire.h"
+
+namespace shoal::ps {
+
+std::vector<ShardPlace> Coordinator::Places() const {
+  std::vector<ShardPlace> places;
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    // One that waits for the others of its server gets nothing yet.
+    const auto shard = static_cast<int>(i);
+    if (shards_[i].has_value() && ServerIsComplete(shard) &&
+        !Leaves(shard / options_.shards_per_server)) {
+      const Member& member = members_.at(*shards_[i]);
+      places.push_back({.shard = static_cast<int>(i),
+                        .server = member.server,
+                        .host = member.host});
+    }
+  }
+  return places;
+}
+
+std::vector<RouteTable::Peer> Coordinator::LiveShards() const {
+  std::vector<RouteTable::Peer> live;
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    if (shards_[i].has_value()) {
+      live.push_back(route_.shards[i]);
+    }
+  }
+  return live;
+}
+
+void Coordinator::MakeFirstRoute() {
+  route_.version = 1;
+  route_.slot_bits = SlotBitsFor(static_cast<int>(shards_.size()));
+  for (const auto& id : shards_) {
+    route_.shards.push_back(PeerOf(*id));
+  }
+  if (options_.plan.dense_on_workers()) {
+    for (const WorkerState& worker : workers_) {
+      route_.workers.push_back(PeerOf(*worker.endpoint));
+    }
+  }
+  route_.SetChains(
+      FirstChains(route_.num_slots(), Places(), options_.replicas));
+}
+
+void Coordinator::ChangeRoute() {
+  std::vector<Chain> chains = route_.ChainsOfSlots();
+  const std::vector<ShardPlace> places = Places();
+  const auto gone = [this](int shard) {
+    return !shards_[static_cast<size_t>(shard)].has_value();
+  };
+  std::vector<int64_t> load(shards_.size());
+  for (const Chain& chain : chains) {
+    for (const int member : chain.members) {
+      ++load[static_cast<size_t>(member)];
+    }
+  }
+  for (Chain& chain : chains) {
+    if (chain.joining >= 0 && !gone(chain.joining) &&
+        caught_up_.contains({chain.tail(), chain.joining})) {
+      FinishJoin(places, options_.replicas, chain, load);
+    }
+  }
+  DropShards(gone, chains);
+  PlanJoins(places, options_.replicas, chains);
+  if (options_.plan.mode == Mode::kSync) {
+    BalanceHeads(chains);
+  }
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    if (shards_[i].has_value()) {
+      route_.shards[i] = PeerOf(*shards_[i]);
+    }
+  }
+  route_.SetChains(chains);
+  ++route_.version;
+  caught_up_.clear();
+  prepared_.clear();
+  SendRoute();
+  if (saver_->writing()) {
+    SaveCheckpoint();  // Its parts are others' now.
+  }
+  FinishLeavers();
+}
+
+RouteTable::Peer Coordinator::PeerOf(comm::EndpointId id) const {
+  const Member& member = members_.at(id);
+  return {id, member.address, member.name};
+}
+
+bool Coordinator::ServerIsComplete(int shard) const {
+  const int first = shard - shard % options_.shards_per_server;
+  return std::all_of(shards_.begin() + first,
+                     shards_.begin() + first + options_.shards_per_server,
+                     [](const auto& place) { return place.has_value(); });
+}
+
+void Coordinator::LetShardIn(comm::EndpointId shard) {
+  const Member& member = members_.at(shard);
+  const auto index = static_cast<size_t>(member.index);
+  if (route_.shards[index] == PeerOf(shard)) {
+    return;  // It asks again.
+  }
+  if (ServerIsComplete(member.index)) {
+    ChangeRoute();
+  } else {
+    // Nobody needs to know of it yet.
+    route_.shards[static_cast<size_t>(member.index)] = PeerOf(shard);
+  }
+}
+
+void Coordinator::SendRoute() {
+  for (const uint64_t call : std::exchange(route_calls_, {})) {
+    caller_->Forget(call);
+  }
+  wire::RouteChange change;
+  ToWire(route_, *change.mutable_route());
+  change.set_committed(committed_);
+  if (committed_ > 0) {
+    change.set_learning_rate_factor(
+        options_.train.LearningRateFactor(committed_ - 1));
+  }
+  const Buffer frame = Encode(change);
+  for (const auto& [id, member] : members_) {
+    // One that does not answer is seen by Watch().
+    route_calls_.push_back(caller_->Start(
+        id, comm::Lane::kUrgent, static_cast<uint16_t>(Method::kRouteChange),
+        StrCat("version ", route_.version, " of the route to be taken"),
+        // A shard takes it when its storage is done with what it has.
+        kStorageWithin, {frame}, [](const StatusOr<comm::Message>&) {}));
+  }
+}
+
+void Coordinator::OnCaughtUp(comm::EndpointId from,
+                             const comm::Message& message) {
+  wire::CaughtUp caught_up;
+  Status status = Decode(message, caught_up);
+  const Member& member = members_.at(from);
+  if (status.ok() &&
+      (member.is_worker || caught_up.version() != route_.version)) {
+    status = UnavailableError("a newer route is on its way");
+  }
+  if (!status.ok()) {
+    Reply(from, MakeErrorReply(message, status));
+    return;
+  }
+  Reply(from, MakeReply(message, {}));
+  const bool joins = std::any_of(
+      route_.chains.begin(), route_.chains.end(), [&](const Chain& chain) {
+        return chain.joining == caught_up.joining() && chain.joining >= 0 &&
+               chain.tail() == member.index;
+      });
+  if (!joins || !caught_up_.emplace(member.index, caught_up.joining()).second) {
+    return;
+  }
+  // All at once, since every version makes all begin their step again.
+  const bool all = std::all_of(
+      route_.chains.begin(), route_.chains.end(), [this](const Chain& chain) {
+        return chain.joining < 0 ||
+               caught_up_.contains({chain.tail(), chain.joining});
+      });
+  if (all) {
+    ChangeRoute();
+  }
+}
+
+bool Coordinator::CanDrop(int server) const {
+  const auto goes = [&](int shard) {
+    const auto& place = shards_[static_cast<size_t>(shard)];
+    return !place.has_value() || members_.at(*place).server == server;
+  };
+  return started_ && !ending_ &&
+         std::none_of(route_.chains.begin(), route_.chains.end(),
+                      [&](const Chain& chain) {
+                        return std::all_of(chain.members.begin(),
+                                           chain.members.end(), goes);
+                      });
+}
+
+bool Coordinator::replicated() const {
+  return started_ && !ending_ &&
+         std::all_of(route_.chains.begin(), route_.chains.end(),
+                     [this](const Chain& chain) {
+                       return chain.joining < 0 &&
+                              static_cast<int>(chain.members.size()) >=
+                                  options_.replicas;
+                     });
+}
+
+// Of a server that is gone all shards are.
+void Coordinator::DropShardsOf(int server, const Status& why) {
+  for (std::optional<comm::EndpointId>& place : shards_) {
+    if (!place.has_value() || members_.at(*place).server != server) {
+      continue;
+    }
+    // One that was only cut off has nothing to do here any more.
+    wire::Abort abort;
+    abort.set_code(static_cast<int>(StatusCode::kUnavailable));
+    abort.set_text(StrCat("its slots were given to others: ", why.message()));
+    comm::Message message;
+    message.header.method = static_cast<uint16_t>(Method::kAbort);
+    message.frames.push_back(Encode(abort));
+    (void)context_->Send(*place, comm::Lane::kUrgent, std::move(message));
+    members_.erase(*place);
+    place.reset();
+  }
+  ChangeRoute();
+}
+
+Coordinator::Ended Coordinator::ProcessEnded(const std::string& name,
+                                             const Status& why) {
+  if (!started_ || ending_) {
+    return ending_ ? Ended::kGone : Ended::kNeeded;
+  }
+  const auto member =
+      std::find_if(members_.begin(), members_.end(), [&](const auto& entry) {
+        return entry.second.name == name ||
+               entry.second.name.starts_with(StrCat(name, " "));
+      });
+  if (member == members_.end()) {
+    // It has been dropped, or was not there yet; or it was to go.
+    const size_t space = name.find(' ');
+    const int index = std::stoi(name.substr(space + 1));
+    const bool goes =
+        name.starts_with("server")
+            ? index >= options_.num_servers || Leaves(index)
+            : index >= std::max(options_.num_workers, workers_wanted_);
+    return goes ? Ended::kGone : Ended::kReplace;
+  }
+  if (member->second.leaves) {
+    return Ended::kGone;
+  }
+  if (member->second.is_worker) {
+    if (options_.replace_within == Duration::zero()) {
+      return Ended::kNeeded;
+    }
+    OnPeerDown(member->first, why);  // Which may have come already.
+    return Ended::kReplace;
+  }
+  const int server = member->second.server;
+  if (!CanDrop(server)) {
+    return Ended::kNeeded;
+  }
+  DropShardsOf(server, why);
+  return Leaves(server) ? Ended::kGone : Ended::kReplace;
+}
+
+}  // namespace shoal::ps

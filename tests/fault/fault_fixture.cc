@@ -1,0 +1,142 @@
+#include "tests/fault/fault_fixture.h"
+
+#include <algorithm>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "base/storage.h"
+#include "base/strcat.h"
+#include "ps/checkpoint_format.h"
+#include "ps/safetensors.h"
+
+namespace shoal::fault {
+namespace {
+
+uint32_t BitsOf(float number) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, &number, sizeof(bits));
+  return bits;
+}
+
+void CountUpdates(const ps::Tensors& tensors,
+                  std::vector<std::string>& counts) {
+  constexpr std::string_view kState = "/state";
+  for (const auto& [name, tensor] : tensors) {
+    if (!name.ends_with(kState)) {
+      continue;
+    }
+    const std::string owner = name.substr(0, name.size() - kState.size());
+    const auto state = tensor.data.As<float>();
+    const auto ids = tensors.find(owner + "/ids");
+    if (ids == tensors.end()) {
+      counts.push_back(StrCat(owner, " ", BitsOf(state.back())));
+      continue;
+    }
+    const auto rows = ids->second.data.As<uint64_t>();
+    const auto width = static_cast<size_t>(tensor.shape.at(1));
+    for (size_t i = 0; i < rows.size(); ++i) {
+      counts.push_back(StrCat(owner, " ", rows[i], " ",
+                              BitsOf(state[i * width + width - 1])));
+    }
+  }
+}
+
+}  // namespace
+
+int Count(const std::string& text, const std::string& words) {
+  int count = 0;
+  for (size_t at = text.find(words); at != std::string::npos;
+       at = text.find(words, at + 1)) {
+    ++count;
+  }
+  return count;
+}
+
+std::vector<pid_t> JobView::servers() const {
+  return integration::ChildrenWith(launcher, " server --index");
+}
+
+std::vector<pid_t> JobView::workers() const {
+  return integration::ChildrenWith(launcher, " worker --index");
+}
+
+bool Killer::Recovered(const JobView& job) const {
+  if (kills_ == 0) {
+    return job.evaluations() > 0;
+  }
+  // The evaluation that was under way does not tell.
+  return (!options_.servers || job.repairs() >= servers_killed_) &&
+         (!options_.workers || job.evaluations() >= evaluations_then_ + 2);
+}
+
+bool Killer::KillOneOf(const std::vector<pid_t>& processes) {
+  return !processes.empty() &&
+         kill(processes[random_() % processes.size()], SIGKILL) == 0;
+}
+
+void Killer::operator()(const JobView& job) {
+  if (kills_ >= options_.kills || !Recovered(job) ||
+      (options_.when && !options_.when(job))) {
+    return;
+  }
+  evaluations_then_ = job.evaluations();
+  if (options_.workers && !KillOneOf(job.workers())) {
+    return;
+  }
+  if (options_.servers && KillOneOf(job.servers())) {
+    ++servers_killed_;
+  }
+  ++kills_;
+}
+
+Words FaultTest::Cluster(int replicas, int epochs,
+                         const std::string& transport) {
+  return integration::Sets({StrCat("cluster.servers=", replicas),
+                            StrCat("cluster.replicas=", replicas),
+                            "cluster.workers=2", "cluster.restarts=1000",
+                            StrCat("train.epochs=", epochs),
+                            "transport=" + transport});
+}
+
+RunOutcome FaultTest::Disturbed(const std::string& out, const Words& settings,
+                                const Disturb& disturb) const {
+  return integration::RunWatched(
+      TrainCommand(out, settings),
+      [&disturb](pid_t launcher, const std::string& output) {
+        disturb({.launcher = launcher, .output = output});
+      });
+}
+
+void FaultTest::TrainUndisturbed(const std::string& out, int epochs,
+                                 const Words& more) const {
+  Words words = {"--in-process", "--set", StrCat("train.epochs=", epochs)};
+  words.insert(words.end(), more.begin(), more.end());
+  const RunOutcome run = Train(out, words);
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+}
+
+std::vector<std::string> FaultTest::UpdateCounts(const std::string& out) const {
+  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  const StatusOr<std::string> folder = ps::FindCheckpoint(*storage, Path(out));
+  EXPECT_TRUE(folder.ok()) << folder.status().ToString();
+  const StatusOr<ps::Manifest> manifest = ps::ReadManifest(*storage, *folder);
+  EXPECT_TRUE(manifest.ok()) << manifest.status().ToString();
+  std::vector<std::string> counts;
+  for (const ps::ManifestPart& part : manifest->parts) {
+    const StatusOr<ps::Tensors> tensors =
+        ps::ReadTensors(*storage, *folder, part.file);
+    EXPECT_TRUE(tensors.ok()) << tensors.status().ToString();
+    CountUpdates(*tensors, counts);
+  }
+  std::sort(counts.begin(), counts.end());
+  return counts;
+}
+
+bool Nightly() {
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing writes the environment.
+  return std::getenv("SHOAL_NIGHTLY") != nullptr;
+}
+
+}  // namespace shoal::fault

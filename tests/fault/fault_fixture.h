@@ -1,0 +1,97 @@
+#ifndef SHOAL_TESTS_FAULT_FAULT_FIXTURE_H_
+#define SHOAL_TESTS_FAULT_FAULT_FIXTURE_H_
+
+#include <cstdint>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "tests/integration/job_fixture.h"
+#include "tests/integration/program.h"
+
+namespace shoal::fault {
+
+using integration::RunOutcome;
+using integration::Words;
+
+// Times that `words` stand in `text`.
+int Count(const std::string& text, const std::string& words);
+
+// What a job's launcher has told so far. Each evaluation is told in a line of
+// its own, and each lost server in another when its replicas are elsewhere.
+struct JobView {
+  pid_t launcher = 0;
+  const std::string& output;
+
+  int evaluations() const { return Count(output, ": test auc"); }
+  int repairs() const { return Count(output, "all replicas are there again"); }
+  int restarts() const { return Count(output, "; started again ("); }
+  std::vector<pid_t> servers() const;
+  std::vector<pid_t> workers() const;
+};
+
+// What to do to a running job, asked every 20 ms.
+using Disturb = std::function<void(const JobView&)>;
+
+// Kills a random process, and the next one as soon as the job has made up for
+// the last: a server, when all replicas are there again; a worker, when
+// training went on.
+class Killer {
+ public:
+  struct Options {
+    int kills = 10;
+    bool servers = true;
+    bool workers = false;  // with `servers`: one of each at once
+    uint64_t seed = 1;
+    // Whether now is the moment; none: always.
+    std::function<bool(const JobView&)> when = {};
+  };
+
+  explicit Killer(const Options& options)
+      : options_(options), random_(options.seed) {}
+
+  void operator()(const JobView& job);
+  int kills() const { return kills_; }
+
+ private:
+  bool Recovered(const JobView& job) const;
+  bool KillOneOf(const std::vector<pid_t>& processes);
+
+  Options options_;
+  std::mt19937_64 random_;
+  int kills_ = 0;
+  int servers_killed_ = 0;
+  int evaluations_then_ = 0;
+};
+
+// Jobs whose processes are killed and stopped, over real transports. Replicas
+// are on as many servers as there are.
+class FaultTest : public integration::JobsTest {
+ protected:
+  // `replicas` servers and two workers, and so many passes over 2400 examples,
+  // each of 38 steps and an evaluation.
+  static Words Cluster(int replicas, int epochs, const std::string& transport);
+
+  // Trains into `out`, which must be well unless `disturb` says otherwise.
+  RunOutcome Disturbed(const std::string& out, const Words& settings,
+                       const Disturb& disturb) const;
+
+  // The same job, as threads of one server that nobody disturbs.
+  void TrainUndisturbed(const std::string& out, int epochs,
+                        const Words& more = {}) const;
+
+  // Updates that the rows and chunks of the newest checkpoint have had, one
+  // "TABLE id count" or "VARIABLE@FIRST count" after another, sorted. For jobs
+  // whose optimizers are Adam's: they count in the last element of the state.
+  std::vector<std::string> UpdateCounts(const std::string& out) const;
+};
+
+// The long form, for every night.
+bool Nightly();
+
+}  // namespace shoal::fault
+
+#endif  // SHOAL_TESTS_FAULT_FAULT_FIXTURE_H_

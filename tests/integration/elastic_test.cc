@@ -1,0 +1,127 @@
+// Members of a job that come and go while it trains, by the command line.
+
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "tests/integration/job_fixture.h"
+#include "tests/integration/program.h"
+
+namespace shoal::integration {
+namespace {
+
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
+
+class ElasticTest : public JobsTest {
+ protected:
+  // Long enough for what is done meanwhile.
+  static Words Keys(const Words& more) {
+    Words keys = {"train.epochs=60", "train.eval.every_epoch=false"};
+    keys.insert(keys.end(), more.begin(), more.end());
+    return Sets(keys);
+  }
+  RunOutcome Shoal(Words argv) const {
+    argv.insert(argv.begin(), Program());
+    argv.insert(argv.end(), {"--job", Path("out")});
+    return RunProgram(argv);
+  }
+  // Whether the job that writes to `out` says `text` of its state.
+  bool Says(const std::string& regex) const {
+    const RunOutcome status = Shoal({"status"});
+    return status.exit_code == 0 &&
+           ::testing::Matches(ContainsRegex(regex))(status.output);
+  }
+};
+
+// Each command is given when what the one before asked for has come about.
+TEST_F(ElasticTest, ScalesServersAndWorkersWithTheBitsOfTheUndisturbedRun) {
+  const RunOutcome calm = Train("calm", Keys({}));
+  ASSERT_EQ(calm.exit_code, 0) << calm.output;
+  struct Step {
+    std::string when;  // the status says
+    Words command;
+    std::string answer;
+  };
+  const std::vector<Step> steps = {
+      {"head of.*worker 1", {"scale", "--servers", "5"}, "from 2 to 5 servers"},
+      {"server 4 shard 0 .* [1-9][0-9]* +[1-9][0-9]* +0\n",
+       {"scale", "--workers", "4"},
+       "from 2 to 4 workers"},
+      {"worker 3", {"scale", "--servers", "3"}, "2 servers go"},
+      {" 0 are being copied.*server 2 shard 0 .*\nworker",
+       {"drain", "--server", "0"},
+       "3 servers go"},
+      {" 0 are being copied.*holds +joins\nserver 1",
+       {"scale", "--workers", "1", "--servers", "4"},
+       "from 4 to 1 workers"}};
+  size_t done = 0;
+  std::string answers;
+  const RunOutcome run = RunProgram(
+      TrainCommand("out", Keys({"cluster.servers=2", "cluster.replicas=2",
+                                "cluster.workers=2", "transport=zmq"})),
+      [&](pid_t) {
+        if (done < steps.size() && Says(steps[done].when)) {
+          const RunOutcome answer = Shoal(steps[done].command);
+          answers += answer.output;
+          EXPECT_EQ(answer.exit_code, 0) << answer.output;
+          EXPECT_THAT(answer.output, HasSubstr(steps[done].answer));
+          ++done;
+        }
+      },
+      std::chrono::seconds(120));
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_EQ(done, steps.size()) << "the job ended before: " << answers;
+  EXPECT_EQ(Digest("out"), Digest("calm"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "out" / "coordinator.txt"));
+}
+
+TEST_F(ElasticTest, RefusesWhatCanNotBe) {
+  std::vector<std::pair<Words, std::string>> refusals = {
+      {{"scale", "--servers", "1"}, "1 servers: there must be 2"},
+      {{"scale", "--workers", "5"}, "1 to 4 \\(cluster.virtual_workers\\)"},
+      {{"drain", "--server", "0"},
+       "1 would be left, and cluster.replicas is 2"},
+      {{"drain", "--server", "7"}, "no server 7"},
+      {{"scale"}, "how many"}};
+  bool tried = false;
+  const RunOutcome run = RunProgram(
+      TrainCommand("out", Keys({"cluster.servers=2", "cluster.replicas=2"})),
+      [&](pid_t launcher) {
+        if (tried || !Says("worker 0")) {
+          return;
+        }
+        tried = true;
+        for (const auto& [command, why] : refusals) {
+          const RunOutcome answer = Shoal(command);
+          EXPECT_EQ(answer.exit_code, 1) << answer.output;
+          EXPECT_THAT(answer.output, ContainsRegex(why));
+        }
+        kill(launcher, SIGINT);
+      });
+  EXPECT_TRUE(tried) << run.output;
+  const RunOutcome nobody = Shoal({"status"});
+  EXPECT_EQ(nobody.exit_code, 1);
+  EXPECT_THAT(nobody.output, HasSubstr("no job that runs writes to"));
+  tried = false;
+  const RunOutcome async = RunProgram(
+      TrainCommand("out", Keys({"consistency.mode=async"})),
+      [&](pid_t launcher) {
+        if (!tried && Says("worker 0")) {
+          tried = true;
+          const RunOutcome answer = Shoal({"scale", "--workers", "2"});
+          EXPECT_THAT(answer.output, HasSubstr("in sync only"));
+          kill(launcher, SIGINT);
+        }
+      });
+  EXPECT_NE(async.exit_code, 0);
+}
+
+}  // namespace
+}  // namespace shoal::integration
