@@ -31,6 +31,13 @@ uint64_t NumberFromEnvironment(const char* name, uint64_t otherwise) {
   return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
 }
 
+// Under sanitizers all takes ten times as long.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr uint64_t kShare = 6;
+#else
+constexpr uint64_t kShare = 1;
+#endif
+
 class SimulationTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
@@ -91,7 +98,8 @@ TEST_F(SimulationTest, FaultsLeaveTheBitsOfTheUndisturbedRun) {
 // Servers are killed while everything else goes wrong too, each as soon as all
 // slots have their replicas again.
 TEST_F(SimulationTest, LostServersLeaveTheBitsOfTheUndisturbedRun) {
-  const uint64_t seeds = NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 120);
+  const uint64_t seeds =
+      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 120 / kShare);
   const uint64_t first =
       NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
   int crashed = 0;
@@ -111,7 +119,8 @@ TEST_F(SimulationTest, LostServersLeaveTheBitsOfTheUndisturbedRun) {
 // Members come and go on command, while servers are killed and all else goes
 // wrong.
 TEST_F(SimulationTest, OtherNumbersOfMembersLeaveTheBitsOfTheUndisturbedRun) {
-  const uint64_t seeds = NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 60);
+  const uint64_t seeds =
+      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 60 / kShare);
   const uint64_t first =
       NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
   int scaled = 0;
@@ -141,7 +150,7 @@ TEST_F(SimulationTest, OutsideSyncEveryPushIsAppliedOnce) {
   ASSERT_TRUE(calm.status.ok()) << calm.status;
   plan.faults = true;
   int crashed = 0;
-  for (plan.seed = 1; plan.seed <= 150; ++plan.seed) {
+  for (plan.seed = 1; plan.seed <= 150 / kShare; ++plan.seed) {
     plan.replicas = 1 + static_cast<int>(plan.seed % 3);
     plan.server_crashes = plan.replicas > 1 ? 3 : 0;
     const RunResult result = RunJob(*job, plan);
@@ -150,7 +159,7 @@ TEST_F(SimulationTest, OutsideSyncEveryPushIsAppliedOnce) {
     ASSERT_EQ(result.digest, calm.digest) << "seed " << plan.seed;
     crashed += result.crashed;
   }
-  EXPECT_GT(crashed, 100);
+  EXPECT_GT(static_cast<uint64_t>(crashed), 100 / kShare);
 }
 
 TEST_F(SimulationTest, OutsideSyncWorkersNeverWaitForEver) {
