@@ -409,9 +409,10 @@ class PartsLoader {
     if (!missing_tables_.empty()) {
       return Missing(StrCat("table '", *missing_tables_.begin(), "'"));
     }
+    const SlotSet slots = SlotsOf(state_);
     for (const ManifestPart& part : manifest.parts) {
       if (part.rows.has_value() && !state_.tables.empty() &&
-          part.rows->Meets(SlotsOf(state_))) {
+          part.rows->Meets(slots)) {
         SHOAL_RETURN_IF_ERROR(LoadPart(part));
       }
     }

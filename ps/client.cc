@@ -269,13 +269,8 @@ void Client::StartPull(uint64_t id, Operation& operation) {
     for (size_t g = 0; g < operation.groups.size(); ++g) {
       frames.push_back(IdsFrame(operation, g, s));
     }
-    operation.calls.push_back(caller_.Start(
-        route_.shards[s].endpoint, comm::Lane::kBulk,
-        static_cast<uint16_t>(Method::kPull),
-        StrCat("rows of step ", operation.step), plan_.timeout,
-        std::move(frames), [this, id, s](const StatusOr<comm::Message>& reply) {
-          OnReply(id, s, reply);
-        }));
+    Call(id, s, Method::kPull, StrCat("rows of step ", operation.step),
+         std::move(frames));
   }
 }
 
@@ -312,14 +307,21 @@ void Client::StartPush(uint64_t id, Operation& operation) {
       }
       frames.push_back(std::move(dense));
     }
-    operation.calls.push_back(caller_.Start(
-        route_.shards[s].endpoint, comm::Lane::kBulk,
-        static_cast<uint16_t>(Method::kPush),
-        StrCat("the acknowledgement of step ", operation.step), plan_.timeout,
-        std::move(frames), [this, id, s](const StatusOr<comm::Message>& reply) {
-          OnReply(id, s, reply);
-        }));
+    Call(id, s, Method::kPush,
+         StrCat("the acknowledgement of step ", operation.step),
+         std::move(frames));
   }
+}
+
+void Client::Call(uint64_t id, size_t shard, Method method, std::string what,
+                  std::vector<Buffer> frames) {
+  operations_.at(id).calls.push_back(
+      caller_.Start(route_.shards[shard].endpoint, comm::Lane::kBulk,
+                    static_cast<uint16_t>(method), std::move(what),
+                    plan_.timeout, std::move(frames),
+                    [this, id, shard](const StatusOr<comm::Message>& reply) {
+                      OnReply(id, shard, reply);
+                    }));
 }
 
 void Client::OnReply(uint64_t id, size_t shard,

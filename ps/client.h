@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/buffer.h"
@@ -14,6 +15,7 @@
 #include "ps/dense_layout.h"
 #include "ps/model_spec.h"
 #include "ps/route.h"
+#include "ps/wire.h"
 
 namespace shoal::ps {
 
@@ -147,6 +149,8 @@ class Client {
   Buffer IdsFrame(const Operation& operation, size_t group, size_t shard) const;
   Buffer GradientFrame(const Operation& operation, size_t group, size_t shard,
                        const float* gradients, int64_t dim) const;
+  void Call(uint64_t id, size_t shard, Method method, std::string what,
+            std::vector<Buffer> frames);
   void OnReply(uint64_t id, size_t shard, const StatusOr<comm::Message>& reply);
   void Arrived(uint64_t id, const Status& status);
   Status TakeRows(const comm::Message& reply, size_t shard,

@@ -22,10 +22,10 @@ constexpr Duration kFailoverGrace = std::chrono::milliseconds(400);
 // Longer: a lost connection of the coordinator's own says more.
 constexpr Duration kNeighbourGrace = std::chrono::milliseconds(1500);
 
-comm::Message OneWay(Method method, const google::protobuf::MessageLite& head) {
+comm::Message SignOfLife() {
   comm::Message message;
-  message.header.method = static_cast<uint16_t>(method);
-  message.frames.push_back(Encode(head));
+  message.header.method = static_cast<uint16_t>(Method::kAlive);
+  message.frames.push_back(Encode(wire::Alive()));
   return message;
 }
 
@@ -48,8 +48,7 @@ void Coordinator::Watch() {
       continue;
     }
     // A lost sign of life is made up for by the next.
-    (void)context_->Send(id, comm::Lane::kUrgent,
-                         OneWay(Method::kAlive, wire::Alive()));
+    (void)context_->Send(id, comm::Lane::kUrgent, SignOfLife());
   }
   for (const comm::EndpointId id : silent) {
     // Asked again: with one that is gone, another may be needed.
@@ -136,8 +135,7 @@ void Coordinator::OnPeerDown(comm::EndpointId peer, const Status& why) {
   it->second.suspect_since = context_->Now();
   // One that never noticed says so now.
   (void)context_->Connect(peer, it->second.address);
-  (void)context_->Send(peer, comm::Lane::kUrgent,
-                       OneWay(Method::kAlive, wire::Alive()));
+  (void)context_->Send(peer, comm::Lane::kUrgent, SignOfLife());
   WaitForSuspect(peer, why);
 }
 
@@ -186,13 +184,12 @@ void Coordinator::Abort(const Status& why) {
   if (std::exchange(ending_, true)) {
     return;
   }
-  wire::Abort abort;
-  abort.set_code(static_cast<int>(StatusCode::kCancelled));
-  abort.set_text(StrCat("the job was called off: ", why.message()));
+  const comm::Message abort =
+      AbortMessage(StatusCode::kCancelled,
+                   StrCat("the job was called off: ", why.message()));
   for (const auto& [id, member] : members_) {
     // One that can't be reached ends by itself when it hears nothing more.
-    (void)context_->Send(id, comm::Lane::kUrgent,
-                         OneWay(Method::kAbort, abort));
+    (void)context_->Send(id, comm::Lane::kUrgent, abort);
   }
   context_->Stop(why);
 }

@@ -113,7 +113,7 @@ void Coordinator::LetShardIn(comm::EndpointId shard) {
     ChangeRoute();
   } else {
     // Nobody needs to know of it yet.
-    route_.shards[static_cast<size_t>(member.index)] = PeerOf(shard);
+    route_.shards[index] = PeerOf(shard);
   }
 }
 
@@ -202,13 +202,10 @@ void Coordinator::DropShardsOf(int server, const Status& why) {
       continue;
     }
     // One that was only cut off has nothing to do here any more.
-    wire::Abort abort;
-    abort.set_code(static_cast<int>(StatusCode::kUnavailable));
-    abort.set_text(StrCat("its slots were given to others: ", why.message()));
-    comm::Message message;
-    message.header.method = static_cast<uint16_t>(Method::kAbort);
-    message.frames.push_back(Encode(abort));
-    (void)context_->Send(*place, comm::Lane::kUrgent, std::move(message));
+    (void)context_->Send(*place, comm::Lane::kUrgent,
+                         AbortMessage(StatusCode::kUnavailable,
+                                      StrCat("its slots were given to others: ",
+                                             why.message())));
     members_.erase(*place);
     place.reset();
   }

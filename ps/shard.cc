@@ -623,15 +623,9 @@ void Shard::Fail(const Status& why) {
   if (std::exchange(failed_, true)) {
     return;
   }
-  comm::Message message;
-  message.header.method = static_cast<uint16_t>(Method::kAbort);
-  wire::Abort abort;
-  abort.set_code(static_cast<int>(why.code()));
-  abort.set_text(why.message());
-  message.frames.push_back(Encode(abort));
   // If it does not arrive, the coordinator sees this process end.
   (void)context_->Send(options_.coordinator, comm::Lane::kUrgent,
-                       std::move(message));
+                       AbortMessage(why.code(), why.message()));
   context_->Stop(why);
 }
 

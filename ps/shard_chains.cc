@@ -35,6 +35,12 @@ int64_t BytesOf(const Piece& piece) {
   return bytes;
 }
 
+void AddSlots(const std::vector<bool>& more, std::vector<bool>& slots) {
+  for (size_t slot = 0; slot < slots.size(); ++slot) {
+    slots[slot] = slots[slot] || more[slot];
+  }
+}
+
 bool Overlap(const Portion& a, const Portion& b) {
   for (size_t slot = 0; slot < a.slots.size(); ++slot) {
     if (a.slots[slot] && b.slots[slot]) {
@@ -250,9 +256,7 @@ void Shard::BeginTransfers() {
       return transfer.has[static_cast<size_t>(slot)];
     })));
     head.set_kept(true);
-    for (size_t slot = 0; slot < transfer.has.size(); ++slot) {
-      hands_on[slot] = hands_on[slot] || transfer.has[slot];
-    }
+    AddSlots(transfer.has, hands_on);
     ++transfer.messages_under_way;
     links_->Send(shard, Method::kSlotStates, "slots that it keeps",
                  {Encode(head)}, [this, shard] {
@@ -306,10 +310,7 @@ void Shard::SendSlotsTo(int shard, Transfer& transfer) {
     }
     std::vector<Buffer> frames = CopySlots(tables_, *dense_, *portion);
     frames.insert(frames.begin(), Encode(head));
-    std::vector<bool>& hands_on = hands_on_[shard];
-    for (size_t slot = 0; slot < slots.size(); ++slot) {
-      hands_on[slot] = hands_on[slot] || slots[slot];
-    }
+    AddSlots(slots, hands_on_[shard]);
     transfer.bytes_under_way += bytes;
     ++transfer.messages_under_way;
     links_->Send(shard, Method::kSlotStates, "slots that it joins",
@@ -317,9 +318,7 @@ void Shard::SendSlotsTo(int shard, Transfer& transfer) {
                    Transfer& sent = transfers_.at(shard);
                    sent.bytes_under_way -= bytes;
                    --sent.messages_under_way;
-                   for (size_t slot = 0; slot < slots.size(); ++slot) {
-                     sent.has[slot] = sent.has[slot] || slots[slot];
-                   }
+                   AddSlots(slots, sent.has);
                    SendSlots();
                  });
   }
@@ -558,9 +557,7 @@ Status Shard::HandleSlots(const LinkMessage& message,
       }
     }
   }
-  for (size_t slot = 0; slot < received_.size(); ++slot) {
-    received_[slot] = received_[slot] || portion->slots[slot];
-  }
+  AddSlots(portion->slots, received_);
   links_->Answer(message.ticket);
   return OkStatus();
 }

@@ -135,6 +135,16 @@ Status Decode(const comm::Message& message,
   return OkStatus();
 }
 
+comm::Message AbortMessage(StatusCode code, std::string_view text) {
+  wire::Abort abort;
+  abort.set_code(static_cast<int>(code));
+  abort.set_text(std::string(text));
+  comm::Message message;
+  message.header.method = static_cast<uint16_t>(Method::kAbort);
+  message.frames.push_back(Encode(abort));
+  return message;
+}
+
 Status FromWire(const wire::Abort& in) {
   // Compared before it is narrowed, which could make it OK.
   const bool is_error = in.code() > static_cast<int>(StatusCode::kOk) &&

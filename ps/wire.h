@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "base/buffer.h"
 #include "base/status.h"
@@ -52,6 +53,10 @@ Buffer Encode(const google::protobuf::MessageLite& head);
 // Reads frame 0. Errors: kInvalidArgument (no frame, or not such a message).
 Status Decode(const comm::Message& message,
               google::protobuf::MessageLite& head);
+
+// Calls a job off, or tells one member that it has no place in it any more: a
+// one-way message.
+comm::Message AbortMessage(StatusCode code, std::string_view text);
 
 // Why a job is called off. Never OK: a code that is no error of ours is read as
 // kInternal.

@@ -727,15 +727,9 @@ void WorkerNode::Fail(const Status& why) {
   if (std::exchange(stopped_, true)) {
     return;
   }
-  ps::wire::Abort abort;
-  abort.set_code(static_cast<int>(why.code()));
-  abort.set_text(why.message());
-  comm::Message message;
-  message.header.method = static_cast<uint16_t>(ps::Method::kAbort);
-  message.frames.push_back(ps::Encode(abort));
   // If it does not arrive, the coordinator sees this process end.
   (void)context_->Send(options_.coordinator, comm::Lane::kUrgent,
-                       std::move(message));
+                       ps::AbortMessage(why.code(), why.message()));
   context_->Stop(why);
 }
 
