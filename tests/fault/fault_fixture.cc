@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <iostream>
 #include <memory>
 
 #include "base/storage.h"
@@ -107,6 +108,23 @@ RunOutcome FaultTest::Disturbed(const std::string& out, const Words& settings,
       [&disturb](pid_t launcher, const std::string& output) {
         disturb({.launcher = launcher, .output = output});
       });
+}
+
+void FaultTest::KillDuring(
+    const Killer::Options& options, int epochs,
+    const std::function<void(int epochs, const Disturb& killer)>& attempt) {
+  constexpr int kMostTimes = 8;
+  for (int times = 1; times <= kMostTimes; times *= 2) {
+    Killer killer(options);
+    ASSERT_NO_FATAL_FAILURE(attempt(
+        epochs * times, [&killer](const JobView& job) { killer(job); }));
+    if (killer.kills() == options.kills) {
+      return;
+    }
+    std::cout << "the job of " << epochs * times << " epochs ended after "
+              << killer.kills() << " of " << options.kills << " kills\n";
+  }
+  FAIL() << "the job ended before all kills";
 }
 
 void FaultTest::TrainUndisturbed(const std::string& out, int epochs,

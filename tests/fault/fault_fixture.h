@@ -79,6 +79,12 @@ class FaultTest : public integration::JobsTest {
   RunOutcome Disturbed(const std::string& out, const Words& settings,
                        const Disturb& disturb) const;
 
+  // Calls `attempt` with a number of epochs and a killer to disturb its job
+  // with: again with twice as many epochs while the job ends before all kills.
+  static void KillDuring(
+      const Killer::Options& options, int epochs,
+      const std::function<void(int epochs, const Disturb& killer)>& attempt);
+
   // The same job, as threads of one server that nobody disturbs.
   void TrainUndisturbed(const std::string& out, int epochs,
                         const Words& more = {}) const;

@@ -37,7 +37,7 @@ Words Join(Words words, const Words& more) {
 struct Kinds {
   bool servers = true;
   bool workers = false;
-  int epochs = 0;  // enough for all kills
+  int epochs = 0;  // usually enough for all kills
 };
 
 class SyncFaultTest : public FaultTest {
@@ -45,26 +45,25 @@ class SyncFaultTest : public FaultTest {
   // Ten kills in each of two jobs; every night forty, over both transports
   // with both numbers of replicas.
   void ExpectSameBits(const Kinds& kinds) {
-    const int epochs = Nightly() ? 4 * kinds.epochs : kinds.epochs;
-    ASSERT_NO_FATAL_FAILURE(TrainUndisturbed("undisturbed", epochs));
-    const std::string digest = Digest("undisturbed");
     for (const std::string transport : {"zmq", "shm"}) {
       for (const int replicas : {2, 3}) {
         if (!Nightly() && (replicas == 2) != (transport == "zmq")) {
           continue;
         }
         SCOPED_TRACE(StrCat(transport, ", ", replicas, " replicas"));
-        Killer killer({.kills = Nightly() ? 40 : 10,
-                       .servers = kinds.servers,
-                       .workers = kinds.workers,
-                       .seed = static_cast<uint64_t>(replicas)});
-        const RunOutcome run =
-            Disturbed("out", Cluster(replicas, epochs, transport),
-                      [&killer](const JobView& job) { killer(job); });
-        ASSERT_EQ(run.exit_code, 0) << run.output;
-        ASSERT_EQ(killer.kills(), Nightly() ? 40 : 10)
-            << "the job ended before all were killed";
-        EXPECT_EQ(Digest("out"), digest);
+        ASSERT_NO_FATAL_FAILURE(KillDuring(
+            {.kills = Nightly() ? 40 : 10,
+             .servers = kinds.servers,
+             .workers = kinds.workers,
+             .seed = static_cast<uint64_t>(replicas)},
+            Nightly() ? 4 * kinds.epochs : kinds.epochs,
+            [&](int epochs, const Disturb& killer) {
+              ASSERT_NO_FATAL_FAILURE(TrainUndisturbed("undisturbed", epochs));
+              const RunOutcome run = Disturbed(
+                  "out", Cluster(replicas, epochs, transport), killer);
+              ASSERT_EQ(run.exit_code, 0) << run.output;
+              EXPECT_EQ(Digest("out"), Digest("undisturbed"));
+            }));
       }
     }
   }
@@ -85,40 +84,38 @@ TEST_F(SyncFaultTest, AServerAndAWorkerKilledAtOnce) {
 // Where the workers hold the dense variables, servers are lost and replaced as
 // elsewhere.
 TEST_F(SyncFaultTest, ServersKilledBesideAllreduce) {
-  constexpr int kEpochs = 60;
-  ASSERT_NO_FATAL_FAILURE(TrainUndisturbed("undisturbed", kEpochs));
-  Killer killer({.kills = 10});
-  const RunOutcome run =
-      Disturbed("out",
-                Join(Cluster(2, kEpochs, "zmq"),
-                     integration::Sets({"consistency.dense=allreduce"})),
-                [&killer](const JobView& job) { killer(job); });
-  ASSERT_EQ(run.exit_code, 0) << run.output;
-  ASSERT_EQ(killer.kills(), 10);
-  EXPECT_EQ(Digest("out"), Digest("undisturbed"));
+  KillDuring({}, 60, [this](int epochs, const Disturb& killer) {
+    ASSERT_NO_FATAL_FAILURE(TrainUndisturbed("undisturbed", epochs));
+    const RunOutcome run =
+        Disturbed("out",
+                  Join(Cluster(2, epochs, "zmq"),
+                       integration::Sets({"consistency.dense=allreduce"})),
+                  killer);
+    ASSERT_EQ(run.exit_code, 0) << run.output;
+    EXPECT_EQ(Digest("out"), Digest("undisturbed"));
+  });
 }
 
 // Each step is followed by an evaluation of ten times as many examples.
 TEST_F(SyncFaultTest, ServersKilledDuringEvaluations) {
   const Words evaluations = integration::Sets(
       {"data.split.n=2", "data.split.test=1", "train.eval.every_steps=1"});
-  ASSERT_NO_FATAL_FAILURE(TrainUndisturbed("undisturbed", 8, evaluations));
-  Killer killer({.kills = 10});
-  const RunOutcome run =
-      Disturbed("out", Join(Cluster(2, 8, "zmq"), evaluations),
-                [&killer](const JobView& job) { killer(job); });
-  ASSERT_EQ(run.exit_code, 0) << run.output;
-  ASSERT_EQ(killer.kills(), 10);
-  EXPECT_EQ(Digest("out"), Digest("undisturbed"));
-  EXPECT_EQ(Count(run.output, ": test auc"), 8 * 24);
+  KillDuring({}, 8, [&](int epochs, const Disturb& killer) {
+    ASSERT_NO_FATAL_FAILURE(
+        TrainUndisturbed("undisturbed", epochs, evaluations));
+    const RunOutcome run =
+        Disturbed("out", Join(Cluster(2, epochs, "zmq"), evaluations), killer);
+    ASSERT_EQ(run.exit_code, 0) << run.output;
+    EXPECT_EQ(Digest("out"), Digest("undisturbed"));
+    EXPECT_EQ(Count(run.output, ": test auc"), epochs * 24);
+  });
 }
 
 // Whenever a checkpoint is begun and has no manifest yet.
 TEST_F(SyncFaultTest, ServersKilledDuringCheckpoints) {
   const Words checkpoints =
-      integration::Sets({"checkpoint.every_steps=1", "checkpoint.keep=100",
+      integration::Sets({"checkpoint.every_steps=1", "checkpoint.keep=1000",
                          "train.eval.every_steps=5"});
-  ASSERT_NO_FATAL_FAILURE(TrainUndisturbed("undisturbed", 2, checkpoints));
   const auto unfinished = [this](const JobView&) {
     std::error_code ignored;
     for (const auto& entry : integration::fs::directory_iterator(
@@ -129,21 +126,23 @@ TEST_F(SyncFaultTest, ServersKilledDuringCheckpoints) {
     }
     return false;
   };
-  Killer killer({.kills = 10, .when = unfinished});
-  const RunOutcome run =
-      Disturbed("out", Join(Cluster(2, 2, "zmq"), checkpoints),
-                [&killer](const JobView& job) { killer(job); });
-  ASSERT_EQ(run.exit_code, 0) << run.output;
-  ASSERT_EQ(killer.kills(), 10);
-  const std::unique_ptr<Storage> storage = CreateLocalStorage();
-  for (int step = 1; step <= 2 * 38; ++step) {
-    const std::string name = StrCat("/checkpoints/step-", step);
-    const StatusOr<std::string> digest =
-        ps::DigestCheckpoint(*storage, Path("out" + name));
-    ASSERT_TRUE(digest.ok()) << digest.status().ToString();
-    ASSERT_EQ(*digest,
-              *ps::DigestCheckpoint(*storage, Path("undisturbed" + name)));
-  }
+  const auto attempt = [&](int epochs, const Disturb& killer) {
+    ASSERT_NO_FATAL_FAILURE(
+        TrainUndisturbed("undisturbed", epochs, checkpoints));
+    const RunOutcome run =
+        Disturbed("out", Join(Cluster(2, epochs, "zmq"), checkpoints), killer);
+    ASSERT_EQ(run.exit_code, 0) << run.output;
+    const std::unique_ptr<Storage> storage = CreateLocalStorage();
+    for (int step = 1; step <= epochs * 38; ++step) {
+      const std::string name = StrCat("/checkpoints/step-", step);
+      const StatusOr<std::string> digest =
+          ps::DigestCheckpoint(*storage, Path("out" + name));
+      ASSERT_TRUE(digest.ok()) << digest.status().ToString();
+      ASSERT_EQ(*digest,
+                *ps::DigestCheckpoint(*storage, Path("undisturbed" + name)));
+    }
+  };
+  KillDuring({.when = unfinished}, 3, attempt);
 }
 
 TEST_F(SyncFaultTest, CheckpointsFitOtherServersAndReplicas) {
@@ -279,23 +278,26 @@ class DealtFaultTest : public FaultTest {
 };
 
 TEST_F(DealtFaultTest, EveryPushIsAppliedOnceWhenServersAreKilled) {
-  constexpr int kEpochs = 60;
-  ASSERT_NO_FATAL_FAILURE(TrainUndisturbed("undisturbed", kEpochs, Counting()));
-  const std::vector<std::string> counts = UpdateCounts("undisturbed");
-  ASSERT_THAT(counts, testing::Contains(StrCat("bias@0 ", kEpochs * 38)));
   for (const char* mode : {"bounded", "async"}) {
     for (const int replicas : {2, 3}) {
       const char* transport = replicas == 2 ? "zmq" : "shm";
       SCOPED_TRACE(StrCat(mode, ", ", replicas, " replicas, ", transport));
-      Killer killer({.kills = 10, .seed = static_cast<uint64_t>(replicas)});
-      const RunOutcome run = Disturbed(
-          "out",
-          Join(Join(Cluster(replicas, kEpochs, transport), Counting()),
-               integration::Sets({StrCat("consistency.mode=", mode)})),
-          [&killer](const JobView& job) { killer(job); });
-      ASSERT_EQ(run.exit_code, 0) << run.output;
-      ASSERT_EQ(killer.kills(), 10);
-      EXPECT_EQ(UpdateCounts("out"), counts);
+      ASSERT_NO_FATAL_FAILURE(KillDuring(
+          {.seed = static_cast<uint64_t>(replicas)}, 60,
+          [&](int epochs, const Disturb& killer) {
+            ASSERT_NO_FATAL_FAILURE(
+                TrainUndisturbed("undisturbed", epochs, Counting()));
+            const std::vector<std::string> counts = UpdateCounts("undisturbed");
+            ASSERT_THAT(counts,
+                        testing::Contains(StrCat("bias@0 ", epochs * 38)));
+            const RunOutcome run = Disturbed(
+                "out",
+                Join(Join(Cluster(replicas, epochs, transport), Counting()),
+                     integration::Sets({StrCat("consistency.mode=", mode)})),
+                killer);
+            ASSERT_EQ(run.exit_code, 0) << run.output;
+            EXPECT_EQ(UpdateCounts("out"), counts);
+          }));
     }
   }
 }
@@ -303,32 +305,32 @@ TEST_F(DealtFaultTest, EveryPushIsAppliedOnceWhenServersAreKilled) {
 // A worker in place of a lost one does again what that one had not told: in
 // `bounded` the steps under way, in `async` up to all since the last boundary.
 TEST_F(DealtFaultTest, NoPushIsLostWhenWorkersAreKilledToo) {
-  constexpr int kEpochs = 60;
   constexpr int kKills = 5;
   struct Case {
     const char* mode;
     int again_max;  // steps, by each kill
   };
-  for (const auto& [mode, again_max] :
-       {Case{"bounded", 3}, {"async", 38 / 2}}) {
-    SCOPED_TRACE(mode);
-    Killer killer({.kills = kKills, .workers = true});
-    const RunOutcome run =
-        Disturbed("out",
-                  Join(Join(Cluster(2, kEpochs, "zmq"), Counting()),
-                       integration::Sets({StrCat("consistency.mode=", mode)})),
-                  [&killer](const JobView& job) { killer(job); });
-    ASSERT_EQ(run.exit_code, 0) << run.output;
-    ASSERT_EQ(killer.kills(), kKills);
-    const std::string bias = "bias@0 ";
-    int64_t pushes = 0;
-    for (const std::string& count : UpdateCounts("out")) {
-      if (count.starts_with(bias)) {
-        pushes = std::stoll(count.substr(bias.size()));
+  for (const Case& c : {Case{"bounded", 3}, Case{"async", 38 / 2}}) {
+    SCOPED_TRACE(c.mode);
+    const auto attempt = [&](int epochs, const Disturb& killer) {
+      const RunOutcome run = Disturbed(
+          "out",
+          Join(Join(Cluster(2, epochs, "zmq"), Counting()),
+               integration::Sets({StrCat("consistency.mode=", c.mode)})),
+          killer);
+      ASSERT_EQ(run.exit_code, 0) << run.output;
+      const std::string bias = "bias@0 ";
+      int64_t pushes = 0;
+      for (const std::string& count : UpdateCounts("out")) {
+        if (count.starts_with(bias)) {
+          pushes = std::stoll(count.substr(bias.size()));
+        }
       }
-    }
-    EXPECT_GE(pushes, kEpochs * 38);
-    EXPECT_LE(pushes, kEpochs * 38 + kKills * again_max);
+      EXPECT_GE(pushes, epochs * 38);
+      EXPECT_LE(pushes, epochs * 38 + kKills * c.again_max);
+    };
+    ASSERT_NO_FATAL_FAILURE(
+        KillDuring({.kills = kKills, .workers = true}, 60, attempt));
   }
 }
 

@@ -81,7 +81,7 @@ std::string SimulationTest::undisturbed_digest;
 TEST_F(SimulationTest, FaultsLeaveTheBitsOfTheUndisturbedRun) {
   const uint64_t seeds = NumberFromEnvironment(
       "SHOAL_SIMULATION_SEEDS",
-      std::getenv("SHOAL_NIGHTLY") == nullptr ? 200 : 10000);
+      std::getenv("SHOAL_NIGHTLY") == nullptr ? 200 / kShare : 10000);
   const uint64_t first =
       NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
   int64_t events = 0;
