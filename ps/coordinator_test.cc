@@ -36,6 +36,13 @@ class WatchingObserver : public JobObserver {
     started.push_back(step);
     return may_start;
   }
+  Status OnRecovered(int64_t step, const std::string& state) override {
+    recovered.emplace_back(step, state);
+    return OkStatus();
+  }
+  std::string State() override {
+    return StrCat(evaluated.size(), " evaluations");
+  }
   void OnProgress(int64_t step, int64_t window, double loss_sum,
                   int64_t examples) override {
     progress.emplace_back(step, window, loss_sum, examples);
@@ -55,6 +62,7 @@ class WatchingObserver : public JobObserver {
   }
 
   std::vector<int64_t> started;
+  std::vector<std::pair<int64_t, std::string>> recovered;
   std::vector<std::tuple<int64_t, int64_t, double, int64_t>> progress;
   std::vector<int64_t> evaluated;
   std::vector<float> scores;
