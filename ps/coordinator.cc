@@ -658,8 +658,11 @@ void Coordinator::OnPrepared(comm::EndpointId from, comm::Message message) {
 }
 
 void Coordinator::MaybeCommit() {
+  const auto is_prepared = [this](const auto& shard) {
+    return !shard.has_value() || prepared_.contains(*shard);
+  };
   if (cut_ == cut_sent_ && cuts_.empty() && !prepared_.empty() &&
-      prepared_.size() == LiveShards().size()) {
+      std::all_of(shards_.begin(), shards_.end(), is_prepared)) {
     Commit();
   }
 }

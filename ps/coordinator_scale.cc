@@ -152,6 +152,7 @@ void Coordinator::FinishLeavers() {
                        options_.plan.timeout, {Encode(wire::Finish())},
                        // One that does not answer has nothing left to lose.
                        [](const StatusOr<comm::Message>&) {});
+        prepared_.erase(*place);
         members_.erase(*place);
         place.reset();
       }
