@@ -179,6 +179,8 @@ class Coordinator : public comm::Node {
   void GiveUp(comm::EndpointId id, const Status& why);
   void OnJoinMeanwhile(comm::EndpointId from, const comm::Message& message);
   void FinishRecovery();
+  Status CheckFound() const;
+  void FinishRecovered();
   // Leaves nothing that another would go on with, and stops.
   void End(const Status& why);
 
@@ -272,6 +274,7 @@ class Coordinator : public comm::Node {
   // members that it has not heard of yet.
   bool recovering_ = true;
   std::unordered_map<comm::EndpointId, uint64_t> recoveries_;
+  std::unordered_map<comm::EndpointId, Status> not_found_;  // why
   std::string observed_;  // by the one before
   std::unordered_map<comm::EndpointId, Member> members_;
   std::vector<std::optional<comm::EndpointId>> shards_;  // by index

@@ -177,10 +177,14 @@ void Coordinator::OnMemberFound(comm::EndpointId id,
   recoveries_.erase(id);
   Member& member = members_.at(id);
   wire::RecoverReply found;
-  const Status status = reply.ok() ? Decode(*reply, found) : reply.status();
-  member.suspect = !status.ok() || found.step() < 0;
-  if (member.suspect) {
-    // It is waited for, or dropped, when all others have answered.
+  Status status = reply.ok() ? Decode(*reply, found) : reply.status();
+  if (status.ok() && found.step() < 0) {
+    status = InvalidArgumentError(StrCat("is at step ", found.step()));
+  }
+  member.suspect = !status.ok();
+  if (!status.ok()) {
+    not_found_[id] = status.WithPrefix(
+        "did not answer the coordinator, which was started again");
   } else if (options_.plan.mode == Mode::kSync) {
     committed_ = std::max(committed_, found.step());
   } else if (member.is_worker && !member.leaves) {
@@ -234,6 +238,16 @@ void Coordinator::OnJoinMeanwhile(comm::EndpointId from,
 void Coordinator::FinishRecovery() {
   recovering_ = false;
   all_joined_ = true;
+  for (auto& [id, member] : members_) {
+    member.last_heard = context_->Now();
+    member.suspect_since = context_->Now();
+  }
+  const bool all_done = order_.kind == OrderKind::kStop && order_.number > 0;
+  if (const Status found = started_ && !all_done ? CheckFound() : OkStatus();
+      !found.ok()) {
+    Abort(found);
+    return;
+  }
   if (options_.observer != nullptr && started_) {
     const Status recovered = options_.observer->OnRecovered(
         std::max(position_, committed_), std::exchange(observed_, ""));
@@ -242,31 +256,8 @@ void Coordinator::FinishRecovery() {
       return;
     }
   }
-  std::vector<comm::EndpointId> missing;
-  for (auto& [id, member] : members_) {
-    member.last_heard = context_->Now();
-    member.suspect_since = context_->Now();
-    if (member.suspect) {
-      missing.push_back(id);
-    }
-  }
-  if (order_.kind == OrderKind::kStop && order_.number > 0) {
-    // All is done, and kept; who is missing has heard so.
-    for (const comm::EndpointId id : missing) {
-      const Member& member = members_.at(id);
-      if (!member.is_worker) {
-        shards_[static_cast<size_t>(member.index)].reset();
-      } else if (!member.leaves) {
-        workers_[static_cast<size_t>(member.index)].done_order = order_.number;
-      }
-      members_.erase(id);
-    }
-    if (std::all_of(workers_.begin(), workers_.end(),
-                    [this](const WorkerState& worker) {
-                      return worker.done_order == order_.number;
-                    })) {
-      FinishShards();
-    }
+  if (all_done) {
+    FinishRecovered();
     return;
   }
   if (!started_) {
@@ -280,12 +271,52 @@ void Coordinator::FinishRecovery() {
   if (cut_) {
     SendCuts();
   }
-  for (const comm::EndpointId id : missing) {
+  for (const auto& [id, why] : std::exchange(not_found_, {})) {
     if (members_.contains(id) && !ending_) {
-      WaitForSuspect(
-          id, UnavailableError("did not answer the coordinator, which was "
-                               "started again"));
+      WaitForSuspect(id, why);
     }
+  }
+}
+
+// Of every slot there must be a replica: no one else knows what it holds, nor
+// which steps were committed.
+Status Coordinator::CheckFound() const {
+  for (const Chain& chain : route_.chains) {
+    Status lost;
+    for (const int shard : chain.members) {
+      const auto& place = shards_[static_cast<size_t>(shard)];
+      const auto why =
+          place.has_value() ? not_found_.find(*place) : not_found_.end();
+      if (place.has_value() && why == not_found_.end()) {
+        lost = OkStatus();
+        break;
+      }
+      lost = place.has_value()
+                 ? why->second.WithPrefix(members_.at(*place).name)
+                 : DataLossError(StrCat("shard ", shard, " was lost"));
+    }
+    SHOAL_RETURN_IF_ERROR(lost);
+  }
+  return OkStatus();
+}
+
+// The training is done, and what is left of it is kept; who did not answer has
+// heard so.
+void Coordinator::FinishRecovered() {
+  for (const auto& [id, why] : std::exchange(not_found_, {})) {
+    const Member& member = members_.at(id);
+    if (!member.is_worker) {
+      shards_[static_cast<size_t>(member.index)].reset();
+    } else if (!member.leaves) {
+      workers_[static_cast<size_t>(member.index)].done_order = order_.number;
+    }
+    members_.erase(id);
+  }
+  if (std::all_of(workers_.begin(), workers_.end(),
+                  [this](const WorkerState& worker) {
+                    return worker.done_order == order_.number;
+                  })) {
+    FinishShards();
   }
 }
 

@@ -117,8 +117,12 @@ RunOutcome FaultTest::DisturbedServices(
   const std::string port = std::to_string(integration::FreePort());
   const std::string at = "tcp://localhost:" + port;
   std::string keys;
+  std::string more;  // for the members, which do not read the job
   for (const std::string& word : settings) {
     keys += " '" + word + "'";
+    if (word.starts_with("transport=")) {
+      more = " --transport " + word.substr(word.find('=') + 1);
+    }
   }
   // In a file, so that no command line but theirs has their words.
   Write("services.sh",
@@ -132,10 +136,10 @@ RunOutcome FaultTest::DisturbedServices(
                "\n"
                "for i in 0 1; do\n"
                "  keep $S server --index $i --coordinator ",
-               at,
+               at, more,
                " &\n"
                "  keep $S worker --index $i --coordinator ",
-               at,
+               at, more,
                " &\n"
                "done\n"
                "keep $S coordinator ",
