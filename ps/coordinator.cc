@@ -79,7 +79,7 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
   const auto method = static_cast<Method>(message.header.method);
   if (recovering_ && message.header.kind == comm::MessageKind::kRequest) {
     if (method == Method::kJoin) {
-      OnJoinMeanwhile(from, message);
+      OnJoinMeanwhile(from);
     }
     Reply(from, MakeErrorReply(message, UnavailableError(
                                             "has just been started, and looks "

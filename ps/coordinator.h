@@ -177,7 +177,7 @@ class Coordinator : public comm::Node {
   void OnMemberFound(comm::EndpointId id, const StatusOr<comm::Message>& reply);
   // Does not wait for its answer any more.
   void GiveUp(comm::EndpointId id, const Status& why);
-  void OnJoinMeanwhile(comm::EndpointId from, const comm::Message& message);
+  void OnJoinMeanwhile(comm::EndpointId from);
   void FinishRecovery();
   Status CheckFound() const;
   void FinishRecovered();
@@ -275,7 +275,7 @@ class Coordinator : public comm::Node {
   bool recovering_ = true;
   std::unordered_map<comm::EndpointId, uint64_t> recoveries_;
   std::unordered_map<comm::EndpointId, Status> not_found_;  // why
-  std::string observed_;  // by the one before
+  std::string observed_;                                    // by the one before
   std::unordered_map<comm::EndpointId, Member> members_;
   std::vector<std::optional<comm::EndpointId>> shards_;  // by index
   std::vector<WorkerState> workers_;                     // by index

@@ -205,33 +205,14 @@ void Coordinator::GiveUp(comm::EndpointId id, const Status& why) {
   }
 }
 
-// Who asks to be let in has not had an answer, and done nothing; or it is in
-// the place of one that is not there any more.
-void Coordinator::OnJoinMeanwhile(comm::EndpointId from,
-                                  const comm::Message& message) {
-  wire::Join join;
-  if (!Decode(message, join).ok()) {
-    return;
-  }
-  for (const auto& [id, call] : recoveries_) {
-    const Member& member = members_.at(id);
-    const bool same_place =
-        join.role() == wire::Join::WORKER
-            ? member.is_worker && member.index == join.worker()
-            : !member.is_worker &&
-                  member.index ==
-                      join.server() * options_.shards_per_server + join.shard();
-    if (id == from) {
-      caller_->Forget(call);
-      comm::Message nothing;
-      nothing.frames.push_back(Encode(wire::RecoverReply()));
-      OnMemberFound(from, nothing);
-      return;
-    }
-    if (same_place) {
-      GiveUp(id, UnavailableError("another process has its place"));
-      return;
-    }
+// Who asks to be let in has not had an answer, and done nothing.
+void Coordinator::OnJoinMeanwhile(comm::EndpointId from) {
+  const auto call = recoveries_.find(from);
+  if (call != recoveries_.end()) {
+    caller_->Forget(call->second);
+    comm::Message nothing;
+    nothing.frames.push_back(Encode(wire::RecoverReply()));
+    OnMemberFound(from, nothing);
   }
 }
 
