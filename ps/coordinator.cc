@@ -11,6 +11,13 @@
 
 namespace shoal::ps {
 
+namespace {
+
+// While nothing else changes.
+constexpr Duration kKeepEvery = std::chrono::seconds(1);
+
+}  // namespace
+
 Coordinator::Coordinator(Options options) : options_(std::move(options)) {
   shards_.resize(static_cast<size_t>(options_.num_servers) *
                  static_cast<size_t>(options_.shards_per_server));
@@ -48,7 +55,7 @@ void Coordinator::OnStart(comm::NodeContext& context) {
     const Status read =
         state.ok() && !state->empty() ? Recover(*state) : state.status();
     if (!read.ok()) {
-      Abort(read);
+      Abort(read.WithPrefix(options_.state_file));
     } else if (state->empty()) {
       WaitForMembers();
     }
@@ -742,6 +749,10 @@ void Coordinator::OnProgress(const comm::Message& message) {
   if (options_.observer != nullptr) {
     options_.observer->OnProgress(progress.step(), progress.window(),
                                   progress.loss_sum(), progress.examples());
+    // What it has seen is told by nobody else.
+    if (state_->settled() && context_->Now() >= kept_at_ + kKeepEvery) {
+      Keep([] {});
+    }
   }
 }
 
