@@ -18,6 +18,7 @@
 #include "launch/kubernetes/command.h"
 #include "launch/kubernetes/launch_job.h"
 #include "launch/mpi_launch.h"
+#include "launch/plan_command.h"
 #include "launch/services.h"
 #include "worker/job.h"
 
@@ -380,6 +381,19 @@ int main(int argc, char** argv) {
     service = true;
     status = shoal::launch::RunWorkerService(role, service_options);
   });
+
+  std::string plan_job;
+  std::vector<std::string> plan_set;
+  command = app.add_subcommand(
+      "plan", "Reads a job and its data, and says what each server will hold");
+  command->add_option("JOB", plan_job, "Job file (YAML)")->required();
+  command->add_option("--set", plan_set, "Sets a key of the job")
+      ->type_name("KEY=VALUE")
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->take_all();
+  command->callback(
+      [&] { status = shoal::launch::RunPlan(plan_job, plan_set); });
 
   RunRequest coordinate;
   shoal::Duration join_within = std::chrono::seconds(60);
