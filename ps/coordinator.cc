@@ -195,9 +195,10 @@ Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
     member.name = StrCat("worker ", index);
     place = &workers_[static_cast<size_t>(index)].endpoint;
   } else {
-    if (join.server() < 0 || join.server() >= options_.num_servers ||
-        Leaves(join.server()) || join.shard() < 0 ||
-        join.shard() >= options_.shards_per_server) {
+    // One that goes, but has not had its answer yet, must have it to go well.
+    const bool goes = Leaves(join.server()) && known == members_.end();
+    if (join.server() < 0 || join.server() >= options_.num_servers || goes ||
+        join.shard() < 0 || join.shard() >= options_.shards_per_server) {
       return FailedPreconditionError(
           StrCat("join: server ", join.server(), " shard ", join.shard(),
                  " does not fit the job, which has ", options_.num_servers,
