@@ -162,8 +162,7 @@ class RealPump : public Pump, public NodeContext, private EndpointSink {
            std::unique_ptr<Endpoint> endpoint)
       : self_(self),
         close_within_(options.close_within),
-        own_storage_(options.storage == nullptr ? CreateLocalStorage()
-                                                : nullptr),
+        own_storage_(options.storage == nullptr ? CreateStorage() : nullptr),
         storage_(options.storage == nullptr ? *own_storage_ : *options.storage),
         endpoint_(std::move(endpoint)),
         random_(HashKey(EntropySeed(), self.value)) {}

@@ -17,7 +17,7 @@
 namespace shoal::launch {
 
 Status RunCheckpointList(const std::string& path) {
-  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  const std::unique_ptr<Storage> storage = CreateStorage();
   SHOAL_ASSIGN_OR_RETURN(const std::string newest,
                          ps::FindCheckpoint(*storage, path));
   std::vector<std::string> folders = {newest};
@@ -44,7 +44,7 @@ Status RunCheckpointList(const std::string& path) {
 }
 
 Status RunCheckpointVerify(const std::string& path) {
-  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  const std::unique_ptr<Storage> storage = CreateStorage();
   SHOAL_ASSIGN_OR_RETURN(const std::string folder,
                          ps::FindCheckpoint(*storage, path));
   SHOAL_RETURN_IF_ERROR(ps::VerifyCheckpoint(*storage, folder));
@@ -53,7 +53,7 @@ Status RunCheckpointVerify(const std::string& path) {
 }
 
 Status RunCheckpointDigest(const std::string& path) {
-  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  const std::unique_ptr<Storage> storage = CreateStorage();
   SHOAL_ASSIGN_OR_RETURN(const std::string folder,
                          ps::FindCheckpoint(*storage, path));
   SHOAL_ASSIGN_OR_RETURN(const std::string digest,
@@ -118,7 +118,7 @@ void PrintVariable(const ps::CheckpointDifference::Variable& variable) {
 Status RunCheckpointDiff(const std::string& a, const std::string& b,
                          int* exit_code) {
   *exit_code = 2;
-  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  const std::unique_ptr<Storage> storage = CreateStorage();
   SHOAL_ASSIGN_OR_RETURN(const std::string folder_a,
                          ps::FindCheckpoint(*storage, a));
   SHOAL_ASSIGN_OR_RETURN(const std::string folder_b,
@@ -139,7 +139,7 @@ Status RunCheckpointDiff(const std::string& a, const std::string& b,
 }
 
 Status RunCheckpointExport(const std::string& path, const std::string& out) {
-  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  const std::unique_ptr<Storage> storage = CreateStorage();
   SHOAL_ASSIGN_OR_RETURN(const std::string folder,
                          ps::FindCheckpoint(*storage, path));
   ps::ExportOptions options = {.checkpoint = folder, .out = out};

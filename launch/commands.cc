@@ -195,7 +195,7 @@ Status RunConvert(const std::string& job_path,
                          worker::LoadJob(job_path, overrides));
   std::optional<worker::FittedTransforms> fitted;
   if (!checkpoint.empty()) {
-    const std::unique_ptr<Storage> storage = CreateLocalStorage();
+    const std::unique_ptr<Storage> storage = CreateStorage();
     SHOAL_ASSIGN_OR_RETURN(const RestoredJob restored,
                            OpenCheckpoint(*storage, checkpoint, *job));
     fitted = restored.fitted;

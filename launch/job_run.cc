@@ -92,10 +92,21 @@ Status RemoveTraces(Storage& storage, const std::string& folder) {
   return OkStatus();
 }
 
+// Hours of training are not to be lost because its first checkpoint shows that
+// a bucket is missing or a folder may only be read.
+Status TryCheckpointFolder(Storage& storage, const std::string& folder) {
+  const std::string file = StrCat(folder, "/.shoal-writes-here");
+  Status status = storage.PublishFile(file, {});
+  if (status.ok()) {
+    status = storage.Remove(file);
+  }
+  return status.WithPrefix("checkpoint.folder");
+}
+
 }  // namespace
 
 JobRun::JobRun(const RunRequest& request)
-    : request_(request), storage_(CreateLocalStorage()) {}
+    : request_(request), storage_(CreateStorage()) {}
 
 JobRun::~JobRun() = default;
 
@@ -114,7 +125,8 @@ Status JobRun::Load() {
   SHOAL_ASSIGN_OR_RETURN(
       out_, OutFolder::Open(request_.out.empty() ? StrCat("out/", job_->name())
                                                  : request_.out,
-                            request_.kind == RunRequest::Kind::kTrain));
+                            request_.kind == RunRequest::Kind::kTrain,
+                            job_->checkpoint().folder()));
   for (const auto& [key, value] :
        {std::pair("transport", job_->transport()),
         std::pair("cluster.collective", job_->cluster().collective())}) {
@@ -126,6 +138,10 @@ Status JobRun::Load() {
                  "or add --set ",
                  key, "=auto"));
     }
+  }
+  if (request_.kind == RunRequest::Kind::kTrain &&
+      !job_->checkpoint().folder().empty()) {
+    SHOAL_RETURN_IF_ERROR(TryCheckpointFolder(*storage_, out_->checkpoints()));
   }
   SHOAL_ASSIGN_OR_RETURN(std::string checkpoint, OwnCheckpoint());
   if (!checkpoint.empty()) {
@@ -154,7 +170,8 @@ StatusOr<std::string> JobRun::OwnCheckpoint() {
   if (of->text() != request_.run) {
     return std::string();
   }
-  StatusOr<std::string> newest = ps::FindCheckpoint(*storage_, out());
+  StatusOr<std::string> newest =
+      ps::FindCheckpoint(*storage_, out_->checkpoints());
   if (newest.status().code() == StatusCode::kNotFound) {
     return std::string();
   }

@@ -1,0 +1,130 @@
+"""Jobs whose checkpoints lie in a store with the interface of S3."""
+
+import json
+
+from conftest import PROGRAM, STEPS
+
+
+def test_job_trains_with_checkpoints_in_a_store(job, store, bucket, digest):
+    where = f"s3://{bucket}/runs/one"
+    done = job.train(store, "out", f"checkpoint.folder={where}",
+                     "checkpoint.every_steps=20", "checkpoint.keep=2")
+    assert done.returncode == 0, done.stdout
+    assert f"checkpoint: {where}/step-{STEPS}" in done.stdout
+    assert not (job.folder / "out/checkpoints").exists()
+    # Two are kept, whole; nothing else is left.
+    folders = {key.split("/")[2] for key in store.keys(bucket)}
+    assert folders == {"step-60", f"step-{STEPS}"}
+    listed = job.checkpoint(store, "ls", where)
+    assert [line.split()[0] for line in listed.splitlines()] == \
+        [f"{where}/step-60", f"{where}/step-{STEPS}"]
+    assert job.checkpoint(store, "verify", where) == \
+        f"{where}/step-{STEPS}: good\n"
+    assert job.checkpoint(store, "digest", where + "/") == digest
+
+    # It starts from there, with the same bits.
+    done = job.train(store, "again", f"checkpoint.restore={where}/step-60",
+                     "cluster.servers=3")
+    assert done.returncode == 0, done.stdout
+    assert job.checkpoint(None, "digest", "again") == digest
+    diff = job.checkpoint(store, "diff", where, "again")
+    assert f"A: {where}/step-{STEPS}" in diff
+
+    job.checkpoint(store, "export", where, "--out", "exported")
+    assert json.loads((job.folder / "exported/index.json").read_text())
+    job.checkpoint(store, "export", where, "--out", f"s3://{bucket}/exported")
+    assert "exported/index.json" in store.keys(bucket)
+    done = job.run(store, [PROGRAM, "eval", "job.yaml", "--checkpoint", where,
+                           "--out", "eval"])
+    assert done.returncode == 0, done.stdout
+
+
+def test_killed_server_and_restore_from_the_store(job, store, bucket, digest):
+    where = f"s3://{bucket}/run"
+    said = job.kill_a_server(store, bucket, "out",
+                             f"checkpoint.folder={where}",
+                             "checkpoint.every_steps=5", "cluster.restarts=0")
+    assert "server" in said
+    newest = job.checkpoint(store, "ls", where).splitlines()[-1].split()[0]
+    assert newest != f"{where}/step-{STEPS}", "it was killed too late"
+    done = job.train(store, "out", f"checkpoint.folder={where}",
+                     f"checkpoint.restore={where}")
+    assert done.returncode == 0, done.stdout
+    assert job.checkpoint(store, "digest", where) == digest
+
+
+def test_earlier_checkpoints_make_way_inside_the_store(job, store, bucket):
+    where = f"s3://{bucket}/run"
+    for _ in range(3):
+        done = job.train(store, "out", f"checkpoint.folder={where}",
+                         "train.max_steps=10")
+        assert done.returncode == 0, done.stdout
+    assert f"now in {where}.old-2" in done.stdout
+    assert {key.split("/")[0] for key in store.keys(bucket)} == \
+        {"run", "run.old", "run.old-2"}
+    for folder in (where, f"{where}.old", f"{where}.old-2"):
+        job.checkpoint(store, "verify", folder)
+
+
+def test_bad_network_changes_nothing(job, troubled, bucket, digest):
+    where = f"s3://{bucket}/run"
+    done = job.train(troubled, "out", f"checkpoint.folder={where}",
+                     "checkpoint.every_steps=20")
+    assert done.returncode == 0, done.stdout
+    assert "trying again for up to 120 s" in done.stdout
+    assert job.checkpoint(troubled, "digest", where).endswith(digest)
+    assert set(troubled.counts) == {"none", "500", "503", "lost",
+                                    "unanswered", "cut"}
+
+
+def test_missing_bucket_is_said_before_any_training(job, store):
+    done = job.train(store, "out", "checkpoint.folder=s3://nobodys/run")
+    assert done.returncode == 1
+    assert ("checkpoint.folder: PUT s3://nobodys/run/.shoal-writes-here at "
+            f"{store.endpoint}: HTTP 404 NoSuchBucket") in done.stdout
+    assert "make the bucket" in done.stdout
+    assert "data:" not in done.stdout
+    done = job.train(store, "out", "checkpoint.restore=s3://nobodys/run")
+    assert done.returncode == 1
+    assert "NoSuchBucket" in done.stdout
+
+
+def test_missing_checkpoint_and_credentials(job, store, bucket):
+    done = job.run(store, [PROGRAM, "checkpoint", "ls", f"s3://{bucket}/none"])
+    assert done.returncode == 1
+    assert f"there is no checkpoint in s3://{bucket}/none" in done.stdout
+    done = job.run(store, [PROGRAM, "checkpoint", "ls", f"s3:/{bucket}/none"])
+    assert "expected s3://BUCKET/PATH" in done.stdout
+    done = job.run(store, [PROGRAM, "checkpoint", "ls", f"s3://{bucket}/none"],
+                   AWS_SECRET_ACCESS_KEY="")
+    assert done.returncode == 1
+    assert "set AWS_SECRET_ACCESS_KEY" in done.stdout
+    done = job.train(store, f"s3://{bucket}/out")
+    assert done.returncode == 1
+    assert "set checkpoint.folder" in done.stdout
+
+
+def test_signatures_and_permissions_are_those_of_s3(job, guarded, bucket,
+                                                    digest):
+    """moto computes signatures by botocore, which knows nothing of ours."""
+    where = f"s3://{bucket}/a b+c/run"
+    done = job.train(guarded, "out", f"checkpoint.folder={where}",
+                     "checkpoint.every_steps=40")
+    assert done.returncode == 0, done.stdout
+    assert job.checkpoint(guarded, "digest", where) == digest
+    ls = [PROGRAM, "checkpoint", "ls", where]
+
+    done = job.run(guarded, ls, AWS_SECRET_ACCESS_KEY="wrong")
+    assert done.returncode == 1
+    assert "SignatureDoesNotMatch" in done.stdout
+    assert "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY" in done.stdout
+    done = job.run(guarded, ls, AWS_ACCESS_KEY_ID="AKIANOBODY")
+    assert done.returncode == 1
+    assert "InvalidAccessKeyId" in done.stdout
+
+    guarded.allow("s3:Get*", "s3:List*")
+    done = job.train(guarded, "more", f"checkpoint.restore={where}",
+                     f"checkpoint.folder={where}-2")
+    assert done.returncode == 1
+    assert "checkpoint.folder: PUT" in done.stdout
+    assert "AccessDenied" in done.stdout and "s3:PutObject" in done.stdout
