@@ -13,6 +13,7 @@
 #include "ps/checkpoint_diff.h"
 #include "ps/checkpoint_export.h"
 #include "ps/checkpoint_format.h"
+#include "ps/checkpoint_merge.h"
 
 namespace shoal::launch {
 
@@ -135,6 +136,21 @@ Status RunCheckpointDiff(const std::string& a, const std::string& b,
     PrintVariable(v);
   }
   *exit_code = difference.same() ? 0 : 1;
+  return OkStatus();
+}
+
+Status RunCheckpointMerge(const std::string& path, const std::string& out,
+                          int parts) {
+  const std::unique_ptr<Storage> storage = CreateStorage();
+  SHOAL_ASSIGN_OR_RETURN(const std::string folder,
+                         ps::FindCheckpoint(*storage, path));
+  SHOAL_ASSIGN_OR_RETURN(
+      const ps::MergeResult result,
+      ps::MergeCheckpoint(*storage,
+                          {.checkpoint = folder, .out = out, .parts = parts}));
+  std::printf("%s: %zu files are now %zu in %s, with the same digest, %s\n",
+              folder.c_str(), result.files_before, result.files, out.c_str(),
+              result.digest.c_str());
   return OkStatus();
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -46,41 +47,39 @@ class S3StorageTest : public ::testing::Test {
 };
 
 // Answers with a part of the body that it announces.
-void CutOff(const httplib::Request&, httplib::Response& response) {
-  response.set_content_provider(
-      1000, "application/octet-stream",
-      [](size_t offset, size_t, httplib::DataSink& sink) {
-        const std::string some(400, 'x');
-        return offset == 0 && sink.write(some.data(), some.size());
-      });
+FakeStore::Response CutOff(const FakeStore::Request&) {
+  return {.body = std::string(1000, 'x'), .cut_off = 600};
 }
 
 // Says nothing for longer than the client waits.
-void Hang(const httplib::Request&, httplib::Response& response) {
+FakeStore::Response Hang(const FakeStore::Request&) {
   std::this_thread::sleep_for(1500ms);
-  response.set_content("late", "text/plain");
+  return {.body = "late"};
 }
 
 TEST_F(S3StorageTest, RequestsAreSignedWithTheHashOfTheirBody) {
-  httplib::Headers headers;
-  store_.Next({[&](const auto& request, auto&) { headers = request.headers; }});
+  std::map<std::string, std::string> headers;
+  store_.Next({[&](const FakeStore::Request& request) {
+    headers = request.headers;
+    return FakeStore::Response();
+  }});
   ASSERT_TRUE(Publish(kFile, "ab", "c").ok());
   const auto header = [&](const char* name) {
     const auto it = headers.find(name);
-    return it == headers.end() ? "" : it->second;
+    return it == headers.end() ? std::string() : it->second;
   };
   // sha256 of "abc", from FIPS 180-2.
   EXPECT_EQ(header("x-amz-content-sha256"),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
   EXPECT_EQ(header("x-amz-security-token"), "the-token");
-  EXPECT_EQ(header("Content-Length"), "3");
+  EXPECT_EQ(header("content-length"), "3");
   EXPECT_THAT(
-      header("Authorization"),
+      header("authorization"),
       AllOf(StartsWith("AWS4-HMAC-SHA256 Credential=the-key/"),
             HasSubstr("/us-east-1/s3/aws4_request"),
             HasSubstr("SignedHeaders=host;x-amz-content-sha256;x-amz-date;"
                       "x-amz-security-token")));
-  EXPECT_THAT(header("Authorization"), Not(HasSubstr("the-secret")));
+  EXPECT_THAT(header("authorization"), Not(HasSubstr("the-secret")));
 }
 
 TEST_F(S3StorageTest, NamesOfAllKindsAreFoundAgain) {
@@ -143,11 +142,12 @@ TEST_F(S3StorageTest, ListOfSeveralPagesIsWhole) {
 }
 
 TEST_F(S3StorageTest, StoreThatGivesOnePageForEverIsLeft) {
-  store_.Always("GET /bucket/?", [](const auto&, auto& response) {
-    response.set_content(
-        "<ListBucketResult><IsTruncated>true</IsTruncated>"
-        "<NextContinuationToken>t</NextContinuationToken></ListBucketResult>",
-        "application/xml");
+  store_.Always("GET /bucket/?", [](const FakeStore::Request&) {
+    return FakeStore::Response{
+        .body =
+            "<ListBucketResult><IsTruncated>true</IsTruncated>"
+            "<NextContinuationToken>t</NextContinuationToken>"
+            "</ListBucketResult>"};
   });
   EXPECT_EQ(Make()->ListFolder("s3://bucket/p").status().code(),
             StatusCode::kUnavailable);
@@ -210,13 +210,8 @@ TEST_F(S3StorageTest, ReadThatIsAlwaysCutOffIsAnError) {
 }
 
 TEST_F(S3StorageTest, AnswerOfUnknownLengthIsNoFile) {
-  store_.Always("GET", [](const auto&, auto& response) {
-    response.set_chunked_content_provider("text/plain",
-                                          [](size_t, httplib::DataSink& sink) {
-                                            sink.write("text", 4);
-                                            sink.done();
-                                            return true;
-                                          });
+  store_.Always("GET", [](const FakeStore::Request&) {
+    return FakeStore::Response{.body = "text", .chunked = true};
   });
   EXPECT_THAT(Make()->ReadFile(kFile).status().message(),
               HasSubstr("does not say how long it is"));

@@ -34,6 +34,11 @@ def test_job_trains_with_checkpoints_in_a_store(job, store, bucket, digest):
     assert json.loads((job.folder / "exported/index.json").read_text())
     job.checkpoint(store, "export", where, "--out", f"s3://{bucket}/exported")
     assert "exported/index.json" in store.keys(bucket)
+    merged = f"s3://{bucket}/merged"
+    said = job.checkpoint(store, "merge", where, "--out", merged, "--parts",
+                          "1")
+    assert f"6 files are now 3 in {merged}, with the same digest" in said
+    assert job.checkpoint(store, "digest", merged) == digest
     done = job.run(store, [PROGRAM, "eval", "job.yaml", "--checkpoint", where,
                            "--out", "eval"])
     assert done.returncode == 0, done.stdout
