@@ -44,12 +44,12 @@ struct FakeStore::Impl {
             sink.done();
             return true;
           });
-    } else if (from.cut_off > 0) {
+    } else if (from.announced > 0) {
       to.set_content_provider(
-          from.body.size(), "text/plain",
+          from.announced, "text/plain",
           [from](size_t offset, size_t, httplib::DataSink& sink) {
-            return offset == 0 && sink.write(from.body.data(),
-                                             from.body.size() - from.cut_off);
+            return offset == 0 &&
+                   sink.write(from.body.data(), from.body.size());
           });
     } else {
       to.set_content(from.body, "text/plain");

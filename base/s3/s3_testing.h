@@ -24,7 +24,7 @@ class FakeStore {
   struct Response {
     int status = 200;
     std::string body;
-    size_t cut_off = 0;    // bytes at the end that are not sent
+    size_t announced = 0;  // length that it says; 0: the body's
     bool chunked = false;  // says no length
   };
   using Answer = std::function<Response(const Request&)>;

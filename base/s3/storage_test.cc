@@ -48,7 +48,7 @@ class S3StorageTest : public ::testing::Test {
 
 // Answers with a part of the body that it announces.
 FakeStore::Response CutOff(const FakeStore::Request&) {
-  return {.body = std::string(1000, 'x'), .cut_off = 600};
+  return {.body = std::string(400, 'x'), .announced = 1000};
 }
 
 // Says nothing for longer than the client waits.
@@ -101,6 +101,23 @@ TEST_F(S3StorageTest, LargeFileGoesInPartsAndIsWhole) {
   EXPECT_EQ(store_.NumUploads(), 0U);
   EXPECT_THAT(store_.Lines(),
               Contains(StartsWith("PUT /bucket/folder/file?partNumber=4&")));
+}
+
+// curl asks for a body by pieces of 64 KiB.
+TEST_F(S3StorageTest, LargeBodyGoesAsAWholeAlsoWithAnotherTry) {
+  std::string text;
+  for (int i = 0; text.size() < 300'000; ++i) {
+    text += std::to_string(i) + ",";
+  }
+  S3Options options = store_.options();
+  options.part_bytes = 1 << 20;
+  store_.Next({FakeStore::Error(503, "SlowDown", "slower")});
+  const Buffer pieces[] = {Buffer::CopyOf(text.substr(0, 100)),
+                           Buffer::CopyOf(text.substr(100, 150'000)),
+                           Buffer::CopyOf(text.substr(150'100))};
+  ASSERT_TRUE(CreateS3Storage(options)->PublishFile(kFile, pieces).ok());
+  EXPECT_TRUE(store_.Files().at("folder/file") == text);
+  EXPECT_TRUE(Make()->ReadFile(kFile).value().text() == text);
 }
 
 TEST_F(S3StorageTest, PartThatFailsAbortsTheUploadAndLeavesTheOldFile) {
@@ -280,6 +297,12 @@ TEST_F(S3StorageTest, FileLargerThanAllowedIsNotRead) {
             StatusCode::kResourceExhausted);
   options.object_bytes_max = 900;
   EXPECT_TRUE(CreateS3Storage(options)->ReadFile(kFile).ok());
+  // No memory is taken for what a store only announces.
+  store_.Always("GET", [](const FakeStore::Request&) {
+    return FakeStore::Response{.body = "x", .announced = size_t{1} << 60};
+  });
+  EXPECT_EQ(Make()->ReadFile(kFile).status().code(),
+            StatusCode::kResourceExhausted);
 }
 
 TEST_F(S3StorageTest, SettingsThatCantBeAreRefusedBeforeAnyRequest) {
