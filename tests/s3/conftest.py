@@ -134,11 +134,18 @@ class Trouble(http.server.BaseHTTPRequestHandler):
     draw = random.Random(1)
     counts = {}
     share = 0.0
+    outage = None  # (begins when this is asked for, seconds)
+    out_until = 0.0
 
     def handle_one(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         trouble = "none"
-        if self.draw.random() < self.share:
+        if self.outage and self.outage[0] in self.path:
+            type(self).out_until = time.monotonic() + self.outage[1]
+            type(self).outage = None
+        if time.monotonic() < self.out_until:
+            trouble = "503"
+        elif self.draw.random() < self.share:
             trouble = self.draw.choice(["500", "503", "lost", "unanswered",
                                         "cut"])
         self.counts[trouble] = self.counts.get(trouble, 0) + 1
@@ -181,11 +188,11 @@ def troubled(store):
     """The same store, behind a bad network."""
     handler = type("Handler", (Trouble,), {
         "behind": store.endpoint.removeprefix("http://"), "counts": {},
-        "draw": random.Random(7), "share": 0.15})
+        "draw": random.Random(7), "share": 0.15, "outage": None})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     troubled = Store(f"http://127.0.0.1:{server.server_port}")
-    troubled.counts = handler.counts
+    troubled.handler = handler
     yield troubled
     server.shutdown()
     server.server_close()

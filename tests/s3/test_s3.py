@@ -78,8 +78,19 @@ def test_bad_network_changes_nothing(job, troubled, bucket, digest):
     assert done.returncode == 0, done.stdout
     assert "trying again for up to 120 s" in done.stdout
     assert job.checkpoint(troubled, "digest", where).endswith(digest)
-    assert set(troubled.counts) == {"none", "500", "503", "lost",
+    assert set(troubled.handler.counts) == {"none", "500", "503", "lost",
                                     "unanswered", "cut"}
+
+
+def test_store_that_is_away_is_waited_for(job, troubled, bucket, digest):
+    where = f"s3://{bucket}/run"
+    troubled.handler.share = 0
+    troubled.handler.outage = ("step-40/part", 8)
+    done = job.train(troubled, "out", f"checkpoint.folder={where}",
+                     "checkpoint.every_steps=20", "cluster.timeout_seconds=3")
+    assert done.returncode == 0, done.stdout
+    assert troubled.handler.outage is None
+    assert job.checkpoint(troubled, "digest", where) == digest
 
 
 def test_missing_bucket_is_said_before_any_training(job, store):
