@@ -1,8 +1,11 @@
 """Jobs whose checkpoints lie in a store with the interface of S3."""
 
 import json
+import pathlib
 
-from conftest import PROGRAM, STEPS
+import pytest
+
+from conftest import PROGRAM, STEPS, children
 
 
 def test_job_trains_with_checkpoints_in_a_store(job, store, bucket, digest):
@@ -46,15 +49,33 @@ def test_job_trains_with_checkpoints_in_a_store(job, store, bucket, digest):
 
 def test_killed_server_and_restore_from_the_store(job, store, bucket, digest):
     where = f"s3://{bucket}/run"
-    said = job.kill_a_server(store, bucket, "out",
-                             f"checkpoint.folder={where}",
-                             "checkpoint.every_steps=5", "cluster.restarts=0")
-    assert "server" in said
+    code, said = job.run_and_kill(
+        store, bucket, job.command("out", f"checkpoint.folder={where}",
+                                   "checkpoint.every_steps=5"),
+        lambda launcher: children(launcher, "server")[0])
+    assert code != 0 and "server" in said
     newest = job.checkpoint(store, "ls", where).splitlines()[-1].split()[0]
     assert newest != f"{where}/step-{STEPS}", "it was killed too late"
     done = job.train(store, "out", f"checkpoint.folder={where}",
                      f"checkpoint.restore={where}")
     assert done.returncode == 0, done.stdout
+    assert job.checkpoint(store, "digest", where) == digest
+
+
+@pytest.mark.skipif(not (pathlib.Path(PROGRAM).parent /
+                         "libshoal_mpi.so").exists(), reason="no plug-in")
+def test_mpirun_starts_again_from_the_store(job, store, bucket, digest):
+    where = f"s3://{bucket}/run"
+    command = [PROGRAM, "launch", "mpi", *job.command(
+        "out", f"checkpoint.folder={where}", "checkpoint.every_steps=5")[2:]]
+    done = job.run(store, [*command, "--dry-run"])
+    # By name alone: run() looks for the secret.
+    assert "-x AWS_SECRET_ACCESS_KEY" in done.stdout
+    code, said = job.run_and_kill(
+        store, bucket, [*command, "--restarts", "2"],
+        lambda launcher: children(children(launcher, "-np")[0], "train")[-1])
+    assert code == 0, said
+    assert f"restart 1 of 2, from {where}/step-" in said
     assert job.checkpoint(store, "digest", where) == digest
 
 
