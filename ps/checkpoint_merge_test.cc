@@ -36,7 +36,7 @@ TEST(CheckpointMergeTest, FewFilesHaveTheSameModelForAnyCluster) {
   const ModelSpec model = CheckpointModel("adam");
   const CheckpointShards shards = MakeShards(model, 5);
   TrainAll(shards, 0, 3);
-  for (const int parts : {0, 1, 2, 7}) {
+  for (const int parts : {0, 1, 2, 7, 60, 150}) {
     MemoryStorage storage;
     ASSERT_TRUE(SaveAll(storage, "a", 3, shards, {{"job", "text"}}, 1000).ok());
     const StatusOr<MergeResult> merged = MergeCheckpoint(
@@ -44,7 +44,8 @@ TEST(CheckpointMergeTest, FewFilesHaveTheSameModelForAnyCluster) {
     ASSERT_TRUE(merged.ok()) << merged.status();
     EXPECT_GT(merged->files_before, 40U);
     // One of chunks, and one more per table at most.
-    EXPECT_GE(merged->files, static_cast<size_t>(1 + parts));
+    // Parts of a few rows are rounded up, so that fewer do.
+    EXPECT_GE(merged->files, static_cast<size_t>(1 + parts * 9 / 10));
     EXPECT_LE(merged->files, static_cast<size_t>(1 + parts + 2));
     EXPECT_EQ(storage.ListFolder("b")->size(), merged->files + 1);
     EXPECT_EQ(merged->digest, DigestCheckpoint(storage, "a").value());
