@@ -148,7 +148,7 @@ Status WriteText(const std::string& path, const std::string& text) {
       std::filesystem::status(path, error);
   if (!std::filesystem::exists(there) ||
       std::filesystem::is_regular_file(there)) {
-    const std::unique_ptr<Storage> storage = CreateLocalStorage();
+    const std::unique_ptr<Storage> storage = CreateStorage();
     const Buffer bytes = Buffer::CopyOf(text);
     return storage->PublishFile(path, {&bytes, 1});
   }

@@ -121,6 +121,7 @@ Status MpiLaunch::Prepare() {
       worker::LoadJob(options_.run.job_path, options_.run.overrides));
   out_ =
       options_.run.out.empty() ? StrCat("out/", job->name()) : options_.run.out;
+  SHOAL_RETURN_IF_ERROR(OutFolder::CheckPath(out_));
   checkpoints_ =
       job->checkpoint().folder().empty() ? out_ : job->checkpoint().folder();
   SHOAL_ASSIGN_OR_RETURN(program_, OwnProgramPath());

@@ -115,6 +115,15 @@ OutFolder::~OutFolder() {
   }
 }
 
+Status OutFolder::CheckPath(const std::string& path) {
+  return IsS3Path(path)
+             ? InvalidArgumentError(StrCat(
+                   "--out ", path,
+                   ": results are local files; for checkpoints in a store set "
+                   "checkpoint.folder"))
+             : OkStatus();
+}
+
 Status OutFolder::AwaitFree(const std::string& path, Duration within) {
   const SystemClock clock;
   const Time end = clock.Now() + within;
@@ -135,12 +144,7 @@ Status OutFolder::AwaitFree(const std::string& path, Duration within) {
 StatusOr<std::unique_ptr<OutFolder>> OutFolder::Open(const std::string& path,
                                                      bool training,
                                                      std::string checkpoints) {
-  if (IsS3Path(path)) {
-    return InvalidArgumentError(
-        StrCat("--out ", path,
-               ": results are local files; for checkpoints in a store set "
-               "checkpoint.folder"));
-  }
+  SHOAL_RETURN_IF_ERROR(CheckPath(path));
   std::error_code error;
   fs::create_directories(path, error);
   if (error) {

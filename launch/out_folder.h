@@ -15,14 +15,16 @@ namespace shoal::launch {
 // evaluations and predictions may run beside it.
 class OutFolder {
  public:
-  // Makes the folder if need be. Errors: kUnavailable (it can't be made),
-  // kFailedPrecondition (another training has it).
-  // Checkpoints lie in `checkpoints`, which may be in a store; empty: in
+  // Makes the folder if need be. Errors: those of CheckPath(), kUnavailable (it
+  // can't be made), kFailedPrecondition (another training has it). Checkpoints
+  // lie in `checkpoints`, which may be in a store; empty: in
   // `path`/checkpoints. What others that were killed left of their prepared
   // data is removed.
   static StatusOr<std::unique_ptr<OutFolder>> Open(const std::string& path,
                                                    bool training,
                                                    std::string checkpoints);
+  // Errors: kInvalidArgument (it can't be a local folder).
+  static Status CheckPath(const std::string& path);
   // Blocks until no training has the folder, at most `within`.
   // Errors: kFailedPrecondition (one still has it).
   static Status AwaitFree(const std::string& path, Duration within);

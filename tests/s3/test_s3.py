@@ -47,6 +47,30 @@ def test_job_trains_with_checkpoints_in_a_store(job, store, bucket, digest):
     assert done.returncode == 0, done.stdout
 
 
+def test_large_files_and_long_lists(job, store, bucket):
+    # 67 MB of dense variables are in one file: two parts of an upload.
+    sets = ["cluster.servers=1", "cluster.workers=1", "dense.kind=sgd",
+            "model.hidden=[4096, 4096]", "train.max_steps=2",
+            "train.eval.every_epoch=false"]
+    where = f"s3://{bucket}/run"
+    done = job.train(store, "out", f"checkpoint.folder={where}", *sets)
+    assert done.returncode == 0, done.stdout
+    done = job.train(None, "local", *sets)
+    assert done.returncode == 0, done.stdout
+    head = store.client().head_object(
+        Bucket=bucket, Key="run/step-2/part-0-0.safetensors")
+    assert head["ContentLength"] > 64 << 20
+    assert head["ETag"].endswith('-2"')  # of two parts
+    assert not store.client().list_multipart_uploads(Bucket=bucket).get(
+        "Uploads")
+    # What else is in the folder takes all of the first page.
+    client = store.client()
+    for i in range(1000):
+        client.put_object(Bucket=bucket, Key=f"run/a-{i}", Body=b"")
+    assert job.checkpoint(store, "digest", where) == \
+        job.checkpoint(None, "digest", "local")
+
+
 def test_killed_server_and_restore_from_the_store(job, store, bucket, digest):
     where = f"s3://{bucket}/run"
     code, said = job.run_and_kill(
@@ -136,9 +160,13 @@ def test_missing_checkpoint_and_credentials(job, store, bucket):
                    AWS_SECRET_ACCESS_KEY="")
     assert done.returncode == 1
     assert "set AWS_SECRET_ACCESS_KEY" in done.stdout
-    done = job.train(store, f"s3://{bucket}/out")
-    assert done.returncode == 1
-    assert "set checkpoint.folder" in done.stdout
+    for command in (job.command(f"s3://{bucket}/out"),
+                    [PROGRAM, "launch", "mpi", "job.yaml", "--out",
+                     f"s3://{bucket}/out"]):
+        done = job.run(store, command)
+        assert done.returncode == 1
+        assert "set checkpoint.folder" in done.stdout
+        assert not (job.folder / "s3:").exists()
 
 
 def test_signatures_and_permissions_are_those_of_s3(job, guarded, bucket,
