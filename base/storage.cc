@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
+#include "base/cancellable.h"
 #include "base/mutex.h"
 #include "base/s3/storage.h"
 #include "base/strcat.h"
@@ -198,7 +199,7 @@ class LocalStorage : public Storage {
   std::atomic<int64_t> next_temporary_{0};
 };
 
-class AnyStorage : public Storage {
+class AnyStorage : public Storage, public Cancellable {
  public:
   StatusOr<Buffer> ReadFile(const std::string& path) override {
     return Of(path).ReadFile(path);
@@ -217,6 +218,7 @@ class AnyStorage : public Storage {
   Status MoveFolder(const std::string& from, const std::string& to) override {
     return Of(from).MoveFolder(from, to);
   }
+  void Cancel() override { dynamic_cast<Cancellable&>(*s3_).Cancel(); }
 
  private:
   Storage& Of(const std::string& path) {

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/cancellable.h"
 #include "base/log.h"
 #include "base/mutex.h"
 #include "base/random.h"
@@ -352,6 +353,9 @@ Duration RealPump::TimeToNext() {
 
 void RealPump::End() {
   over_ = true;
+  if (auto* const waiting = dynamic_cast<Cancellable*>(own_storage_.get())) {
+    waiting->Cancel();
+  }
   storage_thread_.Join();
   for (WorkThread& thread : compute_threads_) {
     thread.Join();

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/s3/names.h"
 #include "base/strcat.h"
 #include "base/trace.h"
 #include "comm/listen.h"
@@ -519,12 +520,14 @@ Status JobRun::Finish(const Status& outcome) {
       (!outcome.ok() && !trained)) {
     return outcome;
   }
-  const Status written = WriteReports();
+  const Status written = WriteReports(outcome.ok());
   return outcome.ok() ? written : outcome;
 }
 
-Status JobRun::WriteReports() {
-  if (!summary_.checkpoint.empty()) {
+Status JobRun::WriteReports(bool finished) {
+  // A run that has failed does not wait for a store too.
+  if (!summary_.checkpoint.empty() &&
+      (finished || !IsS3Path(summary_.checkpoint))) {
     SHOAL_ASSIGN_OR_RETURN(
         summary_.digest, ps::DigestCheckpoint(*storage_, summary_.checkpoint));
   }

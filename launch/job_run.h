@@ -95,7 +95,7 @@ class JobRun : public ps::JobObserver {
   void Tell(std::string_view metric, std::string_view labels, double value);
   void AddLoss(int64_t window, double loss_sum, int64_t examples);
   void EndSegment();
-  Status WriteReports();
+  Status WriteReports(bool finished);
 
   RunRequest request_;
   SystemClock clock_;

@@ -1,11 +1,11 @@
 #include "base/s3/client.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
-#include <thread>
 #include <utility>
 
 #include <curl/curl.h>
@@ -132,6 +132,11 @@ size_t OnWrite(const char* data, size_t size, size_t count, void* user) {
   return n;
 }
 
+// Asked for all the time, once a second at least.
+int OnProgress(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
+  return static_cast<const std::atomic<bool>*>(user)->load() ? 1 : 0;
+}
+
 size_t OnHeader(const char* data, size_t size, size_t count, void* user) {
   auto& transfer = *static_cast<Transfer*>(user);
   const std::string_view line(data, size * count);
@@ -207,6 +212,8 @@ S3Options S3Options::FromEnvironment() {
 // Handles that are not in use keep their connections.
 struct S3Client::Connections {
   Mutex mutex;
+  CondVar cancelling;
+  std::atomic<bool> cancelled = false;
   std::vector<CURL*> idle SHOAL_GUARDED_BY(mutex);
 
   ~Connections() {
@@ -356,6 +363,9 @@ S3Client::Try S3Client::SendOnce(const S3Request& request,
   set(CURLOPT_LOW_SPEED_LIMIT, kStalledBytesPerSecond);
   set(CURLOPT_LOW_SPEED_TIME,
       (Milliseconds(options_.stalled_within) + 999) / 1000);
+  set(CURLOPT_NOPROGRESS, 0L);
+  set(CURLOPT_XFERINFOFUNCTION, &OnProgress);
+  set(CURLOPT_XFERINFODATA, &connections_->cancelled);
   set(CURLOPT_WRITEFUNCTION, &OnWrite);
   set(CURLOPT_WRITEDATA, &transfer);
   set(CURLOPT_HEADERFUNCTION, &OnHeader);
@@ -477,6 +487,24 @@ Status S3Client::Refused(const Try& result) const {
   return FailedPreconditionError(said);
 }
 
+void S3Client::Cancel() {
+  {
+    const MutexLock lock(connections_->mutex);
+    connections_->cancelled = true;
+  }
+  connections_->cancelling.NotifyAll();
+}
+
+bool S3Client::PauseUnlessCancelled(Duration pause) {
+  const SystemClock clock;
+  const Time end = clock.Now() + pause;
+  const MutexLock lock(connections_->mutex);
+  while (!connections_->cancelled && clock.Now() < end) {
+    connections_->cancelling.WaitFor(connections_->mutex, end - clock.Now());
+  }
+  return !connections_->cancelled;
+}
+
 StatusOr<S3Reply> S3Client::Send(const S3Request& request) {
   const SystemClock clock;
   const Time begin = clock.Now();
@@ -501,6 +529,9 @@ StatusOr<S3Reply> S3Client::Send(const S3Request& request) {
     } else {
       status = Refused(result);
     }
+    if (connections_->cancelled) {
+      return CancelledError(StrCat(where, ": called off"));
+    }
     if (status.code() != StatusCode::kUnavailable) {
       return status.WithPrefix(where);
     }
@@ -517,7 +548,9 @@ StatusOr<S3Reply> S3Client::Send(const S3Request& request) {
       LogWarning(where, ": ", status.message(), "; trying again for up to ",
                  ToString(options_.retry_within));
     }
-    std::this_thread::sleep_for(wait);
+    if (!PauseUnlessCancelled(wait)) {
+      return CancelledError(StrCat(where, ": called off"));
+    }
     pause = std::min(2 * pause, kPauseMax);
   }
 }

@@ -77,11 +77,16 @@ class S3Client {
   // is not trusted), kUnavailable (it has not worked until the deadline).
   StatusOr<S3Reply> Send(const S3Request& request);
 
+  // Requests that are under way, and all to come, end with kCancelled within a
+  // second or so. From any thread.
+  void Cancel();
+
   const S3Options& options() const { return options_; }
 
  private:
   struct Connections;
   struct Try;
+  bool PauseUnlessCancelled(Duration pause);
   std::string UrlOf(const S3Request& request) const;
   Status CheckSettings() const;
   Try SendOnce(const S3Request& request, const std::string& url,

@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "base/cancellable.h"
 #include "base/strcat.h"
 
 namespace shoal {
@@ -11,9 +12,11 @@ namespace {
 
 constexpr int64_t kPartsMax = 10'000;
 
-class S3Storage : public Storage {
+class S3Storage : public Storage, public Cancellable {
  public:
   explicit S3Storage(const S3Options& options) : client_(options) {}
+
+  void Cancel() override { client_.Cancel(); }
 
   StatusOr<Buffer> ReadFile(const std::string& path) override {
     SHOAL_ASSIGN_OR_RETURN(const S3Path file, FileOf(path));

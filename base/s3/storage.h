@@ -15,7 +15,7 @@ namespace shoal {
 // as a multipart upload, which is aborted after an error; both replace the file
 // as a whole. A process that is killed in the middle leaves an unfinished
 // upload: a lifecycle rule of the bucket should end those. Remove() takes files
-// one after another in the order of their names.
+// one after another in the order of their names. It is Cancellable.
 std::unique_ptr<Storage> CreateS3Storage(const S3Options& options);
 
 }  // namespace shoal

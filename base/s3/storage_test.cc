@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "base/cancellable.h"
 #include "base/s3/s3_testing.h"
 
 namespace shoal {
@@ -241,6 +242,32 @@ TEST_F(S3StorageTest, NobodyThereIsNamedAtTheDeadline) {
   const Status status = CreateS3Storage(options)->ReadFile(kFile).status();
   EXPECT_EQ(status.code(), StatusCode::kUnavailable);
   EXPECT_THAT(status.message(), HasSubstr("http://127.0.0.1:9"));
+}
+
+TEST_F(S3StorageTest, CancelEndsPausesAndTransfersAndAllToCome) {
+  for (const FakeStore::Answer& answer :
+       {FakeStore::Error(503, "SlowDown", "slower"),
+        FakeStore::Answer([](const FakeStore::Request&) {
+          std::this_thread::sleep_for(5s);
+          return FakeStore::Response();
+        })}) {
+    store_.Always("GET", answer);
+    S3Options options = store_.options();
+    options.retry_within = 60s;
+    options.stalled_within = 60s;
+    options.request_within = 60s;
+    const std::unique_ptr<Storage> storage = CreateS3Storage(options);
+    const SystemClock clock;
+    const Time begin = clock.Now();
+    std::thread cancel([&] {
+      std::this_thread::sleep_for(1s);
+      dynamic_cast<Cancellable&>(*storage).Cancel();
+    });
+    EXPECT_EQ(storage->ReadFile(kFile).status().code(), StatusCode::kCancelled);
+    cancel.join();
+    EXPECT_LT(clock.Now() - begin, 4s);
+    EXPECT_EQ(storage->ReadFile(kFile).status().code(), StatusCode::kCancelled);
+  }
 }
 
 TEST_F(S3StorageTest, RefusalsAreFinalAndSayWhatToDo) {

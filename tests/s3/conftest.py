@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -85,7 +86,7 @@ def store():
 
 @pytest.fixture
 def bucket(store, request):
-    name = "b-" + request.node.name.replace("_", "-").lower()[:50].strip("-")
+    name = re.sub("[^a-z0-9]+", "-", request.node.name)[:60].strip("-")
     store.client().create_bucket(Bucket=name)
     return name
 

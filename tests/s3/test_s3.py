@@ -2,6 +2,9 @@
 
 import json
 import pathlib
+import signal
+import subprocess
+import time
 
 import pytest
 
@@ -136,6 +139,33 @@ def test_store_that_is_away_is_waited_for(job, troubled, bucket, digest):
     assert done.returncode == 0, done.stdout
     assert troubled.handler.outage is None
     assert job.checkpoint(troubled, "digest", where) == digest
+
+
+@pytest.mark.parametrize("file", ["part", "manifest"])
+def test_store_that_is_away_keeps_nobody(job, store, troubled, bucket, file):
+    troubled.handler.share = 0
+    troubled.handler.outage = (f"step-40/{file}", 300)
+    with open(job.folder / "log", "w") as log:
+        process = subprocess.Popen(
+            job.command("out", f"checkpoint.folder=s3://{bucket}/run",
+                        "checkpoint.every_steps=20"),
+            cwd=job.folder, env=troubled.environment(), stdout=log,
+            stderr=log, stdin=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while troubled.handler.outage and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) != 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "Ctrl-C" in (job.folder / "log").read_text()
+    assert (job.folder / "out/metrics.json").exists()
+    # The one before is whole.
+    assert job.checkpoint(store, "verify", f"s3://{bucket}/run").endswith(
+        "/step-20: good\n")
 
 
 def test_missing_bucket_is_said_before_any_training(job, store):
