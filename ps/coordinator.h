@@ -15,11 +15,16 @@
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/checkpoint_saver.h"
+#include "ps/durable_state.h"
 #include "ps/model_spec.h"
 #include "ps/route.h"
 #include "ps/train_plan.h"
 
 namespace shoal::ps {
+
+namespace wire {
+class CoordinatorState;
+}  // namespace wire
 
 // What the coordinator tells whoever runs the job; called on its thread.
 class JobObserver {
@@ -28,6 +33,13 @@ class JobObserver {
 
   // All members are there; training starts at `step`. An error ends the job.
   virtual Status OnStarted(int64_t step) = 0;
+
+  // Instead, of a job that an earlier coordinator led until it was lost;
+  // `state` is what State() gave there when it was last kept.
+  virtual Status OnRecovered(int64_t step, const std::string& state) = 0;
+
+  // What OnRecovered() of another process needs to go on; opaque here.
+  virtual std::string State() = 0;
 
   // Training has reached `step`; `examples` more were seen, whose losses sum to
   // `loss_sum`, all of the steps of `window` (see Options::log_every_steps).
@@ -77,6 +89,13 @@ class Coordinator : public comm::Node {
     Duration join_within = std::chrono::seconds(60);
     Duration replace_within = Duration::zero();
     JobObserver* observer = nullptr;  // must outlive the coordinator
+    // A file for what another coordinator needs to go on in the place of this
+    // one. Where it is already, this is that other one. It is removed when the
+    // job ends, however it ends. Empty: who loses the coordinator ends.
+    std::string state_file;
+    // Of the tries of one training; a state that another run left is of nobody
+    // any more. Empty: one that is there must be of this job.
+    std::string run;
     // Called with how many servers and workers there are to be, when that
     // changes; whoever runs the job starts those that are not there. Those that
     // are to go end by themselves. May be empty: others start them.
@@ -152,6 +171,26 @@ class Coordinator : public comm::Node {
     int64_t until = 0;
   };
 
+  // Its own restart.
+  void WaitForMembers();
+  // Keeps all that a coordinator in the place of this one needs; then `kept`
+  // runs, unless the job is ending.
+  void Keep(std::function<void()> kept);
+  Buffer EncodeState() const;
+  Status Recover(const Buffer& state);
+  Status TakeState(const wire::CoordinatorState& state);
+  uint64_t HashOfJob() const;
+  void AskMembers();
+  void OnMemberFound(comm::EndpointId id, const StatusOr<comm::Message>& reply);
+  // Does not wait for its answer any more.
+  void GiveUp(comm::EndpointId id, const Status& why);
+  void OnJoinMeanwhile(comm::EndpointId from);
+  void FinishRecovery();
+  Status CheckFound() const;
+  void FinishRecovered();
+  // Leaves nothing that another would go on with, and stops.
+  void End(const Status& why);
+
   // Joining.
   void OnJoin(comm::EndpointId from, comm::Message message);
   Status Admit(comm::EndpointId from, const comm::Message& message);
@@ -159,6 +198,7 @@ class Coordinator : public comm::Node {
   void MakeRoom(int worker);
   void AnswerJoin(const WaitingMessage& waiting);
   void OnAllJoined();
+  void MakeReady();
   void LoadHolders();
   void OnReady();
   std::string MissingMembers() const;
@@ -166,6 +206,8 @@ class Coordinator : public comm::Node {
   // Orders.
   void GiveOrder(OrderKind kind, int64_t from, int64_t until);
   void AnswerOrder(int worker);
+  void AnswerOrders();
+  void ReplyStop(const WaitingMessage& asking);
   void OnAskOrder(comm::EndpointId from, comm::Message message);
   void OnOrderDone();
   void AfterBoundary();
@@ -214,8 +256,10 @@ class Coordinator : public comm::Node {
   bool WantedAreThere() const;
   void DealAnew();
   void CutOrder();
+  void SendCuts();
   void CutDone(comm::EndpointId worker);
-  void TakeWorkers();
+  // Gives what those are to be told who have no place any more.
+  std::vector<WaitingMessage> TakeWorkers();
 
   // Liveness.
   void Watch();
@@ -231,6 +275,15 @@ class Coordinator : public comm::Node {
   comm::NodeContext* context_ = nullptr;
   std::optional<Caller> caller_;
   std::optional<CheckpointSaver> saver_;
+  std::optional<DurableState> state_;
+  bool state_is_ours_ = false;
+  Time kept_at_;
+  // From its start until it has found out where the job is; and those of the
+  // members that it has not heard of yet.
+  bool recovering_ = true;
+  std::unordered_map<comm::EndpointId, uint64_t> recoveries_;
+  std::unordered_map<comm::EndpointId, Status> not_found_;  // why
+  std::string observed_;                                    // by the one before
   std::unordered_map<comm::EndpointId, Member> members_;
   std::vector<std::optional<comm::EndpointId>> shards_;  // by index
   std::vector<WorkerState> workers_;                     // by index
@@ -246,6 +299,7 @@ class Coordinator : public comm::Node {
   // To those that have not answered; no step is committed before they have.
   std::unordered_map<comm::EndpointId, uint64_t> cuts_;
   bool cut_ = false;  // the order under way is the last of these workers
+  bool cut_sent_ = false;
   bool ending_ = false;
   Status called_off_;  // before OnStart()
   comm::TimerId join_timer_ = comm::TimerId::kNone;

@@ -79,6 +79,7 @@ class Member {
  private:
   void OnJoinReply(StatusOr<comm::Message> reply);
   void Watch();
+  void SayHello();
   void End(const Status& why);
 
   comm::NodeContext& context_;
@@ -89,7 +90,13 @@ class Member {
   Duration timeout_ = std::chrono::seconds(20);
   Time last_heard_;
   comm::TimerId timer_ = comm::TimerId::kNone;
+  comm::TimerId hello_timer_ = comm::TimerId::kNone;
 };
+
+// Answers a coordinator that took the place of a lost one; `step` as in
+// RecoverReply.
+void AnswerRecover(comm::NodeContext& context, comm::EndpointId coordinator,
+                   const comm::Message& request, int64_t step);
 
 }  // namespace shoal::ps
 

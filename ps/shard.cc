@@ -111,7 +111,8 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
   const auto method = static_cast<Method>(message.header.method);
   if (from != options_.coordinator &&
       (method == Method::kSave || method == Method::kLoad ||
-       method == Method::kFinish || method == Method::kRouteChange)) {
+       method == Method::kFinish || method == Method::kRouteChange ||
+       method == Method::kRecover)) {
     ReplyError(from, message,
                FailedPreconditionError(
                    StrCat("only the coordinator may ask a shard for method ",
@@ -129,6 +130,8 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
       return OnLoad(from, message);
     case Method::kRouteChange:
       return OnRouteChange(from, std::move(message));
+    case Method::kRecover:
+      return AnswerRecover(*context_, from, message, step_);
     case Method::kPrepare:
     case Method::kApply:
     case Method::kSlotStates:

@@ -81,7 +81,7 @@ std::string SimulationTest::undisturbed_digest;
 TEST_F(SimulationTest, FaultsLeaveTheBitsOfTheUndisturbedRun) {
   const uint64_t seeds = NumberFromEnvironment(
       "SHOAL_SIMULATION_SEEDS",
-      std::getenv("SHOAL_NIGHTLY") == nullptr ? 200 / kShare : 10000);
+      std::getenv("SHOAL_NIGHTLY") == nullptr ? 600 / kShare : 10000);
   const uint64_t first =
       NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
   int64_t events = 0;
@@ -99,7 +99,7 @@ TEST_F(SimulationTest, FaultsLeaveTheBitsOfTheUndisturbedRun) {
 // slots have their replicas again.
 TEST_F(SimulationTest, LostServersLeaveTheBitsOfTheUndisturbedRun) {
   const uint64_t seeds =
-      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 120 / kShare);
+      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 400 / kShare);
   const uint64_t first =
       NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
   int crashed = 0;
@@ -116,11 +116,36 @@ TEST_F(SimulationTest, LostServersLeaveTheBitsOfTheUndisturbedRun) {
   EXPECT_GT(crashed, static_cast<int>(seeds));
 }
 
+// The coordinator is killed at any moment, before, while and after servers and
+// workers are, and another goes on from its file.
+TEST_F(SimulationTest, LostCoordinatorsLeaveTheBitsOfTheUndisturbedRun) {
+  const uint64_t seeds =
+      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 400 / kShare);
+  const uint64_t first =
+      NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
+  int crashed = 0;
+  for (uint64_t seed = first; seed < first + seeds; ++seed) {
+    const int replicas = 1 + static_cast<int>(seed % 3);
+    const RunResult result =
+        RunJob(*job, {.seed = seed,
+                      .crashes = 1,
+                      .replicas = replicas,
+                      .server_crashes = replicas > 1 ? 2 : 0,
+                      .coordinator_crashes = 3,
+                      .scales = seed % 4 == 0 ? 2 : 0});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
+    crashed += result.coordinators_crashed;
+  }
+  std::cout << crashed << " coordinators were killed\n";
+  EXPECT_GT(crashed, static_cast<int>(seeds));
+}
+
 // Members come and go on command, while servers are killed and all else goes
 // wrong.
 TEST_F(SimulationTest, OtherNumbersOfMembersLeaveTheBitsOfTheUndisturbedRun) {
   const uint64_t seeds =
-      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 60 / kShare);
+      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 200 / kShare);
   const uint64_t first =
       NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
   int scaled = 0;
@@ -150,7 +175,7 @@ TEST_F(SimulationTest, OutsideSyncEveryPushIsAppliedOnce) {
   ASSERT_TRUE(calm.status.ok()) << calm.status;
   plan.faults = true;
   int crashed = 0;
-  for (plan.seed = 1; plan.seed <= 150 / kShare; ++plan.seed) {
+  for (plan.seed = 1; plan.seed <= 400 / kShare; ++plan.seed) {
     plan.replicas = 1 + static_cast<int>(plan.seed % 3);
     plan.server_crashes = plan.replicas > 1 ? 3 : 0;
     const RunResult result = RunJob(*job, plan);
@@ -159,7 +184,7 @@ TEST_F(SimulationTest, OutsideSyncEveryPushIsAppliedOnce) {
     ASSERT_EQ(result.digest, calm.digest) << "seed " << plan.seed;
     crashed += result.crashed;
   }
-  EXPECT_GT(static_cast<uint64_t>(crashed), 100 / kShare);
+  EXPECT_GT(static_cast<uint64_t>(crashed), 300 / kShare);
 }
 
 TEST_F(SimulationTest, OutsideSyncWorkersNeverWaitForEver) {
