@@ -220,6 +220,20 @@ int main(int argc, char** argv) {
   command->callback(
       [&] { status = shoal::launch::RunCheckpointExport(path, other); });
 
+  int parts = 0;
+  command = checkpoint->add_subcommand(
+      "merge", "Writes one anew with few files, and compares the digests");
+  command->add_option("A", path, "As for the others")->required();
+  command->add_option("--out", other, "A new folder")
+      ->required()
+      ->type_name("DIR");
+  command
+      ->add_option("--parts", parts,
+                   "Files of rows, or one more per table (default: of 64 MiB)")
+      ->check(CLI::Range(1, 1'000'000));
+  command->callback(
+      [&] { status = shoal::launch::RunCheckpointMerge(path, other, parts); });
+
   CLI::App* data = app.add_subcommand("data", "Works on training data");
   data->require_subcommand(1);
   std::string convert_job;

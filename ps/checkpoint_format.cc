@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <filesystem>
 #include <set>
 #include <utility>
 
@@ -559,23 +558,21 @@ Status CheckNoneDamaged(Storage& storage, const std::string& parent,
 StatusOr<std::string> FindCheckpoint(Storage& storage,
                                      const std::string& given) {
   // "out/", "./out" and "out" are spelled alike from here on.
-  std::string path = std::filesystem::path(given).lexically_normal().string();
-  if (path.size() > 1 && path.ends_with('/')) {
-    path.pop_back();
-  }
+  const std::string path = NormalPath(given);
   const StatusOr<Manifest> here = ReadManifest(storage, path);
   if (here.ok()) {
     return path;
   }
-  if (here.status().code() == StatusCode::kDataLoss) {
+  if (here.status().code() != StatusCode::kNotFound) {
     return here.status();
   }
   for (const std::string& parent : {path, StrCat(path, "/checkpoints")}) {
     const StatusOr<std::vector<int64_t>> steps =
         ListCheckpoints(storage, parent);
-    if (!steps.ok()) {
+    if (steps.status().code() == StatusCode::kNotFound) {
       continue;
     }
+    SHOAL_RETURN_IF_ERROR(steps.status());
     SHOAL_RETURN_IF_ERROR(
         CheckNoneDamaged(storage, parent, steps->empty() ? -1 : steps->back()));
     if (!steps->empty()) {
