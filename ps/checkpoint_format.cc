@@ -140,6 +140,9 @@ class PartsWriter {
           status = flush();
         }
       });
+      if (status.ok()) {
+        status = table.status();
+      }
     }
     return status.ok() && !gathered.ids().empty() ? flush() : status;
   }
@@ -447,7 +450,7 @@ class PartsLoader {
         chunks.emplace_back(chunk, *found);
       }
     }
-    // All of the file fits: from here on nothing fails.
+    // All of the file fits: from here on only room can be missing.
     for (const auto& [table, from] : rows) {
       LoadRows(from, state_, *table);
       missing_tables_.erase(table->name());
@@ -456,7 +459,7 @@ class PartsLoader {
       state_.dense->Load(from.chunk, from.values, from.state);
       missing_chunks_.erase(chunk);
     }
-    return OkStatus();
+    return state_.check == nullptr ? OkStatus() : state_.check();
   }
 
   Storage& storage_;

@@ -111,7 +111,7 @@ StatusOr<std::unique_ptr<SparseTable>> SparseTable::Create(
       static_cast<uint32_t>(
           std::bit_width(static_cast<uint64_t>(kSegmentBytesMax / row_bytes))) -
       1;
-  if (table->spills()) {
+  if (options.memory_bytes_max > 0) {
     SHOAL_RETURN_IF_ERROR(table->PlanMemory().WithPrefix(prefix));
   }
   return table;

@@ -12,7 +12,6 @@
 #include "base/function_ref.h"
 #include "base/status.h"
 #include "ps/initializer.h"
-#include "ps/model_spec.h"
 #include "ps/optimizer.h"
 #include "ps/row_clock.h"
 #include "ps/row_index.h"
@@ -56,7 +55,8 @@ class SparseTable {
     // Where it spills to, as which table, if it does; must outlive this one.
     SpillStore* spill = nullptr;
     int spill_table = 0;
-    // Then: of rows in memory, with their index.
+    // Then: of rows in memory, with their index. (Without a store it is only
+    // checked.)
     int64_t memory_bytes_max = 0;
   };
 
@@ -246,11 +246,6 @@ class SparseTable {
 
 // Of the table that counts the pushes to ids that `options.rules` keep waiting.
 SparseTable::Options CandidateOptions(const SparseTable::Options& options);
-
-// The tables of a model, in its order, then those of their candidates.
-// Errors: those of SparseTable::Create().
-StatusOr<std::vector<std::unique_ptr<SparseTable>>> MakeTables(
-    const ModelSpec& model, int slot_bits);
 
 }  // namespace shoal::ps
 

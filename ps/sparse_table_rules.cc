@@ -216,34 +216,4 @@ void SparseTable::Sweep(int64_t step, const std::vector<bool>* slots) {
   }
 }
 
-// ---------------------------------------------------------------------------
-
-StatusOr<std::vector<std::unique_ptr<SparseTable>>> MakeTables(
-    const ModelSpec& model, int slot_bits) {
-  std::vector<std::unique_ptr<SparseTable>> tables;
-  std::vector<std::unique_ptr<SparseTable>> candidates;
-  for (const TableSpec& table : model.tables) {
-    SparseTable::Options options = {.name = table.name,
-                                    .dim = table.dim,
-                                    .optimizer = table.optimizer,
-                                    .initializer = table.initializer,
-                                    .seed = model.seed,
-                                    .slot_bits = slot_bits,
-                                    .format = table.format,
-                                    .rules = table.rules};
-    if (table.rules.counts()) {
-      auto counts = SparseTable::Create(CandidateOptions(options));
-      SHOAL_RETURN_IF_ERROR(
-          counts.status().WithPrefix("admission.candidate_bytes"));
-      options.candidates = counts->get();
-      candidates.push_back(*std::move(counts));
-    }
-    SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<SparseTable> made,
-                           SparseTable::Create(options));
-    tables.push_back(std::move(made));
-  }
-  std::move(candidates.begin(), candidates.end(), std::back_inserter(tables));
-  return tables;
-}
-
 }  // namespace shoal::ps

@@ -46,6 +46,9 @@ Status SparseTable::PlanMemory() {
                " bytes of memory for its rows on disk to come to, but needs ",
                least, " or more; raise cluster.memory_per_server"));
   }
+  if (!spills()) {
+    return OkStatus();
+  }
   // Half of the rows at most, so that what is brought together fits together.
   batch_max_ = std::min(kBatch, static_cast<size_t>(rows_max_) / 2 /
                                     kBatchMultiple * kBatchMultiple);

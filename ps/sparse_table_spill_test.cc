@@ -1,10 +1,7 @@
 // A table that spills is the table that does not, whatever is done to it: the
 // oracle is the same table with all rows in memory.
-#include <stdlib.h>
-
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
 #include <memory>
 #include <numeric>
 #include <set>
@@ -20,45 +17,19 @@
 #include "base/strcat.h"
 #include "ps/slots.h"
 #include "ps/sparse_table.h"
-#include "ps/spill_store.h"
+#include "ps/spill_testing.h"
 
 namespace shoal::ps {
 namespace {
 
-namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
-// A folder for one test.
-class TempFolder {
- public:
-  TempFolder() {
-    std::string name =
-        (fs::temp_directory_path() / "shoal-spill-test-XXXXXX").string();
-    path_ = ::mkdtemp(name.data());
-  }
-  ~TempFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
-std::unique_ptr<SpillStore> TinyStore(const TempFolder& folder) {
-  auto store = OpenSpillStore({.parent = folder.path(),
-                               .cache_bytes = 64 << 10,
-                               .write_buffer_bytes = 64 << 10});
-  EXPECT_TRUE(store.ok()) << store.status();
-  return *std::move(store);
-}
-
-// One that fails from its nth call on.
+// One that fails from its nth call on, as if the disk had gone.
 class FailingStore : public SpillStore {
  public:
   explicit FailingStore(SpillStore& store) : store_(store) {}
   void FailAfter(int calls) { left_ = calls; }
+  int left() const { return left_; }
 
   Status Get(int table, std::span<const uint64_t> ids,
              FunctionRef<void(size_t, std::span<const std::byte>)> found)
@@ -278,6 +249,73 @@ INSTANTIATE_TEST_SUITE_P(
                        ::testing::Values(DType::kF32, DType::kBF16),
                        ::testing::Values<size_t>(0, 6)),
     NameOf);
+
+// Wherever the disk fails first, it is told, and what is still in memory stays.
+TEST(SpilledTableErrorTest, NoFailureOfTheDiskIsSilent) {
+  const TempFolder folder;
+  SparseTable::Options options =
+      OptionsOf("adagrad", DType::kF32, {.max_age_steps = 9});
+  options.memory_bytes_max = kTinyMemory;
+  int failed = 0;
+  for (int calls = 0; calls < 150; ++calls) {
+    SCOPED_TRACE(calls);
+    const auto disk = TinyStore(folder);
+    FailingStore store(*disk);
+    store.FailAfter(calls);
+    options.spill = &store;
+    const auto table = *SparseTable::Create(options);
+    Random random(7);
+    for (int64_t step = 1; step <= 12 && table->status().ok(); ++step) {
+      const auto ids = SomeIds(random, 200);
+      std::vector<float> rows(ids.size() * 6, 0.5F);
+      table->Fetch(ids);
+      table->Pull(ids, rows.data());
+      table->Apply(ids, rows.data(), 1, step);
+      if (step % 4 == 0) {
+        AllBits(*table);
+        table->EraseSlot(step);
+        table->Load(
+            step, std::vector<std::byte>(24),
+            std::vector<float>(static_cast<size_t>(table->state_floats())));
+      }
+    }
+    failed += table->status().ok() ? 0 : 1;
+    EXPECT_EQ(table->status().ok(), store.left() >= 0);
+  }
+  EXPECT_GT(failed, 50);
+}
+
+TEST(SpilledTableErrorTest, RowsThatCantBeWrittenStayInMemory) {
+  const TempFolder folder;
+  const auto disk = TinyStore(folder);
+  FailingStore store(*disk);
+  store.FailAfter(0);
+  SparseTable::Options options = OptionsOf("sgd", DType::kF32, {});
+  options.memory_bytes_max = kTinyMemory;
+  options.spill = &store;
+  const auto table = *SparseTable::Create(options);
+  Random random(1);
+  const auto ids = SomeIds(random, 1000);
+  const std::vector<float> gradients(ids.size() * 6, 1);
+  table->Apply(ids, gradients.data(), 1, 1);
+  EXPECT_EQ(table->status().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(table->rows_in_memory(), 1000);
+  EXPECT_EQ(table->num_rows(), 1000);
+}
+
+TEST(SpilledTableErrorTest, TooLittleMemoryIsRefusedSayingHowMuchWouldDo) {
+  SparseTable::Options options = OptionsOf("adagrad", DType::kF32, {});
+  options.memory_bytes_max = 50000;
+  const auto made = SparseTable::Create(options);
+  ASSERT_EQ(made.status().code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(made.status().message(),
+              ::testing::AllOf(HasSubstr("'embedding'"), HasSubstr("50000"),
+                               HasSubstr("cluster.memory_per_server")));
+  const std::string text(made.status().message());
+  const size_t at = text.find("needs ") + 6;
+  options.memory_bytes_max = std::stoll(text.substr(at));
+  EXPECT_TRUE(SparseTable::Create(options).ok());
+}
 
 }  // namespace
 }  // namespace shoal::ps

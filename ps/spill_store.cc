@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include <linux/magic.h>
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
 #include <rocksdb/filter_policy.h>
@@ -21,6 +22,7 @@
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
 #include <sys/file.h>
+#include <sys/vfs.h>
 
 #include "base/mutex.h"
 #include "base/strcat.h"
@@ -156,6 +158,15 @@ StatusOr<std::unique_ptr<OwnFolder>> MakeFolder(const SpillOptions& options) {
   fs::create_directories(parent, error);
   if (!fs::is_directory(parent)) {
     return CantUse(parent, error ? error.message() : "it is no folder");
+  }
+  struct statfs found = {};
+  if (::statfs(parent.c_str(), &found) != 0) {
+    return CantUse(parent, TextOf(errno));
+  }
+  if (found.f_type == TMPFS_MAGIC) {
+    return CantUse(parent,
+                   "it lies in memory (tmpfs), and rows are to leave it; set "
+                   "cluster.spill_folder to one on a disk");
   }
   RemoveLeftovers(parent);
   const fs::space_info space = fs::space(parent, error);
