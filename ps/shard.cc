@@ -280,10 +280,12 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
       SparseTable& table = *tables_[static_cast<size_t>(index)];
       Buffer rows =
           Buffer::Allocate(static_cast<int64_t>(ids.size()) * table.dim() * 4);
+      float* const to = rows.MutableAs<float>().data();
       if (storage_works_ == 0) {
-        table.Fetch(ids);  // Not while the storage thread reads the table.
+        table.PullAndKeep(ids, to);
+      } else {
+        table.Pull(ids, to);  // The storage thread reads the table.
       }
-      table.Pull(ids, rows.MutableAs<float>().data());
       frames.push_back(std::move(rows));
     }
   }

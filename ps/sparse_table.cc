@@ -191,14 +191,14 @@ void SparseTable::InitValues(uint64_t id, float* out) const {
   RoundInPlace(format(), RoundingKey(id, -1), values);
 }
 
-void SparseTable::Pull(std::span<const uint64_t> ids, float* out) const {
+void SparseTable::PullFromMemory(std::span<const uint64_t> ids, float* out,
+                                 std::vector<size_t>* missing) const {
   const size_t n = ids.size();
   const auto row_bytes = static_cast<size_t>(value_bytes());
   // Three stages on their way at once: an id's bucket is fetched, then its row,
   // then the row is copied. Rings of what the later stages need.
   std::array<uint64_t, kBlock> hashes;
   std::array<const float*, kBlock> rows;
-  std::vector<size_t> away;
   const auto fetch_bucket = [&](size_t i) {
     const uint64_t hash = IdHash(ids[i]);
     hashes[i % kBlock] = hash;
@@ -230,8 +230,8 @@ void SparseTable::Pull(std::span<const uint64_t> ids, float* out) const {
     float* to = out + i * static_cast<size_t>(dim());
     const float* row = rows[i % kBlock];
     if (row == nullptr) {
-      if (rows_away_ > 0) {
-        away.push_back(i);
+      if (missing != nullptr) {
+        missing->push_back(i);
       }
       InitValues(ids[i], to);
     } else if (format() == DType::kF32) {
@@ -239,9 +239,6 @@ void SparseTable::Pull(std::span<const uint64_t> ids, float* out) const {
     } else {
       WidenValues(format(), row, {to, static_cast<size_t>(dim())});
     }
-  }
-  if (!away.empty()) {
-    ReadAway(ids, std::move(away), out);
   }
 }
 

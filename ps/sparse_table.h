@@ -102,12 +102,11 @@ class SparseTable {
     return stride_ * static_cast<int64_t>(sizeof(float));
   }
 
-  // Before a Pull() of `ids`: into memory with those that are on disk, since
-  // they are likely to be used again.
-  void Fetch(std::span<const uint64_t> ids);
-
   // Writes the values of `ids` to out[ids.size(), dim], f32. Changes nothing.
   void Pull(std::span<const uint64_t> ids, float* out) const;
+  // The same, and keeps in memory what came from disk, since it is likely to be
+  // used again. Not beside any other call.
+  void PullAndKeep(std::span<const uint64_t> ids, float* out);
 
   // Updates the rows of `ids`, all distinct, with gradients[ids.size(), dim];
   // inserts those that are not there, and drops rows, as the rules have it.
@@ -194,9 +193,10 @@ class SparseTable {
   bool Spill(size_t rows);
   // Takes its copy on disk for one in memory.
   void TakeFromDisk(uint64_t id);
-  // Those of pulled ids[at[i]] that are not in memory.
-  void ReadAway(std::span<const uint64_t> ids, std::vector<size_t> at,
-                float* out) const;
+  // As Pull(), but those that are not in memory have their first values. Where
+  // they are in `ids` is added to `missing`, if it is not null.
+  void PullFromMemory(std::span<const uint64_t> ids, float* out,
+                      std::vector<size_t>* missing) const;
   // visit(id, row) for the rows of a part that are on disk alone.
   void ForEachAway(int64_t part,
                    FunctionRef<void(uint64_t, const float*)> visit) const;

@@ -69,10 +69,15 @@ void SparseTable::FreeRow(uint64_t id, uint32_t row) {
 
 // --- Into memory -----------------------------------------------------------
 
-void SparseTable::Fetch(std::span<const uint64_t> ids) {
-  for (size_t begin = 0; spills() && begin < ids.size(); begin += batch_max_) {
-    Bring(ids.subspan(begin, std::min(batch_max_, ids.size() - begin)),
-          /*to_be_made=*/false);
+void SparseTable::PullAndKeep(std::span<const uint64_t> ids, float* out) {
+  if (!spills()) {
+    return PullFromMemory(ids, out, nullptr);
+  }
+  for (size_t begin = 0; begin < ids.size(); begin += batch_max_) {
+    const auto batch =
+        ids.subspan(begin, std::min(batch_max_, ids.size() - begin));
+    Bring(batch, /*to_be_made=*/false);
+    PullFromMemory(batch, out + begin * static_cast<size_t>(dim()), nullptr);
   }
 }
 
@@ -170,8 +175,12 @@ bool SparseTable::Spill(size_t rows) {
 
 // --- On disk ---------------------------------------------------------------
 
-void SparseTable::ReadAway(std::span<const uint64_t> ids,
-                           std::vector<size_t> at, float* out) const {
+void SparseTable::Pull(std::span<const uint64_t> ids, float* out) const {
+  if (rows_away_ == 0) {
+    return PullFromMemory(ids, out, nullptr);
+  }
+  std::vector<size_t> at;
+  PullFromMemory(ids, out, &at);
   std::sort(at.begin(), at.end(), [&](size_t a, size_t b) {
     return IdHash(ids[a]) < IdHash(ids[b]);
   });

@@ -185,9 +185,10 @@ TEST_P(SpilledTableTest, AnyStreamOfCallsGivesTheBitsOfATableInMemory) {
     std::vector<float> of_a(floats);
     std::vector<float> of_b(floats);
     if (random.Below(3) > 0) {
-      a.Fetch(ids);
+      a.PullAndKeep(ids, of_a.data());
+    } else {
+      a.Pull(ids, of_a.data());
     }
-    a.Pull(ids, of_a.data());
     b.Pull(ids, of_b.data());
     ASSERT_EQ(std::memcmp(of_a.data(), of_b.data(), floats * 4), 0) << step;
     std::vector<float> gradients(floats);
@@ -268,8 +269,11 @@ TEST(SpilledTableErrorTest, NoFailureOfTheDiskIsSilent) {
     for (int64_t step = 1; step <= 12 && table->status().ok(); ++step) {
       const auto ids = SomeIds(random, 200);
       std::vector<float> rows(ids.size() * 6, 0.5F);
-      table->Fetch(ids);
-      table->Pull(ids, rows.data());
+      if (step % 2 == 0) {
+        table->PullAndKeep(ids, rows.data());
+      } else {
+        table->Pull(ids, rows.data());
+      }
       table->Apply(ids, rows.data(), 1, step);
       if (step % 4 == 0) {
         AllBits(*table);

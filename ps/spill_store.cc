@@ -16,6 +16,8 @@
 #include <linux/magic.h>
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
+#include <rocksdb/env.h>
+#include <rocksdb/file_system.h>
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/listener.h>
 #include <rocksdb/options.h>
@@ -109,6 +111,38 @@ class FirstError : public rocksdb::EventListener {
   const std::string folder_;
   mutable Mutex mutex_;
   Status first_ SHOAL_GUARDED_BY(mutex_);
+};
+
+// Files of this store are of use to nobody after a crash, so nothing waits
+// until they are on the disk itself.
+class UnsyncedFile : public rocksdb::FSWritableFileOwnerWrapper {
+ public:
+  using FSWritableFileOwnerWrapper::FSWritableFileOwnerWrapper;
+  rocksdb::IOStatus Sync(const rocksdb::IOOptions& /*options*/,
+                         rocksdb::IODebugContext* /*debug*/) override {
+    return rocksdb::IOStatus::OK();
+  }
+  rocksdb::IOStatus Fsync(const rocksdb::IOOptions& /*options*/,
+                          rocksdb::IODebugContext* /*debug*/) override {
+    return rocksdb::IOStatus::OK();
+  }
+};
+
+class UnsyncedFiles : public rocksdb::FileSystemWrapper {
+ public:
+  using FileSystemWrapper::FileSystemWrapper;
+  const char* Name() const override { return "shoal::UnsyncedFiles"; }
+  rocksdb::IOStatus NewWritableFile(
+      const std::string& name, const rocksdb::FileOptions& options,
+      std::unique_ptr<rocksdb::FSWritableFile>* file,
+      rocksdb::IODebugContext* debug) override {
+    const rocksdb::IOStatus status =
+        FileSystemWrapper::NewWritableFile(name, options, file, debug);
+    if (status.ok()) {
+      *file = std::make_unique<UnsyncedFile>(std::move(*file));
+    }
+    return status;
+  }
 };
 
 // A folder that no other process takes for left over.
@@ -215,7 +249,9 @@ rocksdb::Options DbOptions(const SpillOptions& options,
   db.target_file_size_base =
       std::max<uint64_t>(db.write_buffer_size, uint64_t{16} << 20);
   db.max_bytes_for_level_base = 4 * db.target_file_size_base;
-  db.level_compaction_dynamic_level_bytes = true;
+  // Rows are written again in no order: merging whole runs writes each less
+  // often than levels do.
+  db.compaction_style = rocksdb::kCompactionStyleUniversal;
   db.compression = rocksdb::kNoCompression;  // Trained values are noise.
   db.max_background_jobs = 2;
   db.max_open_files = 256;
@@ -234,13 +270,16 @@ class RocksStore : public SpillStore {
   RocksStore(std::unique_ptr<OwnFolder> folder, const SpillOptions& options)
       : options_(options),
         folder_(std::move(folder)),
-        error_(std::make_shared<FirstError>(folder_->path)) {}
+        error_(std::make_shared<FirstError>(folder_->path)),
+        env_(rocksdb::NewCompositeEnv(
+            std::make_shared<UnsyncedFiles>(rocksdb::FileSystem::Default()))) {}
 
   Status Open() {
     rocksdb::Options db = DbOptions(
         options_,
         rocksdb::NewLRUCache(static_cast<size_t>(options_.cache_bytes), 2));
     db.listeners.push_back(error_);
+    db.env = env_.get();
     rocksdb::DB* opened = nullptr;
     const Status status =
         error_->Take(rocksdb::DB::Open(db, folder_->path + "/rows", &opened));
@@ -340,6 +379,7 @@ class RocksStore : public SpillStore {
   const SpillOptions options_;
   const std::unique_ptr<OwnFolder> folder_;
   const std::shared_ptr<FirstError> error_;
+  const std::unique_ptr<rocksdb::Env> env_;
   std::unique_ptr<rocksdb::DB> db_;
 };
 
