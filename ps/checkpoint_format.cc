@@ -377,9 +377,21 @@ StatusOr<std::optional<FittingChunk>> FitChunk(const std::string& file,
 
 void LoadRows(const TableTensors& from, const ShardState& state,
               SparseTable& table) {
-  for (size_t i = 0; i < from.ids.size(); ++i) {
-    if (HasSlot(state, SlotOfHash(IdHash(from.ids[i]), state.slot_bits))) {
-      table.Load(from.ids[i], from.values_of(i), from.state_of(i));
+  const auto is_here = [&](size_t i) {
+    return HasSlot(state, SlotOfHash(IdHash(from.ids[i]), state.slot_bits));
+  };
+  // Rows of a slot lie together, and so do those of slots that do.
+  for (size_t begin = 0, end = 0; begin < from.ids.size(); begin = end + 1) {
+    for (end = begin; end < from.ids.size() && is_here(end);) {
+      ++end;
+    }
+    const size_t n = end - begin;
+    if (n > 0) {
+      table.Load(std::span(from.ids).subspan(begin, n),
+                 {from.values_of(begin).data(),
+                  n * static_cast<size_t>(table.value_bytes())},
+                 {from.state_of(begin).data(),
+                  n * static_cast<size_t>(table.state_floats())});
     }
   }
 }

@@ -53,7 +53,8 @@ class SlotStates;
 // the last has come, with no commit, after step t - 1; in `bounded` a pull of t
 // waits until t - staleness steps are applied. No chains there.
 //
-// Belongs to the thread that pumps it; never blocks.
+// Belongs to the thread that pumps it; never blocks, but for the disk of tables
+// that spill.
 class Shard : public comm::Node {
  public:
   struct Options {

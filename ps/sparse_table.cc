@@ -358,23 +358,27 @@ void SparseTable::ApplyInF32(std::span<const uint64_t> ids,
   }
 }
 
-void SparseTable::Load(uint64_t id, std::span<const std::byte> values,
-                       std::span<const float> state) {
-  SHOAL_CHECK(static_cast<int64_t>(values.size()) == value_bytes() &&
-              static_cast<int64_t>(state.size()) == state_floats_);
-  const uint64_t hash = IdHash(id);
-  uint32_t found = index_.Find(hash, id);
-  if (spills() && found == RowIndex::kNone) {
-    MakeRoom(1);
-    TakeFromDisk(id);
-    found = index_.Find(hash, id);
+void SparseTable::Load(std::span<const uint64_t> ids,
+                       std::span<const std::byte> values,
+                       std::span<const float> states) {
+  const auto v = static_cast<size_t>(value_bytes());
+  const auto s = static_cast<size_t>(state_floats_);
+  SHOAL_CHECK(values.size() == ids.size() * v &&
+              states.size() == ids.size() * s);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (spills() && i % batch_max_ == 0) {
+      Bring(ids.subspan(i, std::min(batch_max_, ids.size() - i)),
+            /*to_be_made=*/true);
+    }
+    const uint64_t hash = IdHash(ids[i]);
+    const uint32_t found = index_.Find(hash, ids[i]);
+    if (spills() && found != RowIndex::kNone) {
+      clock_.Add(found, RowClock::kDirty);
+    }
+    float* row = found != RowIndex::kNone ? RowAt(found) : Insert(hash, ids[i]);
+    std::memcpy(row, values.data() + i * v, v);
+    std::copy_n(states.data() + i * s, s, row + value_words_);
   }
-  if (spills() && found != RowIndex::kNone) {
-    clock_.Add(found, RowClock::kUsed | RowClock::kDirty);
-  }
-  float* row = found != RowIndex::kNone ? RowAt(found) : Insert(hash, id);
-  std::memcpy(row, values.data(), values.size());
-  std::copy(state.begin(), state.end(), row + value_words_);
 }
 
 void SparseTable::EraseSlot(int64_t slot) {

@@ -118,10 +118,14 @@ class SparseTable {
              double learning_rate_factor, int64_t step,
              const std::vector<bool>* slots = nullptr);
 
-  // Inserts a row whatever the rules, or replaces it; `values` are
-  // value_bytes() of the format.
+  // Inserts rows whatever the rules, or replaces them; per id value_bytes() of
+  // the format and state_floats().
+  void Load(std::span<const uint64_t> ids, std::span<const std::byte> values,
+            std::span<const float> states);
   void Load(uint64_t id, std::span<const std::byte> values,
-            std::span<const float> state);
+            std::span<const float> state) {
+    Load({&id, 1}, values, state);
+  }
 
   // Drops all rows of a slot; their memory is used again by later rows.
   void EraseSlot(int64_t slot);
@@ -191,8 +195,6 @@ class SparseTable {
   // For so many rows more, in memory.
   void MakeRoom(size_t rows);
   bool Spill(size_t rows);
-  // Takes its copy on disk for one in memory.
-  void TakeFromDisk(uint64_t id);
   // As Pull(), but those that are not in memory have their first values. Where
   // they are in `ids` is added to `missing`, if it is not null.
   void PullFromMemory(std::span<const uint64_t> ids, float* out,

@@ -127,12 +127,6 @@ void SparseTable::Bring(std::span<const uint64_t> ids, bool to_be_made) {
   }
 }
 
-void SparseTable::TakeFromDisk(uint64_t id) {
-  if (away_[static_cast<size_t>(index_.PartOf(IdHash(id)))] > 0) {
-    Bring({&id, 1}, /*to_be_made=*/false);
-  }
-}
-
 // --- Out of memory ---------------------------------------------------------
 
 void SparseTable::MakeRoom(size_t rows) {

@@ -205,16 +205,16 @@ TEST_P(SpilledTableTest, AnyStreamOfCallsGivesTheBitsOfATableInMemory) {
       }
     }
     if (step % 7 == 0) {
-      for (const uint64_t id : SomeIds(random, 40)) {
-        std::vector<std::byte> values(static_cast<size_t>(a.value_bytes()));
-        for (std::byte& value : values) {
-          value = static_cast<std::byte>(random.Below(60));
-        }
-        const std::vector<float> state(static_cast<size_t>(a.state_floats()),
-                                       0.25F);
-        a.Load(id, values, state);
-        b.Load(id, values, state);
+      const auto loaded = SomeIds(random, 1 + random.Below(300));
+      std::vector<std::byte> values(loaded.size() *
+                                    static_cast<size_t>(a.value_bytes()));
+      for (std::byte& value : values) {
+        value = static_cast<std::byte>(random.Below(60));
       }
+      const std::vector<float> states(
+          loaded.size() * static_cast<size_t>(a.state_floats()), 0.25F);
+      a.Load(loaded, values, states);
+      b.Load(loaded, values, states);
     }
     if (step % 15 == 0) {
       ExpectSame(a, b);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdint>
 #include <filesystem>
@@ -11,6 +12,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -173,29 +175,68 @@ TEST(SpillStoreTest, FoldersInMemoryAreRefused) {
                     HasSubstr("cluster.spill_folder")));
 }
 
-// The system refuses to write, as it does when a disk is full.
+// While it lives the system refuses to write files of more than some bytes, as
+// it does when a disk is full.
+class FullDisk {
+ public:
+  explicit FullDisk(rlim_t bytes) : handler_(::signal(SIGXFSZ, SIG_IGN)) {
+    EXPECT_EQ(::getrlimit(RLIMIT_FSIZE, &before_), 0);
+    rlimit tight = before_;
+    tight.rlim_cur = bytes;
+    EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &tight), 0);
+  }
+  ~FullDisk() {
+    EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &before_), 0);
+    ::signal(SIGXFSZ, handler_);
+  }
+  FullDisk(const FullDisk&) = delete;
+  FullDisk& operator=(const FullDisk&) = delete;
+
+ private:
+  void (*handler_)(int);
+  rlimit before_ = {};
+};
+
+Status PutZeros(SpillStore& store, uint64_t first, uint64_t n) {
+  const Row row(200);
+  std::vector<SpillStore::Row> rows;
+  for (uint64_t id = first; id < first + n; ++id) {
+    rows.push_back({id, row});
+  }
+  return store.Put(0, rows);
+}
+
 TEST(SpillStoreTest, AWriteThatFailsIsToldAndStays) {
   const TempFolder folder;
   const auto store = TinyStore(folder);
-  rlimit before = {};
-  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
-  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
-  rlimit tight = before;
-  tight.rlim_cur = 20000;
-  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &tight), 0);
   Status status;
-  for (uint64_t id = 0; id < 5000 && status.ok(); ++id) {
-    const Row row(200);
-    status = store->Put(0, std::vector<SpillStore::Row>{{id, row}});
+  {
+    const FullDisk full(20000);
+    for (uint64_t id = 0; id < 5000 && status.ok(); ++id) {
+      status = PutZeros(*store, id, 1);
+    }
   }
-  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
-  ::signal(SIGXFSZ, handler);
   ASSERT_EQ(status.code(), StatusCode::kUnavailable);
   EXPECT_THAT(status.message(), HasSubstr(folder.path()));
   EXPECT_EQ(store->status().code(), StatusCode::kUnavailable);
   const uint64_t id = 1;
   EXPECT_FALSE(store->Get(0, {&id, 1}, [](auto, auto) {}).ok());
   EXPECT_FALSE(store->Erase(0, {&id, 1}).ok());
+}
+
+// Not only when the next write meets it.
+TEST(SpillStoreTest, AFailureInTheBackgroundIsKept) {
+  const TempFolder folder;
+  const auto store = TinyStore(folder);
+  const FullDisk full(20000);
+  ASSERT_TRUE(PutZeros(*store, 0, 500).ok());
+  static_cast<void>(PutZeros(*store, 500, 1));  // Begins to write the others.
+  const auto deadline =
+      std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (store->status().ok() && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(store->status().code(), StatusCode::kUnavailable);
 }
 
 }  // namespace
