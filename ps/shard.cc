@@ -584,7 +584,7 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
   if (save.version() > route_.version || (commits() && save.step() > step_)) {
     // Workers are done when one shard has told them of the last commit; it, or
     // the route, may still be on its way here.
-    waiting_saves_.emplace_back(from, std::move(request));
+    waiting_saves_.push_back({from, std::move(request)});
     return;
   }
   if (plan_.shares_steps() && save.step() != step_) {

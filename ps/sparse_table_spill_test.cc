@@ -179,7 +179,7 @@ TEST_P(SpilledTableTest, AnyStreamOfCallsGivesTheBitsOfATableInMemory) {
   Random random(rules * 31 + static_cast<uint64_t>(format));
   std::vector<bool> slots(1024, true);
   int64_t most_away = 0;
-  for (int64_t step = 1; step <= 90; ++step) {
+  for (int64_t step = 1; step <= 60; ++step) {
     const auto ids = SomeIds(random, 50 + random.Below(250));
     const size_t floats = ids.size() * static_cast<size_t>(a.dim());
     std::vector<float> of_a(floats);
