@@ -17,8 +17,8 @@
 #include "launch/control.h"
 #include "launch/run_state.pb.h"
 #include "ps/checkpoint_format.h"
+#include "ps/memory_plan.h"
 #include "ps/slots.h"
-#include "ps/sparse_table.h"
 #include "worker/consistency.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
@@ -233,9 +233,14 @@ Status JobRun::BuildSpec() {
       worker::BuildModel(*job_, data_.schema, data_.label_mean));
   spec_ = std::move(model.spec);
   // As the servers will: what they would refuse is said before any starts.
+  SHOAL_ASSIGN_OR_RETURN(
+      const ps::MemoryPlan memory,
+      ps::PlanMemory(spec_, worker::MakeClusterPlan(*job_, spec_)));
   SHOAL_RETURN_IF_ERROR(
-      ps::MakeTables(spec_, ps::SlotBitsFor(job_->cluster().servers() *
-                                            job_->cluster().shards()))
+      ps::MakeTables(
+          spec_,
+          ps::SlotBitsFor(job_->cluster().servers() * job_->cluster().shards()),
+          memory)
           .status());
   plan_ = worker::MakeTrainPlan(*job_, data_.train.num_rows,
                                 data_.test.num_rows > 0);

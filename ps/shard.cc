@@ -67,7 +67,10 @@ void Shard::OnJoined(const JoinResult& joined) {
 }
 
 Status Shard::MakeStores() {
-  SHOAL_ASSIGN_OR_RETURN(tables_, MakeTables(model_, route_.slot_bits));
+  SHOAL_ASSIGN_OR_RETURN(memory_, PlanMemory(model_, plan_));
+  SHOAL_ASSIGN_OR_RETURN(store_, OpenStore(memory_, plan_));
+  SHOAL_ASSIGN_OR_RETURN(
+      tables_, MakeTables(model_, route_.slot_bits, memory_, store_.get()));
   SHOAL_ASSIGN_OR_RETURN(dense_, DenseStore::Create(model_, {}));
   return OkStatus();
 }
@@ -86,6 +89,8 @@ void Shard::Report() {
       continue;
     }
     report.table_rows += table->num_rows();
+    report.rows_on_disk += table->num_rows() - table->rows_in_memory();
+    report.rows_fetched += table->rows_fetched();
     report.rows_admitted += table->rows_admitted();
     report.rows_evicted += table->rows_evicted();
   }
@@ -278,9 +283,17 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
       SparseTable& table = *tables_[static_cast<size_t>(index)];
       Buffer rows =
           Buffer::Allocate(static_cast<int64_t>(ids.size()) * table.dim() * 4);
-      table.Pull(ids, rows.MutableAs<float>().data());
+      float* const to = rows.MutableAs<float>().data();
+      if (storage_works_ == 0) {
+        table.PullAndKeep(ids, to);
+      } else {
+        table.Pull(ids, to);  // The storage thread reads the table.
+      }
       frames.push_back(std::move(rows));
     }
+  }
+  if (!CheckTables()) {
+    return;
   }
   if (pull.dense()) {
     if (dense_values_.empty()) {
@@ -413,8 +426,11 @@ void Shard::ApplyStaged() {
   for (auto it = stages_.begin(); it != stages_.end() && it->first == step_ &&
                                   it->second.pushes.complete();
        it = stages_.erase(it)) {
-    Apply({std::make_shared<const Piece>(it->second.pushes.Sum()), headed_},
-          it->second.learning_rate_factor, step_);
+    if (!Apply(
+            {std::make_shared<const Piece>(it->second.pushes.Sum()), headed_},
+            it->second.learning_rate_factor, step_)) {
+      return;
+    }
     ++step_;
   }
   if (step_ > before) {
@@ -504,25 +520,31 @@ void Shard::ApplyCommitted(double learning_rate_factor) {
   // First what is asked for: nobody pulls from a replica that is no head.
   const auto apply = [&](bool headed) {
     for (const Part& part : parts_) {
-      if ((part.portion == headed_) == headed) {
-        Apply(part, learning_rate_factor, step);
+      if ((part.portion == headed_) == headed &&
+          !Apply(part, learning_rate_factor, step)) {
+        return false;
       }
     }
+    return true;
   };
-  apply(true);
+  if (!apply(true)) {
+    return;
+  }
   ++step_;
   prepared_ = false;
   AnswerWaiting();
   for (const auto& [from, request] : std::exchange(unacknowledged_, {})) {
     ReplyPush(from, request);
   }
-  apply(false);
+  if (!apply(false)) {
+    return;
+  }
   // After the answers: nobody waits for the memory to be freed.
   parts_.clear();
   stages_.clear();
 }
 
-void Shard::Apply(const Part& part, double learning_rate_factor, int64_t step) {
+bool Shard::Apply(const Part& part, double learning_rate_factor, int64_t step) {
   SHOAL_TRACE("apply", step);
   const Piece& piece = *part.piece;
   for (size_t g = 0; g < piece.groups.size(); ++g) {
@@ -536,6 +558,15 @@ void Shard::Apply(const Part& part, double learning_rate_factor, int64_t step) {
   }
   dense_->Apply(part.portion->chunks, piece.dense, learning_rate_factor);
   dense_values_ = Buffer();
+  return CheckTables();
+}
+
+bool Shard::CheckTables() {
+  const Status status = TablesStatus();
+  if (!status.ok()) {
+    Fail(status);
+  }
+  return status.ok();
 }
 
 // --- Checkpoints -----------------------------------------------------------
@@ -556,7 +587,7 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
   if (save.version() > route_.version || (commits() && save.step() > step_)) {
     // Workers are done when one shard has told them of the last commit; it, or
     // the route, may still be on its way here.
-    waiting_saves_.emplace_back(from, std::move(request));
+    waiting_saves_.push_back({from, std::move(request)});
     return;
   }
   if (plan_.shares_steps() && save.step() != step_) {

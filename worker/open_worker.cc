@@ -201,7 +201,10 @@ ps::ClusterPlan MakeClusterPlan(const JobSpec& job,
                             ? "transport"
                             : job.cluster().collective(),
           .allreduce = {job.cluster().allreduce().begin(),
-                        job.cluster().allreduce().end()}};
+                        job.cluster().allreduce().end()},
+          .memory_per_shard =
+              job.cluster().memory_per_server() / job.cluster().shards(),
+          .spill_folder = job.cluster().spill_folder()};
 }
 
 }  // namespace shoal::worker
