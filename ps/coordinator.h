@@ -6,7 +6,6 @@
 #include <map>
 #include <optional>
 #include <set>
-#include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -16,6 +15,7 @@
 #include "ps/caller.h"
 #include "ps/checkpoint_saver.h"
 #include "ps/durable_state.h"
+#include "ps/job_observer.h"
 #include "ps/model_spec.h"
 #include "ps/route.h"
 #include "ps/train_plan.h"
@@ -25,39 +25,6 @@ namespace shoal::ps {
 namespace wire {
 class CoordinatorState;
 }  // namespace wire
-
-// What the coordinator tells whoever runs the job; called on its thread.
-class JobObserver {
- public:
-  virtual ~JobObserver() = default;
-
-  // All members are there; training starts at `step`. An error ends the job.
-  virtual Status OnStarted(int64_t step) = 0;
-
-  // Instead, of a job that an earlier coordinator led until it was lost;
-  // `state` is what State() gave there when it was last kept.
-  virtual Status OnRecovered(int64_t step, const std::string& state) = 0;
-
-  // What OnRecovered() of another process needs to go on; opaque here.
-  virtual std::string State() = 0;
-
-  // Training has reached `step`; `examples` more were seen, whose losses sum to
-  // `loss_sum`, all of the steps of `window` (see Options::log_every_steps).
-  virtual void OnProgress(int64_t step, int64_t window, double loss_sum,
-                          int64_t examples) = 0;
-
-  // Scores and labels of the whole test part at `step`, in no fixed order:
-  // labels [n], scores [n] or [n, classes]. True ends the training early.
-  virtual StatusOr<bool> OnEvaluated(int64_t step,
-                                     std::span<const float> scores,
-                                     std::span<const float> labels) = 0;
-
-  // What a checkpoint written now keeps beside the state of the servers: see
-  // Manifest::texts.
-  virtual std::map<std::string, std::string> CheckpointTexts() = 0;
-
-  virtual void OnSaved(int64_t step, const std::string& folder) = 0;
-};
 
 // Lets members in, deals virtual workers, leads the steps of `sync`, keeps the
 // clocks of `bounded`, and drives the job from boundary to boundary: train,
