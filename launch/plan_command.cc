@@ -14,6 +14,7 @@
 #include "base/strcat.h"
 #include "ps/client.h"
 #include "ps/dense_layout.h"
+#include "ps/memory_plan.h"
 #include "ps/optimizer.h"
 #include "ps/route.h"
 #include "ps/slots.h"
@@ -185,6 +186,7 @@ Status RunPlan(const std::string& job_path,
               Mebibytes(static_cast<double>(all_dense)).c_str(),
               on_workers ? "workers, each of which has them" : "servers");
 
+  double largest = 0;
   std::printf("%-10s %12s %14s %14s\n", "server", "rows", "tables", "dense");
   for (int server = 0; server < cluster.servers(); ++server) {
     const auto holds = [&](int64_t slot) {
@@ -193,6 +195,7 @@ Status RunPlan(const std::string& job_path,
           chain.members.begin(), chain.members.end(),
           [&](int shard) { return shard / cluster.shards() == server; });
     };
+    const auto dense = static_cast<double>(dense_bytes(holds, on_workers));
     int64_t rows = 0;
     double bytes = 0;
     for (int64_t slot = 0; slot < route.num_slots(); ++slot) {
@@ -201,10 +204,18 @@ Status RunPlan(const std::string& job_path,
         bytes += slot_bytes[static_cast<size_t>(slot)];
       }
     }
+    std::printf("%-10d %12lld %14s %14s\n", server,
+                static_cast<long long>(rows), Mebibytes(bytes).c_str(),
+                Mebibytes(dense).c_str());
+    largest = std::max(largest, bytes + dense);
+  }
+  const int64_t bound = cluster.memory_per_server();
+  if (bound > 0 && largest > static_cast<double>(bound)) {
     std::printf(
-        "%-10d %12lld %14s %14s\n", server, static_cast<long long>(rows),
-        Mebibytes(bytes).c_str(),
-        Mebibytes(static_cast<double>(dense_bytes(holds, on_workers))).c_str());
+        "The largest server has more than the %s of "
+        "cluster.memory_per_server: rows beyond it go to disk where "
+        "tables.*.tier says so, and end the job where it does not.\n",
+        Mebibytes(static_cast<double>(bound)).c_str());
   }
   std::printf("Not counted: the program itself, messages under way%s.\n",
               rules ? "; what admission and eviction keep out" : "");
