@@ -136,6 +136,7 @@ void Client::Pull(const PullRequest& request, Done done) {
   }
   operation.rows.assign(request.rows.begin(), request.rows.end());
   operation.dense = request.dense;
+  operation.loss_scale = request.loss_scale;
   operation.owner = request.owner;
   operation.done = std::move(done);
   Start(id);
@@ -361,6 +362,9 @@ void Client::OnReply(uint64_t id, size_t shard,
   if (status.ok() && operation.status.ok() && !operation.is_push) {
     SHOAL_TRACE("take rows", operation.step);
     status = TakeRows(*reply, shard, operation);
+    if (operation.loss_scale != nullptr) {
+      *operation.loss_scale = pull.loss_scale();  // All say the same.
+    }
   }
   Arrived(id, status.WithPrefix(where));
 }

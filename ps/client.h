@@ -81,6 +81,7 @@ class Client {
     // Per table [rows of its group, dim] f32, written.
     std::span<float* const> rows;
     float* dense = nullptr;  // DenseLayout::size() floats, written; null: none
+    double* loss_scale = nullptr;  // of the step, written; null: none
     std::shared_ptr<const void> owner;
   };
 
@@ -124,8 +125,9 @@ class Client {
     bool is_push = false;
     int64_t step = 0;
     std::vector<const GroupIds*> groups;
-    std::vector<float*> rows;  // pull
-    float* dense = nullptr;    // pull
+    std::vector<float*> rows;      // pull
+    float* dense = nullptr;        // pull
+    double* loss_scale = nullptr;  // pull
     std::vector<PushPiece> pieces;
     std::vector<std::vector<const float*>> piece_rows;
     double learning_rate_factor = 1;

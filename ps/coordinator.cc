@@ -18,6 +18,16 @@ Coordinator::Coordinator(Options options) : options_(std::move(options)) {
   if (options_.plan.dense_on_workers()) {
     options_.replace_within = Duration::zero();  // A collective has no spares.
   }
+  StatusOr<std::unique_ptr<GlobalPhase>> phase =
+      GlobalPhase::Create(options_.model, options_.plan);
+  called_off_ = phase.status();
+  if (phase.ok()) {
+    phase_ = *std::move(phase);
+    if (!options_.restore_global_phase.empty()) {
+      called_off_ = phase_->Restore(options_.restore_global_phase)
+                        .WithPrefix(options_.restore_folder);
+    }
+  }
 }
 
 Coordinator::~Coordinator() = default;
@@ -25,15 +35,20 @@ Coordinator::~Coordinator() = default;
 void Coordinator::OnStart(comm::NodeContext& context) {
   context_ = &context;
   caller_.emplace(context);
-  saver_.emplace(context, *caller_,
-                 CheckpointSaver::Options{
-                     .parent = options_.checkpoint_folder,
-                     .kept = options_.checkpoints_kept,
-                     .texts = [this] {
-                       return options_.observer == nullptr
-                                  ? std::map<std::string, std::string>()
-                                  : options_.observer->CheckpointTexts();
-                     }});
+  saver_.emplace(
+      context, *caller_,
+      CheckpointSaver::Options{.parent = options_.checkpoint_folder,
+                               .kept = options_.checkpoints_kept,
+                               .texts = [this] {
+                                 std::map<std::string, std::string> texts;
+                                 if (options_.observer != nullptr) {
+                                   texts = options_.observer->CheckpointTexts();
+                                 }
+                                 if (phase_->scales_losses()) {
+                                   texts[kGlobalPhaseText] = phase_->ToText();
+                                 }
+                                 return texts;
+                               }});
   if (!called_off_.ok()) {
     Abort(called_off_);
     return;
@@ -290,6 +305,7 @@ void Coordinator::AnswerJoin(const WaitingMessage& waiting) {
   reply.set_job_text(options_.job_text);
   reply.set_restores(!options_.restore_folder.empty() && !started_);
   reply.set_step(committed_);
+  reply.set_loss_scale(phase_->loss_scale());
   ToWire(route_, *reply.mutable_route());
   ToWire(options_.model, *reply.mutable_model());
   ToWire(options_.plan, *reply.mutable_plan());
@@ -590,9 +606,23 @@ void Coordinator::OnPrepared(comm::EndpointId from, comm::Message message) {
     // A worker must not stand in for the shard that is still missing.
     status = InvalidArgumentError(StrCat("prepared step ", prepared.step(),
                                          " by ", members_.at(from).name));
+  } else if (status.ok() && prepared.has_norms() != phase_->needs_norms()) {
+    status = InternalError(StrCat("prepared step ", prepared.step(),
+                                  prepared.has_norms()
+                                      ? " with norms that nobody asked for"
+                                      : " without the norms that it needs"));
+  } else if (status.ok() && prepared.step() < committed_ - 1) {
+    status = InternalError(StrCat("prepared step ", prepared.step(),
+                                  " long after its commit; the job is at ",
+                                  committed_));
   } else if (status.ok() && prepared.step() > committed_) {
     status = InternalError(StrCat("prepared step ", prepared.step(),
                                   ", but the job is at ", committed_));
+  }
+  StatusOr<StepNorms> norms = status;
+  if (status.ok()) {
+    norms = FromWire(prepared.norms());
+    status = norms.status();
   }
   if (!status.ok()) {
     Reply(from, MakeErrorReply(message, status));
@@ -600,7 +630,7 @@ void Coordinator::OnPrepared(comm::EndpointId from, comm::Message message) {
   }
   WaitingMessage waiting{from, std::move(message)};
   if (prepared.step() < committed_) {
-    ReplyCommit(waiting, prepared.step());  // Its first reply was lost.
+    ReplyCommit(waiting);  // Its first reply was lost.
     return;
   }
   if (prepared.version() != route_.version) {
@@ -609,7 +639,8 @@ void Coordinator::OnPrepared(comm::EndpointId from, comm::Message message) {
                          UnavailableError("a newer route is on its way")));
     return;
   }
-  prepared_.insert_or_assign(from, std::move(waiting));
+  prepared_.insert_or_assign(
+      from, PreparedShard{std::move(waiting), *std::move(norms)});
   MaybeCommit();
 }
 
@@ -621,17 +652,27 @@ void Coordinator::MaybeCommit() {
 }
 
 void Coordinator::Commit() {
-  const int64_t step = committed_++;
-  for (const auto& [shard, waiting] : prepared_) {
-    ReplyCommit(waiting, step);
+  StepNorms norms;
+  for (const auto& [shard, prepared] : prepared_) {
+    norms.Add(prepared.norms);
+  }
+  StatusOr<StepDecision> decision = phase_->Decide(
+      committed_, options_.train.LearningRateFactor(committed_), norms);
+  if (!decision.ok()) {
+    Abort(decision.status());
+    return;
+  }
+  last_commit_ = *std::move(decision);
+  ++committed_;
+  for (const auto& [shard, prepared] : prepared_) {
+    ReplyCommit(prepared.waiting);
   }
   prepared_.clear();
 }
 
-void Coordinator::ReplyCommit(const WaitingMessage& waiting, int64_t step) {
+void Coordinator::ReplyCommit(const WaitingMessage& waiting) {
   wire::Commit commit;
-  commit.set_step(step);
-  commit.set_learning_rate_factor(options_.train.LearningRateFactor(step));
+  ToWire(last_commit_, commit);
   Reply(waiting.from, MakeReply(waiting.message, {Encode(commit)}));
 }
 

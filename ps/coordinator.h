@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <span>
@@ -15,6 +16,7 @@
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/checkpoint_saver.h"
+#include "ps/global_phase.h"
 #include "ps/model_spec.h"
 #include "ps/route.h"
 #include "ps/train_plan.h"
@@ -47,6 +49,9 @@ class JobObserver {
   virtual void OnSaved(int64_t step, const std::string& folder) = 0;
 };
 
+// The name of the manifest's text that has GlobalPhase::ToText().
+inline constexpr char kGlobalPhaseText[] = "global_phase";
+
 // Lets members in, deals virtual workers, leads the steps of `sync`, keeps the
 // clocks of `bounded`, and drives the job from boundary to boundary: train,
 // evaluate, save, stop.
@@ -71,6 +76,8 @@ class Coordinator : public comm::Node {
     int checkpoints_kept = 3;
     std::string restore_folder;  // a `step-N` folder to start from, or empty
     int64_t restore_step = 0;
+    // Of that checkpoint's text kGlobalPhaseText; empty: it has none.
+    std::string restore_global_phase;
     // How long members may take to join, and how long a job waits for another
     // worker in place of one that was lost; zero ends the job at once, as it
     // ends where workers hold the dense variables.
@@ -133,6 +140,10 @@ class Coordinator : public comm::Node {
     comm::EndpointId from;
     comm::Message message;
   };
+  struct PreparedShard {
+    WaitingMessage waiting;
+    StepNorms norms;
+  };
   // What one worker has done.
   struct WorkerState {
     std::optional<comm::EndpointId> endpoint;
@@ -178,7 +189,7 @@ class Coordinator : public comm::Node {
   void OnPrepared(comm::EndpointId from, comm::Message message);
   void MaybeCommit();
   void Commit();
-  void ReplyCommit(const WaitingMessage& waiting, int64_t step);
+  void ReplyCommit(const WaitingMessage& waiting);
   void OnClock(comm::EndpointId from, comm::Message message);
   void AnswerClocks();
   // The steps before `step` that are the worker's own.
@@ -252,10 +263,12 @@ class Coordinator : public comm::Node {
   comm::TimerId watch_timer_ = comm::TimerId::kNone;
 
   CurrentOrder order_;
-  int64_t position_ = 0;   // steps done at the last boundary
-  int64_t committed_ = 0;  // sync: steps committed
+  int64_t position_ = 0;                // steps done at the last boundary
+  int64_t committed_ = 0;               // sync: steps committed
+  StepDecision last_commit_;            // the last of them
+  std::unique_ptr<GlobalPhase> phase_;  // null: called_off_ says why
   bool stop_early_ = false;
-  std::unordered_map<comm::EndpointId, WaitingMessage> prepared_;
+  std::unordered_map<comm::EndpointId, PreparedShard> prepared_;
   int64_t calls_under_way_ = 0;
 };
 

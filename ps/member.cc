@@ -26,6 +26,7 @@ StatusOr<JoinResult> ReadJoinReply(const comm::Message& message) {
   result.job_text = reply.job_text();
   result.restores = reply.restores();
   result.step = reply.step();
+  result.loss_scale = reply.loss_scale();
   if (message.frames.size() > 1) {
     result.setup = message.frames[1];
   }

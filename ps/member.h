@@ -26,6 +26,7 @@ struct JoinResult {
   Buffer setup;
   bool restores = false;  // who holds state is asked to load it
   int64_t step = 0;       // a shard's: that the job is at
+  double loss_scale = 1;  // a shard's: of that step
 };
 
 // What a member tells whoever runs it, on the node's thread: when it becomes

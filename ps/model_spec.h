@@ -67,6 +67,25 @@ enum class DensePlace : uint8_t {
   kWorkerParts = 2,
 };
 
+// What is done with all gradients of a step at once, see GlobalPhase.
+struct GlobalSettings {
+  // The most that the norm of all gradients together may be, of dense variables
+  // and of rows; they are scaled down to it. 0: any.
+  double clip_norm = 0;
+  // What losses are multiplied by before gradients are computed, which are
+  // divided by it again at the optimizers; and steps with a gradient that is
+  // not finite are skipped. 0: not scaled, and such a step ends the job.
+  double loss_scale = 0;
+  // loss_scale is the first: a step that is skipped multiplies it by the
+  // backoff factor, growth_interval others in turn by the growth factor.
+  bool dynamic_scale = false;
+  double growth_factor = 2;
+  double backoff_factor = 0.5;
+  int64_t growth_interval = 2000;
+
+  bool NeedsNorms() const { return clip_norm > 0 || loss_scale > 0; }
+};
+
 // What every member must know of how the job runs.
 struct ClusterPlan {
   Mode mode = Mode::kSync;  // of what the shards hold
@@ -81,6 +100,7 @@ struct ClusterPlan {
   std::string collective = "transport";
   // Of that backend, see comm::ParseSwitches().
   std::vector<std::string> allreduce = {};
+  GlobalSettings global = {};
 
   bool dense_on_workers() const { return dense != DensePlace::kShards; }
   // Each worker runs its part of every step, and a step changes a row once, by

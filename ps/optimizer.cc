@@ -28,7 +28,7 @@ StatusOr<std::unique_ptr<Optimizer>> CreateOptimizer(
        {config.learning_rate, config.momentum, config.initial_accumulator,
         config.epsilon, config.beta1, config.beta2, config.l1, config.l2,
         config.beta, config.rho, config.l21, config.weight_decay,
-        config.clip_value, config.clip_norm}) {
+        config.clip_value, config.clip_norm, config.trust_coefficient}) {
     if (!std::isfinite(number) || number < 0) {
       return InvalidArgumentError(StrCat("optimizer '", config.kind,
                                          "': ", number,
@@ -38,6 +38,15 @@ StatusOr<std::unique_ptr<Optimizer>> CreateOptimizer(
   SHOAL_ASSIGN_OR_RETURN(const OptimizerFactory* factory,
                          OptimizerRegistry().Find(config.kind));
   SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Optimizer> made, (*factory)(config));
+  if (made->norm_phase() != nullptr) {
+    // Its weight decay is part of the update whose norm it needs.
+    if (config.clip_value > 0 || config.clip_norm > 0 || config.decoupled) {
+      return InvalidArgumentError(
+          StrCat("optimizer '", config.kind,
+                 "': clip_value, clip_norm and decoupled are not for it"));
+    }
+    return made;
+  }
   return WithSettings(config, std::move(made));
 }
 

@@ -17,6 +17,7 @@
 #include "ps/checkpoint_format.h"
 #include "ps/dense_layout.h"
 #include "ps/dense_store.h"
+#include "ps/global_phase.h"
 #include "ps/links.h"
 #include "ps/member.h"
 #include "ps/model_spec.h"
@@ -146,8 +147,8 @@ class Shard : public comm::Node {
   void Prepare();
   void SendPrepared();
   void OnCommit(const StatusOr<comm::Message>& reply);
-  void ApplyCommitted(double learning_rate_factor);
-  void Apply(const Part& part, double learning_rate_factor, int64_t step);
+  void ApplyCommitted(const StepDecision& decision);
+  void Apply(const Part& part, const StepDecision& decision, int64_t step);
 
   // Where steps are dealt.
   void ApplyPush(comm::EndpointId from, comm::Message request, PushParts push);
@@ -204,6 +205,17 @@ class Shard : public comm::Node {
   void Fail(const Status& why);
 
   bool commits() const { return plan_.mode == Mode::kSync; }
+  // The step leader asks for the norms of every step.
+  bool needs_norms() const {
+    return plan_.global.NeedsNorms() || dense_->needs_norms();
+  }
+  // Of a push, or what is handed on of one.
+  PushShape ShapeOf(const Portion& portion) const {
+    return {.model = &model_,
+            .slot_bits = route_.slot_bits,
+            .portion = &portion,
+            .may_diverge = plan_.global.loss_scale > 0};
+  }
 
   Options options_;
   comm::NodeContext* context_ = nullptr;
@@ -218,7 +230,8 @@ class Shard : public comm::Node {
   ModelSpec model_;
   ClusterPlan plan_;
   std::optional<DenseLayout> layout_;
-  int64_t step_ = 0;  // steps applied; where they are dealt, pushes
+  int64_t step_ = 0;       // steps applied; where they are dealt, pushes
+  double loss_scale_ = 1;  // sync: of the losses of step_
   std::vector<std::unique_ptr<SparseTable>> tables_;  // see MakeTables()
   std::unique_ptr<DenseStore> dense_;
   Buffer dense_values_;  // of headed_, until they change

@@ -96,9 +96,11 @@ void Shard::OnRouteChange(comm::EndpointId from, comm::Message request) {
     next_route_ = {from, std::move(request)};
     return;
   }
-  if (commits() && change.committed() == step_ + 1) {
+  const StatusOr<StepDecision> last = FromWire(change.last());
+  if (commits() && change.committed() == step_ + 1 && last.ok() &&
+      last->step == step_) {
     // Decided under the route before, though it has not been heard of here.
-    ApplyCommitted(change.learning_rate_factor());
+    ApplyCommitted(*last);
   } else if (commits() && change.committed() != step_) {
     Fail(InternalError(StrCat("a route of step ", change.committed(),
                               " came at step ", step_)));
@@ -456,10 +458,8 @@ Status Shard::HandlePush(const LinkMessage& message, const wire::Push& head) {
   SHOAL_TRACE("take part", head.step());
   SHOAL_ASSIGN_OR_RETURN(const std::shared_ptr<const Portion> portion,
                          PortionFrom(head.slots(), message.ticket.shard));
-  SHOAL_ASSIGN_OR_RETURN(
-      PushParts push, ReadPush(message.message, {.model = &model_,
-                                                 .slot_bits = route_.slot_bits,
-                                                 .portion = portion.get()}));
+  SHOAL_ASSIGN_OR_RETURN(PushParts push,
+                         ReadPush(message.message, ShapeOf(*portion)));
   for (int64_t slot = 0; slot < route_.num_slots(); ++slot) {
     if (portion->Has(slot) && !held_->Has(slot) &&
         !received_[static_cast<size_t>(slot)]) {
@@ -657,7 +657,8 @@ Status Shard::TakeCommand(Command command, std::function<void()> acknowledge) {
         last[slot] = command.sequence;
       }
     }
-    Apply(command.part, command.learning_rate_factor, command.step);
+    Apply(command.part, {.learning_rate_factor = command.learning_rate_factor},
+          command.step);
     ++step_;
     if (HandsOn()) {
       added = next_command_++;

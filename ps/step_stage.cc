@@ -28,7 +28,8 @@ bool AllFinite(std::span<const float> values) {
 // Reads a message's array frames one after another.
 class FrameReader {
  public:
-  explicit FrameReader(const comm::Message& message) : message_(message) {}
+  FrameReader(const comm::Message& message, bool may_diverge)
+      : message_(message), may_diverge_(may_diverge) {}
 
   StatusOr<const Buffer*> Next(const std::string& what) {
     if (next_ >= message_.frames.size()) {
@@ -47,7 +48,7 @@ class FrameReader {
       return InvalidArgumentError(StrCat("push: ", what, " has ", frame->size(),
                                          " bytes, expected ", count * 4));
     }
-    if (!AllFinite(floats)) {
+    if (!may_diverge_ && !AllFinite(floats)) {
       return InvalidArgumentError(
           StrCat("push: ", what,
                  " is not finite (the loss has diverged): lower the learning "
@@ -60,6 +61,7 @@ class FrameReader {
 
  private:
   const comm::Message& message_;
+  const bool may_diverge_;
   size_t next_ = 1;
 };
 
@@ -130,7 +132,7 @@ StatusOr<PushParts> ReadPush(const comm::Message& message,
     }
     push.learning_rate_factor = factor;
   }
-  FrameReader frames(message);
+  FrameReader frames(message, shape.may_diverge);
   for (const int64_t node : head.nodes()) {
     Piece piece;
     piece.node = node;

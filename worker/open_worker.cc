@@ -187,6 +187,20 @@ ps::TrainPlan MakeTrainPlan(const JobSpec& job, int64_t train_rows,
   return plan;
 }
 
+namespace {
+
+ps::GlobalSettings GlobalOf(const TrainSpec& train) {
+  const LossScaleSpec& scale = train.loss_scale();
+  return {.clip_norm = train.clip_global_norm(),
+          .loss_scale = scale.kind() == "none" ? 0 : scale.scale(),
+          .dynamic_scale = scale.kind() == "dynamic",
+          .growth_factor = scale.growth_factor(),
+          .backoff_factor = scale.backoff_factor(),
+          .growth_interval = scale.growth_interval()};
+}
+
+}  // namespace
+
 ps::ClusterPlan MakeClusterPlan(const JobSpec& job,
                                 const ps::ModelSpec& model) {
   const Consistency consistency = ChooseConsistency(job, model);
@@ -201,7 +215,8 @@ ps::ClusterPlan MakeClusterPlan(const JobSpec& job,
                             ? "transport"
                             : job.cluster().collective(),
           .allreduce = {job.cluster().allreduce().begin(),
-                        job.cluster().allreduce().end()}};
+                        job.cluster().allreduce().end()},
+          .global = GlobalOf(job.train())};
 }
 
 }  // namespace shoal::worker
