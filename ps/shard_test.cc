@@ -155,7 +155,8 @@ class ShardWorld {
                        .dense = plan.dense,
                        .staleness = plan.staleness,
                        .virtual_workers = 2,
-                       .timeout = timeout},
+                       .timeout = timeout,
+                       .global = plan.global},
            *reply.mutable_plan());
     RouteTable route = {
         .version = 1,
@@ -247,9 +248,12 @@ class ShardWorld {
   }
   void Commit(const comm::Message& prepared, int64_t step, double factor = 1,
               comm::EndpointId from = kChief) {
+    Commit(prepared, {.step = step, .learning_rate_factor = factor}, from);
+  }
+  void Commit(const comm::Message& prepared, const StepDecision& decision,
+              comm::EndpointId from = kChief) {
     wire::Commit commit;
-    commit.set_step(step);
-    commit.set_learning_rate_factor(factor);
+    ToWire(decision, commit);
     shard_->OnMessage(from, comm::MakeReply(prepared, {Encode(commit)}));
   }
 
@@ -662,6 +666,104 @@ TEST(ShardTest, CommitThatMakesNoSenseEndsTheShardAndSaysWhy) {
     EXPECT_EQ(world.context.sent.back().to, kChief);
     EXPECT_EQ(world.context.sent.back().message.header.method,
               static_cast<uint16_t>(Method::kAbort));
+    EXPECT_EQ(world.Contents(0), before);
+  }
+}
+
+// --- What needs all gradients of a step ------------------------------------
+
+StepNorms NormsIn(const comm::Message& message) {
+  wire::Prepared prepared;
+  EXPECT_TRUE(Decode(message, prepared).ok());
+  EXPECT_TRUE(prepared.has_norms());
+  const auto norms = FromWire(prepared.norms());
+  EXPECT_TRUE(norms.ok()) << norms.status();
+  return norms.ok() ? *norms : StepNorms();
+}
+
+double LossScaleOf(const comm::Message& reply) {
+  wire::PullReply head;
+  EXPECT_TRUE(Decode(reply, head).ok());
+  return head.loss_scale();
+}
+
+TEST(ShardGlobalTest, NothingIsToldThatNobodyNeeds) {
+  ShardWorld world;
+  ASSERT_TRUE(world.Push({}).ok());
+  wire::Prepared prepared;
+  ASSERT_TRUE(Decode(world.Prepared().at(0), prepared).ok());
+  EXPECT_FALSE(prepared.has_norms());
+}
+
+TEST(ShardGlobalTest, NormsGoUpAndTheFactorComesDown) {
+  const ClusterPlan plan = {.global = {.clip_norm = 1}};
+  ShardWorld world(Mode::kSync, 3600s, ShardModel(), plan);
+  ASSERT_TRUE(world.Push({.nodes = {{2, 0.25F}, {3, 0.5F}}}).ok());
+  // Sums of 0.75 i, squared: 6 and 9 elements of rows, 2 more, 5 of the dense.
+  const auto squares = [](int n) { return n * (n + 1) * (2 * n + 1) / 6; };
+  const StepNorms norms = NormsIn(world.Prepared().at(0));
+  EXPECT_TRUE(norms.finite);
+  EXPECT_EQ(norms.gradients.value(),
+            0.5625 * (squares(6) + squares(9) + squares(2) + squares(5)));
+  EXPECT_THAT(norms.layers, IsEmpty());
+  world.Commit(world.Prepared()[0], {.step = 0, .gradient_scale = 0.25});
+  const auto after =
+      ValuesOf(world.Ask(kOneWorker, Method::kPull, PullFrames(1)));
+  EXPECT_EQ(after[0], AfterSgd(6, 0.1875F));
+  EXPECT_EQ(after[1], AfterSgd(9, 0.1875F));
+  EXPECT_EQ(after[3], AfterSgd(5, 0.1875F));
+}
+
+TEST(ShardGlobalTest, SkippedStepChangesNothingButTheStepAndTheScale) {
+  const ClusterPlan plan = {.global = {.loss_scale = 8}};
+  ShardWorld world(Mode::kSync, 3600s, ShardModel(), plan);
+  std::vector<Buffer> frames = TestPush().Frames();
+  frames[kItem] = RisingFrame(9, std::numeric_limits<float>::infinity());
+  ASSERT_TRUE(world.PushFrames(frames).ok());
+  EXPECT_FALSE(NormsIn(world.Prepared().at(0)).finite);
+  const std::string before = world.Contents(0);
+  world.Commit(world.Prepared()[0],
+               {.step = 0, .skip = true, .next_loss_scale = 4});
+  EXPECT_EQ(world.Contents(1), before);
+  const comm::Message reply =
+      world.Ask(kOneWorker, Method::kPull, PullFrames(1));
+  EXPECT_EQ(StepOf(reply), 1);
+  EXPECT_EQ(LossScaleOf(reply), 4);
+  // And the next one is as any other.
+  ASSERT_TRUE(world.Push({.step = 1, .nodes = {{1, 2.0F}}}).ok());
+  world.Commit(world.Prepared().back(), {.step = 1, .gradient_scale = 0.25});
+  EXPECT_EQ(ValuesOf(world.Ask(kOneWorker, Method::kPull, PullFrames(2)))[0],
+            AfterSgd(6, 0.5F));
+}
+
+TEST(ShardGlobalTest, RatioOfAVariableIsThatOfItsChunks) {
+  ModelSpec model = ShardModel();
+  model.dense_optimizer.kind = "lars";
+  model.dense_optimizer.momentum = 0;
+  ShardWorld world(Mode::kSync, 3600s, model);
+  ASSERT_TRUE(world.Push({.nodes = {{1, 0.25F}}}).ok());
+  const StepNorms norms = NormsIn(world.Prepared().at(0));
+  ASSERT_THAT(norms.layers, SizeIs(2));
+  EXPECT_EQ(norms.layers[0].values.value(), 5);  // ones
+  EXPECT_EQ(norms.layers[0].updates.value(), 0.0625 * 55);
+  EXPECT_EQ(norms.layers[1].values.value(), 0) << "lies elsewhere";
+  world.Commit(world.Prepared()[0], {.step = 0, .trust_ratios = {0.5, 64}});
+  EXPECT_EQ(ValuesOf(world.Ask(kOneWorker, Method::kPull, PullFrames(1)))[3],
+            AfterSgd(5, 0.125F));
+}
+
+TEST(ShardGlobalTest, CommitWithImpossibleFactorsEndsTheShard) {
+  for (const StepDecision& bad :
+       {StepDecision{.gradient_scale = std::nan("")},
+        StepDecision{.gradient_scale = -1}, StepDecision{.trust_ratios = {1}},
+        StepDecision{.trust_ratios = {1, INFINITY}},
+        StepDecision{.next_loss_scale = INFINITY}}) {
+    ShardWorld world;
+    ASSERT_TRUE(world.Push({}).ok());
+    const std::string before = world.Contents(0);
+    world.Commit(world.Prepared().at(0), bad);
+    ASSERT_TRUE(world.context.stopped.has_value());
+    EXPECT_FALSE(world.context.stopped->ok());
     EXPECT_EQ(world.Contents(0), before);
   }
 }
