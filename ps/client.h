@@ -95,6 +95,9 @@ class Client {
     double learning_rate_factor = 1;  // outside sync
     std::span<const GroupIds> groups;
     std::span<const PushPiece> pieces;
+    // What was pulled for the step, as in PullRequest; read where delays are
+    // compensated.
+    const float* computed_from = nullptr;
     std::shared_ptr<const void> owner;
   };
 
@@ -130,6 +133,7 @@ class Client {
     double* loss_scale = nullptr;  // pull
     std::vector<PushPiece> pieces;
     std::vector<std::vector<const float*>> piece_rows;
+    const float* computed_from = nullptr;  // push
     double learning_rate_factor = 1;
     uint64_t sequence = 0;
     std::shared_ptr<const void> owner;
@@ -149,6 +153,8 @@ class Client {
   uint64_t Acknowledged() const;
   // Of rows [begin, end) of a group, as they travel.
   Buffer IdsFrame(const Operation& operation, size_t group, size_t shard) const;
+  // The chunks of a shard, of what is laid out as DenseLayout has it.
+  Buffer DenseFrame(size_t shard, const float* values) const;
   Buffer GradientFrame(const Operation& operation, size_t group, size_t shard,
                        const float* gradients, int64_t dim) const;
   void Call(uint64_t id, size_t shard, Method method, std::string what,

@@ -93,13 +93,17 @@ Buffer DenseStore::Copy(std::span<const DenseChunk> chunks) const {
 void DenseStore::Apply(std::span<const DenseChunk> chunks,
                        std::span<const float> gradients,
                        double learning_rate_factor,
-                       std::span<const double> trust_ratios) {
+                       std::span<const double> trust_ratios,
+                       std::span<const float> computed_from) {
   const float* from = gradients.data();
   for (const DenseChunk& chunk : chunks) {
     ApplyChunk(Find(chunk), from, learning_rate_factor,
                trust_ratios.empty()
                    ? 1
-                   : trust_ratios[static_cast<size_t>(chunk.variable)]);
+                   : trust_ratios[static_cast<size_t>(chunk.variable)],
+               computed_from.empty()
+                   ? nullptr
+                   : computed_from.data() + (from - gradients.data()));
     from += chunk.count;
   }
   SHOAL_CHECK(from == gradients.data() + gradients.size());
@@ -129,19 +133,21 @@ bool DenseStore::AddNorms(std::span<const DenseChunk> chunks,
 void DenseStore::ApplyFlat(const float* gradients,
                            double learning_rate_factor) {
   for (size_t c = 0; c < chunks_.size(); ++c) {
-    ApplyChunk(c, gradients + chunks_[c].offset, learning_rate_factor, 1);
+    ApplyChunk(c, gradients + chunks_[c].offset, learning_rate_factor, 1,
+               nullptr);
   }
 }
 
 void DenseStore::ApplyChunk(size_t chunk, const float* gradients, double factor,
-                            double trust_ratio) {
+                            double trust_ratio, const float* computed_from) {
   float* row = rows_[chunk].data();
   optimizer_->Apply({.rows = &row,
                      .gradients = gradients,
                      .num_rows = 1,
                      .dim = chunks_[chunk].count,
                      .learning_rate_factor = factor,
-                     .trust_ratio = trust_ratio});
+                     .trust_ratio = trust_ratio,
+                     .computed_from = computed_from});
 }
 
 void DenseStore::CopyFlat(float* values) const {

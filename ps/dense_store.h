@@ -44,11 +44,13 @@ class DenseStore {
   // A copy of the values of `chunks`, one after another.
   Buffer Copy(std::span<const DenseChunk> chunks) const;
 
-  // `gradients` has those of `chunks`, one after another. `trust_ratios` are by
-  // variable, see NormPhase; none: 1.
+  // `gradients` has those of `chunks`, one after another, and `computed_from`
+  // the values that they are of, as many or none: those of now. `trust_ratios`
+  // are by variable, see NormPhase; none: 1.
   void Apply(std::span<const DenseChunk> chunks,
              std::span<const float> gradients, double learning_rate_factor,
-             std::span<const double> trust_ratios = {});
+             std::span<const double> trust_ratios = {},
+             std::span<const float> computed_from = {});
 
   // The optimizer needs to know of whole variables before Apply().
   bool needs_norms() const { return optimizer_->norm_phase() != nullptr; }
@@ -73,7 +75,7 @@ class DenseStore {
   explicit DenseStore(const ModelSpec& model)
       : variables_(model.variables), seed_(model.seed) {}
   void ApplyChunk(size_t chunk, const float* gradients, double factor,
-                  double trust_ratio);
+                  double trust_ratio, const float* computed_from);
 
   std::vector<VariableSpec> variables_;
   uint64_t seed_;

@@ -68,6 +68,12 @@ StatusOr<std::unique_ptr<GlobalPhase>> GlobalPhase::Create(
                  "' is for dense variables, whose norms it needs"));
     }
   }
+  if (model.pushes_values() && plan.shares_steps()) {
+    return InvalidArgumentError(
+        StrCat("optimizer '", model.dense_optimizer.kind,
+               "': delays are compensated where steps are dealt to workers; "
+               "where they share every step there is none"));
+  }
   const bool ratios = optimizer->norm_phase() != nullptr;
   if ((ratios || plan.global.NeedsNorms()) &&
       (plan.mode != Mode::kSync || plan.dense_on_workers())) {

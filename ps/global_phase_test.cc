@@ -195,6 +195,12 @@ TEST(GlobalPhaseTest, WhatDoesNotGoTogetherIsRefused) {
   EXPECT_TRUE(refused(model, {.global = {.loss_scale = 1,
                                          .dynamic_scale = true,
                                          .growth_factor = 1}}));
+  ModelSpec delayed;
+  delayed.dense_optimizer.delay_compensation = 1;
+  EXPECT_TRUE(refused(delayed, {}));
+  EXPECT_TRUE(
+      refused(delayed, {.mode = Mode::kAsync, .dense = DensePlace::kWorkers}));
+  EXPECT_TRUE(GlobalPhase::Create(delayed, {.mode = Mode::kAsync}).ok());
   EXPECT_TRUE(refused(table, {}));
   EXPECT_THAT(GlobalPhase::Create(table, {}).status().message(),
               HasSubstr("table 't'"));

@@ -47,6 +47,9 @@ struct ModelSpec {
   OptimizerConfig dense_optimizer;
   uint64_t seed = 1;
 
+  // A push has the dense values that its gradients were computed from.
+  bool pushes_values() const { return dense_optimizer.delay_compensation > 0; }
+
   int64_t num_dense_elements() const {
     int64_t n = 0;
     for (const VariableSpec& variable : variables) {

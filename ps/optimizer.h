@@ -26,6 +26,9 @@ struct OptimizerConfig {
   double rho = 0.9;
   double l21 = 0;
   double trust_coefficient = 0.001;
+  // For all kinds; see ps/optimizers/delay.h. 0: none.
+  double delay_compensation = 0;
+  double delay_decay = 0.95;
   // For all kinds; see ps/optimizers/settings.h. 0: none.
   double weight_decay = 0;
   double clip_value = 0;
@@ -47,6 +50,9 @@ struct ApplyBatch {
   int64_t step = 0;
   // What NormPhase gave for the variable that the rows are parts of.
   double trust_ratio = 1;
+  // The values that the gradients were computed from, [num_rows, dim]; null:
+  // those of now. Read where delays are compensated.
+  const float* computed_from = nullptr;
 };
 
 // Sums of squares over one row.

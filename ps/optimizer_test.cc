@@ -30,6 +30,7 @@ struct ReferenceRow {
   std::vector<double> a;  // what the optimizer remembers
   std::vector<double> b;
   std::vector<double> c;
+  std::vector<double> squares;  // of gradients that come late
 
   ReferenceRow(const OptimizerConfig& config, std::vector<double> values)
       : w(std::move(values)), a(w.size()), b(w.size()), c(w.size()) {
@@ -46,6 +47,20 @@ struct ReferenceRow {
       sum += value * value;
     }
     return std::sqrt(sum);
+  }
+
+  // `b` are the values that `g` was computed from.
+  void StepDelayed(const OptimizerConfig& config, std::vector<double> g,
+                   const std::vector<double>& b, double factor, int t) {
+    squares.resize(w.size());
+    for (size_t i = 0; i < w.size(); ++i) {  // Zheng et al. 2017
+      squares[i] = config.delay_decay * squares[i] +
+                   (1 - config.delay_decay) * g[i] * g[i];
+      const double lambda =
+          config.delay_compensation / std::sqrt(squares[i] + 1e-7);
+      g[i] += lambda * g[i] * g[i] * (w[i] - b[i]);
+    }
+    Step(config, std::move(g), factor, t);
   }
 
   void Step(const OptimizerConfig& config, std::vector<double> g, double factor,
@@ -213,6 +228,8 @@ OptimizerConfig TestedConfig(const std::string& name) {
   config.decoupled = has("__decoupled");
   config.clip_value = has("__value") ? 0.7 : 0;
   config.clip_norm = has("__norm") ? 0.9 : 0;
+  config.delay_compensation = has("__delayed") ? 0.3 : 0;
+  config.delay_decay = 0.9;
   return config;
 }
 
@@ -224,7 +241,8 @@ std::vector<std::string> TestedNames() {
         "sgd__decay", "sgd__decoupled", "sgd__value", "sgd__norm",
         "adam__decoupled", "nesterov__decay__value__norm",
         "adagrad__decoupled__value__norm", "group_ftrl__value__norm",
-        "rowwise_adagrad__decay__norm", "lamb__decay", "lars__decay"}) {
+        "rowwise_adagrad__decay__norm", "lamb__decay", "lars__decay",
+        "sgd__delayed", "adagrad__delayed", "adam__delayed__decay__value"}) {
     names.emplace_back(name);
   }
   return names;
@@ -315,14 +333,24 @@ TEST_P(OptimizerTest, FiftyStepsMatchTheDoubleReference) {
       const double factor = 1.0 - 0.01 * t;
       const auto gradients = OptimizerGradients(
           kRows * dim, HashKey(static_cast<uint64_t>(dim), t));
+      // Of values that are as far from these as gradients are long.
+      const auto before = OptimizerGradients(
+          kRows * dim, HashKey(static_cast<uint64_t>(dim), 1000 + t));
       ApplyRows(*optimizer, {.rows = rows.rows.data(),
                              .gradients = gradients.data(),
                              .num_rows = kRows,
                              .dim = dim,
-                             .learning_rate_factor = factor});
+                             .learning_rate_factor = factor,
+                             .computed_from = before.data()});
       for (size_t r = 0; r < want.size(); ++r) {
         const float* g = gradients.data() + static_cast<int64_t>(r) * dim;
-        want[r].Step(config, std::vector<double>(g, g + dim), factor, t);
+        const float* b = before.data() + static_cast<int64_t>(r) * dim;
+        if (config.delay_compensation > 0) {
+          want[r].StepDelayed(config, std::vector<double>(g, g + dim),
+                              std::vector<double>(b, b + dim), factor, t);
+        } else {
+          want[r].Step(config, std::vector<double>(g, g + dim), factor, t);
+        }
       }
       for (int64_t i = 0; i < kRows * dim; ++i) {
         const auto r = static_cast<size_t>(i / dim);

@@ -561,7 +561,7 @@ void Shard::Apply(const Part& part, const StepDecision& decision,
     }
   }
   dense_->Apply(part.portion->chunks, piece.dense, learning_rate_factor,
-                decision.trust_ratios);
+                decision.trust_ratios, piece.computed_from);
   dense_values_ = Buffer();
 }
 

@@ -25,7 +25,8 @@ constexpr int64_t kTransferBytesUnderWay = int64_t{8} << 20;
 constexpr int64_t kCommandBytesMax = int64_t{128} << 20;
 
 int64_t BytesOf(const Piece& piece) {
-  int64_t bytes = static_cast<int64_t>(piece.dense.size_bytes());
+  auto bytes = static_cast<int64_t>(piece.dense.size_bytes() +
+                                    piece.computed_from.size_bytes());
   for (const GroupGradients& group : piece.groups) {
     bytes += static_cast<int64_t>(group.ids.size_bytes());
     for (const auto& table : group.tables) {
@@ -52,7 +53,8 @@ bool Overlap(const Portion& a, const Portion& b) {
 
 // As ReadPush() reads them.
 std::vector<Buffer> FramesOf(Buffer head,
-                             const std::shared_ptr<const Piece>& piece) {
+                             const std::shared_ptr<const Piece>& piece,
+                             bool with_values) {
   const auto share = [&](const void* data, size_t bytes) {
     return Buffer::Wrap(const_cast<void*>(data), static_cast<int64_t>(bytes),
                         piece);
@@ -65,6 +67,10 @@ std::vector<Buffer> FramesOf(Buffer head,
     }
   }
   frames.push_back(share(piece->dense.data(), piece->dense.size_bytes()));
+  if (with_values) {
+    frames.push_back(
+        share(piece->computed_from.data(), piece->computed_from.size_bytes()));
+  }
   return frames;
 }
 
@@ -373,9 +379,9 @@ void Shard::Forward(Method method, const wire::Push& head, const Part& part,
     to_next.set_number(links_->NextNumber(next));
     to_next.set_slots(SlotBits(*common));
     ++*missing;
-    links_->Send(next, method,
-                 StrCat("what it is to keep of step ", head.step()),
-                 FramesOf(Encode(to_next), piece), arrived);
+    links_->Send(
+        next, method, StrCat("what it is to keep of step ", head.step()),
+        FramesOf(Encode(to_next), piece, model_.pushes_values()), arrived);
   }
   arrived();
 }

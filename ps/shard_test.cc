@@ -144,7 +144,7 @@ class ShardWorld {
  public:
   explicit ShardWorld(Mode mode = Mode::kSync, Duration timeout = 3600s,
                       const ModelSpec& model = ShardModel(),
-                      const ClusterPlan& plan = {}) {
+                      const ClusterPlan& plan = {}, int replicas = 1) {
     shard_ = std::make_unique<Shard>(Shard::Options{
         .coordinator = kChief, .coordinator_address = "fake:chief"});
     shard_->OnStart(context);
@@ -167,7 +167,7 @@ class ShardWorld {
         FirstChains(1 << kSlotBits,
                     std::vector<ShardPlace>{{.shard = 0, .server = 0},
                                             {.shard = 1, .server = 1}},
-                    1));
+                    replicas));
     ToWire(route, *reply.mutable_route());
     shard_->OnMessage(
         kChief, comm::MakeReply(context.sent.at(0).message, {Encode(reply)}));
@@ -1038,6 +1038,66 @@ TEST(ShardTest, OutsideSyncAPushWithoutSequenceOrFactorIsRefused) {
   EXPECT_EQ(world.PushFrames(frames).code(), StatusCode::kInvalidArgument);
   EXPECT_TRUE(world.Push({.factor = 0}).ok()) << "a schedule may end at 0";
   EXPECT_TRUE(world.Push({.sequence = 2}).ok());
+}
+
+// A push of a model whose delays are compensated has the values too.
+std::vector<Buffer> DelayedFrames(uint64_t sequence, float value,
+                                  const std::vector<float>& computed_from) {
+  std::vector<Buffer> frames =
+      TestPush{.nodes = {{1, value}}, .sequence = sequence}.Frames();
+  frames.push_back(Buffer::CopyOf(
+      computed_from.data(), static_cast<int64_t>(computed_from.size()) * 4));
+  return frames;
+}
+
+ModelSpec DelayedModel() {
+  ModelSpec model = ShardModel();
+  model.dense_optimizer.delay_compensation = 0.5;
+  model.dense_optimizer.delay_decay = 0.75;
+  return model;
+}
+
+TEST(ShardTest, LateGradientsAreCompensatedByWhatTheyWereComputedFrom) {
+  ShardWorld world(Mode::kAsync, 3600s, DelayedModel());
+  const std::vector<float> first(5, 1);
+  ASSERT_TRUE(world.PushFrames(DelayedFrames(1, 0.25F, first)).ok());
+  // The other worker's is of the first values too, which are not there now.
+  ASSERT_TRUE(
+      world.PushFrames(DelayedFrames(1, 0.5F, first), kOtherWorker).ok());
+  const auto got =
+      ValuesOf(world.Ask(kOneWorker, Method::kPull, PullFrames(2)));
+  for (size_t i = 0; i < 5; ++i) {
+    const double g1 = 0.25 * static_cast<double>(i + 1);
+    const double g2 = 2 * g1;
+    const double w = 1 - 0.5 * g1;
+    const double s = 0.75 * (0.25 * g1 * g1) + 0.25 * g2 * g2;
+    const double g = g2 + 0.5 / std::sqrt(s + 1e-7) * g2 * g2 * (w - 1);
+    EXPECT_NEAR(got[3][i], w - 0.5 * g, 1e-6) << i;
+    EXPECT_GT(std::fabs(g - g2), 0.01);
+  }
+  EXPECT_EQ(got[0], AfterSgd(6, 0.75F)) << "rows are as pushed";
+
+  std::vector<Buffer> without = TestPush{.sequence = 2}.Frames();
+  EXPECT_EQ(world.PushFrames(without).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(world.PushFrames(DelayedFrames(2, 1, {1, 1, 1, 1})).code(),
+            StatusCode::kInvalidArgument);
+  EXPECT_EQ(world.PushFrames(DelayedFrames(2, 1, {1, 1, NAN, 1, 1})).code(),
+            StatusCode::kInvalidArgument);
+}
+
+TEST(ShardTest, ReplicasGetWhatGradientsWereComputedFrom) {
+  ShardWorld world(Mode::kAsync, 3600s, DelayedModel(), {}, 2);
+  const std::vector<float> values = {1, 2, 3, 4, 5};
+  ASSERT_TRUE(world.PushFrames(DelayedFrames(1, 0.25F, values)).ok());
+  const auto handed_on =
+      std::find_if(world.context.sent.begin(), world.context.sent.end(),
+                   [](const auto& sent) {
+                     return sent.message.header.method ==
+                            static_cast<uint16_t>(Method::kApply);
+                   });
+  ASSERT_NE(handed_on, world.context.sent.end());
+  ASSERT_THAT(handed_on->message.frames, SizeIs(8));
+  EXPECT_EQ(FloatsOf(handed_on->message.frames[7]), values);
 }
 
 // --- Outside sync, where workers share steps -------------------------------

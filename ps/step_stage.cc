@@ -144,6 +144,11 @@ StatusOr<PushParts> ReadPush(const comm::Message& message,
     SHOAL_ASSIGN_OR_RETURN(
         piece.dense,
         frames.Floats("dense gradient", shape.portion->dense_elements));
+    if (shape.model->pushes_values()) {
+      SHOAL_ASSIGN_OR_RETURN(
+          piece.computed_from,
+          frames.Floats("dense values", shape.portion->dense_elements));
+    }
     piece.owners = message.frames;
     push.pieces.push_back(std::move(piece));
   }
@@ -198,23 +203,29 @@ Piece Select(const Piece& piece, const ModelSpec& model, int slot_bits,
     }
     out.groups.push_back(std::move(selected));
   }
-  Buffer dense =
-      Buffer::Allocate(std::min(from.dense_elements, to.dense_elements) * 4);
-  float* next = dense.MutableAs<float>().data();
-  const float* begin = next;
-  const float* gradients = piece.dense.data();
-  auto wanted = to.chunks.begin();
-  for (const DenseChunk& chunk : from.chunks) {
-    while (wanted != to.chunks.end() && wanted->offset < chunk.offset) {
-      ++wanted;
+  const auto select = [&](std::span<const float> floats) {
+    Buffer selected =
+        Buffer::Allocate(std::min(from.dense_elements, to.dense_elements) * 4);
+    float* next = selected.MutableAs<float>().data();
+    const float* begin = next;
+    const float* at = floats.data();
+    auto wanted = to.chunks.begin();
+    for (const DenseChunk& chunk : from.chunks) {
+      while (wanted != to.chunks.end() && wanted->offset < chunk.offset) {
+        ++wanted;
+      }
+      if (wanted != to.chunks.end() && wanted->offset == chunk.offset) {
+        next = std::copy_n(at, chunk.count, next);
+      }
+      at += chunk.count;
     }
-    if (wanted != to.chunks.end() && wanted->offset == chunk.offset) {
-      next = std::copy_n(gradients, chunk.count, next);
-    }
-    gradients += chunk.count;
+    out.owners.push_back(std::move(selected));
+    return std::span<const float>(begin, next);
+  };
+  out.dense = select(piece.dense);
+  if (!piece.computed_from.empty()) {
+    out.computed_from = select(piece.computed_from);
   }
-  out.dense = {begin, next};
-  out.owners.push_back(std::move(dense));
   return out;
 }
 

@@ -30,7 +30,9 @@ struct Piece {
   int64_t node = 0;
   std::vector<GroupGradients> groups;  // in the order of ModelSpec::groups
   std::span<const float> dense;        // all chunks of the portion, in order
-  std::vector<Buffer> owners;          // keep the spans alive
+  // As many: the values that the gradients are of; or none.
+  std::span<const float> computed_from;
+  std::vector<Buffer> owners;  // keep the spans alive
 };
 
 // A push as its receiver reads it.

@@ -30,6 +30,8 @@ auto NumbersOf(Config& c) {
                     &c.rho,
                     &c.l21,
                     &c.trust_coefficient,
+                    &c.delay_compensation,
+                    &c.delay_decay,
                     &c.weight_decay,
                     &c.clip_value,
                     &c.clip_norm};

@@ -1,5 +1,6 @@
 // Rules about what needs the gradients of a whole step at once: lamb, lars,
-// train.clip_global_norm and train.loss_scale.
+// train.clip_global_norm and train.loss_scale; and about what has a place only
+// where steps are not shared: dense.delay_compensation.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -80,9 +81,42 @@ Problem CheckLossScale(const LossScaleSpec& scale) {
   return std::nullopt;
 }
 
+Problem CheckDelay(const JobSpec& job) {
+  for (const auto& [name, table] : job.tables()) {
+    if (table.optimizer().delay_compensation() > 0) {
+      return JobProblem{
+          StrCat("tables.", name, ".optimizer.delay_compensation"),
+          "it is for dense variables, whose values go with a push; leave it "
+          "out, or give it in dense"};
+    }
+  }
+  const std::string dense = DenseText(job.consistency());
+  if (job.dense().delay_compensation() > 0 && dense != "async" &&
+      dense != "bounded") {
+    return JobProblem{
+        "dense.delay_compensation",
+        StrCat("dense variables are in ", dense,
+               ", where every gradient is of the values that it changes, so "
+               "that no delay is to be compensated; set consistency.mode to "
+               "async or bounded, or leave it out")};
+  }
+  if (job.dense().delay_compensation() == 0 && job.dense().has_delay_decay() &&
+      !SaysTheDefault(
+          job.dense(),
+          *OptimizerSpec::descriptor()->FindFieldByName("delay_decay"))) {
+    return JobProblem{"dense.delay_decay",
+                      "it is for delay_compensation, which is 0; give that "
+                      "too, or leave it out"};
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 Problem FindGlobalProblem(const JobSpec& job) {
+  if (Problem problem = CheckDelay(job); problem.has_value()) {
+    return problem;
+  }
   if (Problem problem = CheckLayerwise(job); problem.has_value()) {
     return problem;
   }

@@ -38,6 +38,8 @@ ps::OptimizerConfig ToConfig(const OptimizerSpec& spec) {
       .rho = spec.rho(),
       .l21 = spec.l21(),
       .trust_coefficient = spec.trust_coefficient(),
+      .delay_compensation = spec.delay_compensation(),
+      .delay_decay = spec.delay_decay(),
       .weight_decay = kind == "adamw" ? 0.01 : 0,
       .clip_value = spec.clip_value(),
       .clip_norm = spec.clip_norm(),
@@ -80,6 +82,7 @@ ps::TableSpec TableOf(const JobSpec& job, const graph::Feed& feed) {
   table.name = feed.name;
   table.dim = feed.type.shape.dim(1).offset();
   table.optimizer = ToConfig(job.dense());
+  table.optimizer.delay_compensation = 0;  // Rows are pushed alone.
   // A first-order weight starts at nothing unless the job says otherwise.
   table.initializer = {feed.name == "linear" ? ps::Initializer::Kind::kZero
                                              : ps::Initializer::Kind::kUniform,

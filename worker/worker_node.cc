@@ -631,6 +631,7 @@ void WorkerNode::StartPush(const std::shared_ptr<Unit>& owner) {
        .learning_rate_factor = job_->learning_rate_factor(unit.number),
        .groups = unit.input.groups,
        .pieces = pieces,
+       .computed_from = unit.dense.data(),
        .owner = owner},
       [this, &unit, start = context_->Now(),
        done = SendDone(owner)](const Status& status) {

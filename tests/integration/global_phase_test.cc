@@ -118,6 +118,34 @@ TEST_F(GlobalPhaseTest, StepThatOverflowsIsSkippedAndSaidSo) {
   EXPECT_THAT(lost.output, HasSubstr("and the 100 before it are not finite"));
 }
 
+// With one worker that waits for its pushes no gradient is late, and the values
+// are those without compensation.
+TEST_F(GlobalPhaseTest, DelaysAreCompensatedAlsoAcrossCheckpoints) {
+  const std::string adagrad = "dense={kind: adagrad, learning_rate: 0.02}";
+  const Words late = {"consistency.mode=async", adagrad,
+                      "dense.delay_compensation=2"};
+  const Words cluster = {"cluster.servers=2", "cluster.workers=3",
+                         "cluster.replicas=2"};
+  DigestOf("late", late, cluster);
+  Words rest = late;
+  rest.insert(rest.end(),
+              {"train.epochs=3", "checkpoint.restore=" + Path("late")});
+  DigestOf("rest", rest, {"cluster.workers=2"});
+  // It has state that the same job without does not have.
+  rest[2] = "dense.delay_compensation=0";
+  const RunOutcome other = Train("other", Sets(rest));
+  ExpectRefused(other, "other");
+  EXPECT_THAT(other.output, HasSubstr("another model or optimizer"));
+  const auto loss = [&](const std::string& out, const std::string& strength) {
+    DigestOf(out,
+             {"consistency.mode=bounded", "consistency.staleness=0", adagrad,
+              "dense.delay_compensation=" + strength},
+             {});
+    return Losses(out);
+  };
+  EXPECT_EQ(loss("none", "0"), loss("some", "2"));
+}
+
 TEST_F(GlobalPhaseTest, WhatHasNoMeaningIsRefusedWithTheReason) {
   struct Case {
     Words keys;
@@ -138,6 +166,16 @@ TEST_F(GlobalPhaseTest, WhatHasNoMeaningIsRefusedWithTheReason) {
       {{"dense={kind: lars, clip_value: 1}"}, "dense.clip_value: lars: its"},
       {{"tables.embedding.optimizer={kind: lamb}"},
        "tables.embedding.optimizer.kind: 'lamb' goes by the norms"},
+      {{"dense.delay_compensation=1"},
+       "dense.delay_compensation: dense variables are in sync"},
+      {{"dense.delay_compensation=1", "consistency.dense=allreduce"},
+       "dense.delay_compensation: dense variables are in allreduce"},
+      {{"dense.delay_decay=0.5"}, "dense.delay_decay: it is for delay_comp"},
+      {{"dense={kind: lamb, delay_compensation: 1}"},
+       "dense.delay_compensation: lamb does not read it"},
+      {{"tables.embedding.optimizer.delay_compensation=1",
+        "consistency.mode=async"},
+       "tables.embedding.optimizer.delay_compensation: it is for dense"},
       {{"train.loss_scale={scale: 2}"},
        "train.loss_scale.scale: none does not read it"},
       {{"train.loss_scale={kind: dynamic, growth_factor: 1}"},
