@@ -33,7 +33,8 @@ class RpcClient {
   };
 
   // `context` must outlive the client.
-  explicit RpcClient(NodeContext& context) : context_(context) {}
+  explicit RpcClient(NodeContext& context)
+      : context_(context), next_request_(context.random()() >> 1) {}
   ~RpcClient();
   RpcClient(const RpcClient&) = delete;
   RpcClient& operator=(const RpcClient&) = delete;
@@ -63,7 +64,9 @@ class RpcClient {
   void Finish(uint64_t request, StatusOr<Message> result);
 
   NodeContext& context_;
-  uint64_t next_request_ = 1;
+  // From anywhere on: what answers a node that was there before, under the same
+  // id, must not answer this one.
+  uint64_t next_request_;
   std::unordered_map<uint64_t, Pending> pending_;
 };
 

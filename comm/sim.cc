@@ -92,9 +92,10 @@ struct Event {
   Time time;
   uint64_t sequence = 0;  // breaks ties: first asked, first run
   EventKind kind = EventKind::kAction;
-  uint64_t detail = 0;      // into the trace
-  EndpointId node;          // skipped when it is down; 0 for the world's own
-  bool background = false;  // does not keep the world going
+  uint64_t detail = 0;       // into the trace
+  EndpointId node;           // skipped when it is down; 0 for the world's own
+  uint64_t incarnation = 0;  // of the node; skipped when it is another by then
+  bool background = false;   // does not keep the world going
   std::function<void()> run;
 };
 
@@ -124,6 +125,7 @@ struct SimWorld::Impl {
   struct NodeState {
     std::string name;
     EndpointId id;
+    uint64_t incarnation = 0;  // another for each node, also of the same id
     std::unique_ptr<Node> node;
     std::unique_ptr<Context> context;  // outlives the node
     bool alive = true;                 // false after a crash or a Stop()
@@ -169,8 +171,10 @@ struct SimWorld::Impl {
   void Schedule(Time time, EventKind kind, EndpointId node, uint64_t detail,
                 std::function<void()> run, bool background = false) {
     num_foreground += background ? 0 : 1;
+    const NodeState* const state = Find(node);
     events.push_back({std::max(time, now), next_event++, kind, detail, node,
-                      background, std::move(run)});
+                      state == nullptr ? 0 : state->incarnation, background,
+                      std::move(run)});
     std::push_heap(events.begin(), events.end(), RunsLater());
   }
 
@@ -213,6 +217,7 @@ struct SimWorld::Impl {
   int64_t num_events = 0;
   uint64_t next_event = 1;
   uint64_t next_session = 1;
+  uint64_t next_incarnation = 1;
   int64_t num_foreground = 0;
   bool losses_started = false;
   std::vector<Event> events;              // a heap
@@ -228,10 +233,11 @@ struct SimWorld::Impl {
 // nothing.
 class SimWorld::Impl::Context : public NodeContext {
  public:
-  Context(Impl& world, EndpointId id)
+  Context(Impl& world, EndpointId id, uint64_t incarnation)
       : world_(world),
         id_(id),
-        random_(HashKey(HashKey(world.seed, HashText("sim node")), id.value)) {}
+        random_(HashKey(HashKey(world.seed, HashText("sim node")),
+                        HashKey(id.value, incarnation))) {}
 
   EndpointId self() const override { return id_; }
   std::string address() const override { return SimAddress(id_); }
@@ -372,7 +378,8 @@ EndpointId SimWorld::Impl::Add(const std::string& name,
   NodeState& state = nodes[id];
   state.name = name;
   state.id = id;
-  state.context = std::make_unique<Context>(*this, id);
+  state.incarnation = next_incarnation++;
+  state.context = std::make_unique<Context>(*this, id, state.incarnation);
   state.storage_free = now;
   std::fill_n(state.compute_free, NodeContext::kNumComputeLanes, now);
   state.node = factory();
@@ -402,7 +409,7 @@ void SimWorld::Impl::RunEvent(const Event& event) {
   NodeState* state = nullptr;
   if (event.node.value != 0) {
     state = FindAlive(event.node);
-    if (state == nullptr) {
+    if (state == nullptr || state->incarnation != event.incarnation) {
       return;
     }
     if (event.kind == EventKind::kTimer &&
@@ -682,6 +689,9 @@ EndpointId SimWorld::RestartNode(const std::string& name,
   Impl::NodeState* const old = impl_->FindByName(name);
   SHOAL_CHECK(old != nullptr && !old->alive);
   old->node.reset();
+  if (old->id == id) {
+    impl_->nodes.erase(id);
+  }
   return impl_->Add(name, factory, id);
 }
 

@@ -46,7 +46,7 @@ struct SimOptions {
 // thread only here.
 //
 // Names are for the test; a node that restarts under its name is a new endpoint
-// with a new id. Addresses are "sim:<id>".
+// with a new id, unless it is given the old one. Addresses are "sim:<id>".
 class SimWorld {
  public:
   using NodeFactory = std::function<std::unique_ptr<Node>()>;

@@ -14,6 +14,7 @@
 #include "comm/listen.h"
 #include "comm/mpi_world.h"
 #include "launch/control.h"
+#include "launch/run_state.pb.h"
 #include "ps/checkpoint_format.h"
 #include "ps/slots.h"
 #include "ps/sparse_table.h"
@@ -349,6 +350,12 @@ Status JobRun::OnStarted(int64_t step) {
       request_.run.empty()
           ? storage_->Remove(out() + kRunFile)
           : storage_->PublishFile(out() + kRunFile, {&run, 1}));
+  BeginWatching(step);
+  return OkStatus();
+}
+
+// What others watch while it trains.
+void JobRun::BeginWatching(int64_t step) {
   progress_ = std::make_unique<worker::Progress>(
       worker::Progress::Detect(stderr), clock_);
   progress_->Start(step, plan_.total_steps, plan_.steps_per_epoch);
@@ -363,7 +370,84 @@ Status JobRun::OnStarted(int64_t step) {
     LogWarning("no TensorBoard events are written: ",
                events.status().message());
   }
+}
+
+// The files that the lost process left go on, but for its event file: readers
+// of a folder join those that are in it.
+Status JobRun::OnRecovered(int64_t step, const std::string& state) {
+  started_ = segment_start_ = last_progress_ = clock_.Now();
+  RunState seen;
+  if (!seen.ParseFromString(state)) {
+    return DataLossError("what was seen of the training can't be read");
+  }
+  SHOAL_RETURN_IF_ERROR(early_stopping_->Restore(seen.early_stopping()));
+  for (const RunState::Window& window : seen.windows()) {
+    AddLoss(window.number(), window.loss_sum(), window.examples());
+  }
+  for (const RunState::Evaluation& in : seen.history()) {
+    worker::EvalPoint point{
+        .step = in.step(), .epoch = in.epoch(), .seconds = in.seconds()};
+    point.result.count = in.count();
+    const auto take = [](bool has, double value) {
+      return has ? std::optional<double>(value) : std::nullopt;
+    };
+    point.result.auc = take(in.has_auc(), in.auc());
+    point.result.log_loss = take(in.has_log_loss(), in.log_loss());
+    point.result.accuracy = take(in.has_accuracy(), in.accuracy());
+    point.result.rmse = take(in.has_rmse(), in.rmse());
+    summary_.test = point.result;
+    summary_.history.push_back(point);
+  }
+  seconds_before_ =
+      summary_.history.empty() ? 0 : summary_.history.back().seconds;
+  summary_.examples = seen.examples();
+  summary_.seconds = seen.seconds();
+  summary_.checkpoint = seen.checkpoint();
+  summary_.outcome = seen.outcome();
+  std::fprintf(stderr, "coordinator: goes on with the job at step %lld\n",
+               static_cast<long long>(step));
+  BeginWatching(step);
+  summary_.steps = std::max(summary_.steps, seen.steps());
   return OkStatus();
+}
+
+std::string JobRun::State() {
+  EndSegment();
+  RunState state;
+  state.set_early_stopping(early_stopping_->ToJson());
+  for (size_t w = 0; w < windows_.size(); ++w) {
+    if (windows_[w].examples > 0) {
+      RunState::Window& window = *state.add_windows();
+      window.set_number(static_cast<int64_t>(w));
+      window.set_loss_sum(windows_[w].loss_sum);
+      window.set_examples(windows_[w].examples);
+    }
+  }
+  for (const worker::EvalPoint& point : summary_.history) {
+    RunState::Evaluation& out = *state.add_history();
+    out.set_step(point.step);
+    out.set_epoch(point.epoch);
+    out.set_seconds(point.seconds);
+    out.set_count(point.result.count);
+    if (point.result.auc.has_value()) {
+      out.set_auc(*point.result.auc);
+    }
+    if (point.result.log_loss.has_value()) {
+      out.set_log_loss(*point.result.log_loss);
+    }
+    if (point.result.accuracy.has_value()) {
+      out.set_accuracy(*point.result.accuracy);
+    }
+    if (point.result.rmse.has_value()) {
+      out.set_rmse(*point.result.rmse);
+    }
+  }
+  state.set_steps(summary_.steps);
+  state.set_examples(summary_.examples);
+  state.set_seconds(summary_.seconds);
+  state.set_checkpoint(summary_.checkpoint);
+  state.set_outcome(summary_.outcome);
+  return state.SerializeAsString();
 }
 
 void JobRun::Tell(std::string_view metric, std::string_view labels,
@@ -420,10 +504,15 @@ StatusOr<bool> JobRun::OnEvaluated(int64_t step, std::span<const float> scores,
   summary_.test = result;
   const double epoch =
       static_cast<double>(step) / static_cast<double>(plan_.steps_per_epoch);
-  summary_.history.push_back({.step = step,
-                              .epoch = epoch,
-                              .seconds = ToSeconds(clock_.Now() - started_),
-                              .result = result});
+  // Evaluated anew by a coordinator in the place of a lost one.
+  std::erase_if(summary_.history, [step](const worker::EvalPoint& point) {
+    return point.step >= step;
+  });
+  summary_.history.push_back(
+      {.step = step,
+       .epoch = epoch,
+       .seconds = seconds_before_ + ToSeconds(clock_.Now() - started_),
+       .result = result});
   for (const auto& [name, value] : worker::NamedMetrics(result)) {
     Tell("shoal_test_metric", StrCat("metric=\"", name, "\""), value);
   }

@@ -79,6 +79,8 @@ class JobRun : public ps::JobObserver {
   const std::string& out() const { return out_->path(); }
 
   Status OnStarted(int64_t step) override;
+  Status OnRecovered(int64_t step, const std::string& state) override;
+  std::string State() override;
   void OnProgress(int64_t step, int64_t window, double loss_sum,
                   int64_t examples) override;
   StatusOr<bool> OnEvaluated(int64_t step, std::span<const float> scores,
@@ -95,6 +97,7 @@ class JobRun : public ps::JobObserver {
   void Tell(std::string_view metric, std::string_view labels, double value);
   void AddLoss(int64_t window, double loss_sum, int64_t examples);
   void EndSegment();
+  void BeginWatching(int64_t step);
   Status WriteReports();
 
   RunRequest request_;
@@ -107,9 +110,10 @@ class JobRun : public ps::JobObserver {
   ps::ModelSpec spec_;
   ps::TrainPlan plan_;
 
-  Time begin_;          // of the run
-  Time started_;        // of the training
-  Time segment_start_;  // of the training since the last pause
+  Time begin_;                 // of the run
+  Time started_;               // of the training
+  double seconds_before_ = 0;  // of a process that was lost
+  Time segment_start_;         // of the training since the last pause
   Time last_progress_;
   std::unique_ptr<worker::Progress> progress_;
   std::unique_ptr<worker::EventFile> events_;

@@ -28,6 +28,9 @@
 namespace shoal::launch {
 namespace {
 
+// In the out folder: what a coordinator that is started again goes on from.
+constexpr char kStateFile[] = "/coordinator.state";
+
 StatusOr<int> OrdinalOfHost() {
   char name[256] = "";
   (void)gethostname(name, sizeof(name) - 1);
@@ -111,6 +114,9 @@ Status RunCoordinatorService(RunRequest request, Duration join_within,
     const ProcessTrace trace(shape.trace_folder, "coordinator");
     ps::Coordinator::Options coordinator = run->CoordinatorOptions();
     coordinator.join_within = join_within;
+    if (request.kind == RunRequest::Kind::kTrain) {
+      coordinator.state_file = run->out() + kStateFile;
+    }
     SHOAL_RETURN_IF_ERROR(run->Finish(RunCoordinator(
         shape, std::move(coordinator), [&](const std::string& address) {
           board.SetReady(0, true);

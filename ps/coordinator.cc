@@ -35,6 +35,8 @@ Coordinator::~Coordinator() = default;
 void Coordinator::OnStart(comm::NodeContext& context) {
   context_ = &context;
   caller_.emplace(context);
+  state_.emplace(context, options_.state_file,
+                 [this](const Status& why) { Abort(why); });
   saver_.emplace(
       context, *caller_,
       CheckpointSaver::Options{.parent = options_.checkpoint_folder,
@@ -53,13 +55,30 @@ void Coordinator::OnStart(comm::NodeContext& context) {
     Abort(called_off_);
     return;
   }
+  Watch();
+  state_->Read([this](const StatusOr<Buffer>& state) {
+    if (ending_) {
+      return;
+    }
+    const Status read =
+        state.ok() && !state->empty() ? Recover(*state) : state.status();
+    if (!read.ok()) {
+      Abort(read);
+    } else if (state->empty()) {
+      WaitForMembers();
+    }
+  });
+}
+
+void Coordinator::WaitForMembers() {
+  recovering_ = false;
+  state_is_ours_ = true;
   join_timer_ =
       context_->SetTimer(context_->Now() + options_.join_within, [this] {
         Abort(DeadlineExceededError(
             StrCat("waited ", ToString(options_.join_within),
                    " for members to join; missing: ", MissingMembers())));
       });
-  Watch();
 }
 
 void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
@@ -73,6 +92,15 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
     return;
   }
   const auto method = static_cast<Method>(message.header.method);
+  if (recovering_ && message.header.kind == comm::MessageKind::kRequest) {
+    if (method == Method::kJoin) {
+      OnJoinMeanwhile(from);
+    }
+    Reply(from, MakeErrorReply(message, UnavailableError(
+                                            "has just been started, and looks "
+                                            "for the members it had before")));
+    return;
+  }
   if (method == Method::kJoin) {
     OnJoin(from, std::move(message));
     return;
@@ -135,7 +163,7 @@ void Coordinator::OnJoin(comm::EndpointId from, comm::Message message) {
     if (!members_.at(from).is_worker) {
       LetShardIn(from);
     }
-    AnswerJoin(waiting);
+    Keep([this, waiting] { AnswerJoin(waiting); });
     return;
   }
   waiting_joins_.push_back(std::move(waiting));
@@ -279,11 +307,17 @@ void Coordinator::OnAllJoined() {
   all_joined_ = true;
   context_->CancelTimer(join_timer_);
   MakeFirstRoute();
-  // Workers too, whose deadline for joining must not cover the time that the
-  // shards take to load: they wait for their first order.
-  for (const WaitingMessage& waiting : std::exchange(waiting_joins_, {})) {
-    AnswerJoin(waiting);
-  }
+  Keep([this] {
+    // Workers too, whose deadline for joining must not cover the time that the
+    // shards take to load: they wait for their first order.
+    for (const WaitingMessage& waiting : std::exchange(waiting_joins_, {})) {
+      AnswerJoin(waiting);
+    }
+    MakeReady();
+  });
+}
+
+void Coordinator::MakeReady() {
   if (options_.restore_folder.empty()) {
     OnReady();
   } else {
@@ -305,7 +339,9 @@ void Coordinator::AnswerJoin(const WaitingMessage& waiting) {
   reply.set_job_text(options_.job_text);
   reply.set_restores(!options_.restore_folder.empty() && !started_);
   reply.set_step(committed_);
-  reply.set_loss_scale(phase_->loss_scale());
+  StepDecision last = last_commit_;
+  last.next_loss_scale = phase_->loss_scale();
+  ToWire(last, *reply.mutable_last());
   ToWire(route_, *reply.mutable_route());
   ToWire(options_.model, *reply.mutable_model());
   ToWire(options_.plan, *reply.mutable_plan());
@@ -378,22 +414,39 @@ void Coordinator::OnReady() {
 // --- Orders ----------------------------------------------------------------
 
 void Coordinator::GiveOrder(OrderKind kind, int64_t from, int64_t until) {
-  TakeWorkers();
+  const std::vector<WaitingMessage> leavers = TakeWorkers();
   order_ = {order_.number + 1, kind, from, until};
   for (WorkerState& worker : workers_) {
     worker.scores = Buffer();
     worker.labels = Buffer();
   }
+  Keep([this, leavers] {
+    for (const WaitingMessage& asking : leavers) {
+      ReplyStop(asking);
+    }
+    AnswerOrders();
+    DealAnew();
+  });
+}
+
+void Coordinator::ReplyStop(const WaitingMessage& asking) {
+  wire::Order order;
+  order.set_number(order_.number);
+  order.set_kind(wire::Order::STOP);
+  Reply(asking.from, MakeReply(asking.message, {Encode(order)}));
+}
+
+void Coordinator::AnswerOrders() {
   for (int i = 0; i < options_.num_workers; ++i) {
     AnswerOrder(i);
   }
-  DealAnew();
 }
 
 void Coordinator::AnswerOrder(int worker) {
   WorkerState& state = workers_[static_cast<size_t>(worker)];
-  if (!state.asking.has_value() || state.done_order >= order_.number) {
-    return;
+  if (!state.asking.has_value() || state.done_order >= order_.number ||
+      !state_->settled()) {
+    return;  // What is not kept yet, nobody may do.
   }
   wire::Order order;
   order.set_number(order_.number);
@@ -443,10 +496,7 @@ void Coordinator::OnAskOrder(comm::EndpointId from, comm::Message message) {
     return;
   }
   if (member.leaves) {
-    wire::Order order;
-    order.set_number(order_.number + 1);
-    order.set_kind(wire::Order::STOP);
-    Reply(from, MakeReply(message, {Encode(order)}));
+    ReplyStop({from, std::move(message)});
     // Once to stop, once for its good-bye.
     if (std::exchange(members_.at(from).told_to_stop, true)) {
       members_.erase(from);
@@ -575,11 +625,7 @@ void Coordinator::FinishShards() {
   ending_ = true;
   for (WorkerState& worker : workers_) {
     if (worker.asking.has_value()) {
-      const WaitingMessage asking = *std::exchange(worker.asking, std::nullopt);
-      wire::Order order;
-      order.set_number(order_.number);
-      order.set_kind(wire::Order::STOP);
-      Reply(asking.from, MakeReply(asking.message, {Encode(order)}));
+      ReplyStop(*std::exchange(worker.asking, std::nullopt));
     }
   }
   const std::vector<RouteTable::Peer> shards = LiveShards();
@@ -591,7 +637,7 @@ void Coordinator::FinishShards() {
                    [this](const StatusOr<comm::Message>&) {
                      // One that does not answer has nothing left to lose.
                      if (--calls_under_way_ == 0) {
-                       context_->Stop(OkStatus());
+                       End(OkStatus());
                      }
                    });
   }
@@ -645,8 +691,11 @@ void Coordinator::OnPrepared(comm::EndpointId from, comm::Message message) {
 }
 
 void Coordinator::MaybeCommit() {
-  if (cuts_.empty() && !prepared_.empty() &&
-      prepared_.size() == LiveShards().size()) {
+  const auto is_prepared = [this](const auto& shard) {
+    return !shard.has_value() || prepared_.contains(*shard);
+  };
+  if (cut_ == cut_sent_ && cuts_.empty() && !prepared_.empty() &&
+      std::all_of(shards_.begin(), shards_.end(), is_prepared)) {
     Commit();
   }
 }

@@ -16,12 +16,17 @@
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/checkpoint_saver.h"
+#include "ps/durable_state.h"
 #include "ps/global_phase.h"
 #include "ps/model_spec.h"
 #include "ps/route.h"
 #include "ps/train_plan.h"
 
 namespace shoal::ps {
+
+namespace wire {
+class Commit;
+}  // namespace wire
 
 // What the coordinator tells whoever runs the job; called on its thread.
 class JobObserver {
@@ -30,6 +35,13 @@ class JobObserver {
 
   // All members are there; training starts at `step`. An error ends the job.
   virtual Status OnStarted(int64_t step) = 0;
+
+  // Instead, of a job that an earlier coordinator led until it was lost;
+  // `state` is what State() gave there when it was last kept.
+  virtual Status OnRecovered(int64_t step, const std::string& state) = 0;
+
+  // What OnRecovered() of another process needs to go on; opaque here.
+  virtual std::string State() = 0;
 
   // Training has reached `step`; `examples` more were seen, whose losses sum to
   // `loss_sum`, all of the steps of `window` (see Options::log_every_steps).
@@ -84,6 +96,10 @@ class Coordinator : public comm::Node {
     Duration join_within = std::chrono::seconds(60);
     Duration replace_within = Duration::zero();
     JobObserver* observer = nullptr;  // must outlive the coordinator
+    // A file for what another coordinator needs to go on in the place of this
+    // one. Where it is already, this is that other one. It is removed when the
+    // job ends, however it ends. Empty: who loses the coordinator ends.
+    std::string state_file;
     // Called with how many servers and workers there are to be, when that
     // changes; whoever runs the job starts those that are not there. Those that
     // are to go end by themselves. May be empty: others start them.
@@ -163,6 +179,29 @@ class Coordinator : public comm::Node {
     int64_t until = 0;
   };
 
+  // Its own restart.
+  void WaitForMembers();
+  // Keeps all that a coordinator in the place of this one needs; then `kept`
+  // runs, unless the job is ending.
+  void Keep(std::function<void()> kept);
+  Buffer EncodeState() const;
+  Status Recover(const Buffer& state);
+  Status TakeState(const Buffer& state);
+  uint64_t HashOfJob() const;
+  void AskMembers();
+  void OnMemberFound(comm::EndpointId id, const StatusOr<comm::Message>& reply);
+  // Of a shard at `step`.
+  void TakeLastCommit(int64_t step, const wire::Commit& last);
+  Status CheckLastCommit();
+  // Does not wait for its answer any more.
+  void GiveUp(comm::EndpointId id, const Status& why);
+  void OnJoinMeanwhile(comm::EndpointId from);
+  void FinishRecovery();
+  Status CheckFound() const;
+  void FinishRecovered();
+  // Leaves nothing that another would go on with, and stops.
+  void End(const Status& why);
+
   // Joining.
   void OnJoin(comm::EndpointId from, comm::Message message);
   Status Admit(comm::EndpointId from, const comm::Message& message);
@@ -170,6 +209,7 @@ class Coordinator : public comm::Node {
   void MakeRoom(int worker);
   void AnswerJoin(const WaitingMessage& waiting);
   void OnAllJoined();
+  void MakeReady();
   void LoadHolders();
   void OnReady();
   std::string MissingMembers() const;
@@ -177,6 +217,8 @@ class Coordinator : public comm::Node {
   // Orders.
   void GiveOrder(OrderKind kind, int64_t from, int64_t until);
   void AnswerOrder(int worker);
+  void AnswerOrders();
+  void ReplyStop(const WaitingMessage& asking);
   void OnAskOrder(comm::EndpointId from, comm::Message message);
   void OnOrderDone();
   void AfterBoundary();
@@ -225,8 +267,10 @@ class Coordinator : public comm::Node {
   bool WantedAreThere() const;
   void DealAnew();
   void CutOrder();
+  void SendCuts();
   void CutDone(comm::EndpointId worker);
-  void TakeWorkers();
+  // Gives what those are to be told who have no place any more.
+  std::vector<WaitingMessage> TakeWorkers();
 
   // Liveness.
   void Watch();
@@ -242,6 +286,14 @@ class Coordinator : public comm::Node {
   comm::NodeContext* context_ = nullptr;
   std::optional<Caller> caller_;
   std::optional<CheckpointSaver> saver_;
+  std::optional<DurableState> state_;
+  bool state_is_ours_ = false;
+  // From its start until it has found out where the job is; and those of the
+  // members that it has not heard of yet.
+  bool recovering_ = true;
+  std::unordered_map<comm::EndpointId, uint64_t> recoveries_;
+  std::unordered_map<comm::EndpointId, Status> not_found_;  // why
+  std::string observed_;                                    // by the one before
   std::unordered_map<comm::EndpointId, Member> members_;
   std::vector<std::optional<comm::EndpointId>> shards_;  // by index
   std::vector<WorkerState> workers_;                     // by index
@@ -257,15 +309,18 @@ class Coordinator : public comm::Node {
   // To those that have not answered; no step is committed before they have.
   std::unordered_map<comm::EndpointId, uint64_t> cuts_;
   bool cut_ = false;  // the order under way is the last of these workers
+  bool cut_sent_ = false;
   bool ending_ = false;
   Status called_off_;  // before OnStart()
   comm::TimerId join_timer_ = comm::TimerId::kNone;
   comm::TimerId watch_timer_ = comm::TimerId::kNone;
 
   CurrentOrder order_;
-  int64_t position_ = 0;                // steps done at the last boundary
-  int64_t committed_ = 0;               // sync: steps committed
-  StepDecision last_commit_;            // the last of them
+  int64_t position_ = 0;                  // steps done at the last boundary
+  int64_t committed_ = 0;                 // sync: steps committed
+  StepDecision last_commit_{.step = -1};  // the last of them
+  // While recovering: the least step that a shard is at.
+  std::optional<int64_t> shard_step_min_;
   std::unique_ptr<GlobalPhase> phase_;  // null: called_off_ says why
   bool stop_early_ = false;
   std::unordered_map<comm::EndpointId, PreparedShard> prepared_;

@@ -126,13 +126,21 @@ std::string Coordinator::Suspects(comm::EndpointId reporter) const {
 void Coordinator::OnPeerDown(comm::EndpointId peer, const Status& why) {
   caller_->OnPeerDown(peer, why);
   const auto it = members_.find(peer);
-  if (it == members_.end() || ending_) {
-    return;
-  }
-  if (std::exchange(it->second.suspect, true)) {
+  if (it == members_.end() || ending_ ||
+      std::exchange(it->second.suspect, true)) {
     return;
   }
   it->second.suspect_since = context_->Now();
+  if (recovering_) {
+    // Where it was, nobody takes calls: as if its connection had been lost now.
+    context_->SetTimer(context_->Now() + kFailoverGrace, [this, peer, why] {
+      const auto found = members_.find(peer);
+      if (found != members_.end() && found->second.suspect) {
+        GiveUp(peer, why);
+      }
+    });
+    return;
+  }
   // One that never noticed says so now.
   (void)context_->Connect(peer, it->second.address);
   (void)context_->Send(peer, comm::Lane::kUrgent, SignOfLife());
@@ -191,7 +199,7 @@ void Coordinator::Abort(const Status& why) {
     // One that can't be reached ends by itself when it hears nothing more.
     (void)context_->Send(id, comm::Lane::kUrgent, abort);
   }
-  context_->Stop(why);
+  End(why);
 }
 
 }  // namespace shoal::ps

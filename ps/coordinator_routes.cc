@@ -84,11 +84,16 @@ void Coordinator::ChangeRoute() {
   ++route_.version;
   caught_up_.clear();
   prepared_.clear();
-  SendRoute();
-  if (saver_->writing()) {
-    SaveCheckpoint();  // Its parts are others' now.
-  }
-  FinishLeavers();
+  Keep([this, version = route_.version] {
+    if (version != route_.version) {
+      return;  // The next one is on its way.
+    }
+    SendRoute();
+    if (saver_->writing()) {
+      SaveCheckpoint();  // Its parts are others' now.
+    }
+    FinishLeavers();
+  });
 }
 
 RouteTable::Peer Coordinator::PeerOf(comm::EndpointId id) const {
@@ -183,7 +188,11 @@ bool Coordinator::CanDrop(int server) const {
 }
 
 bool Coordinator::replicated() const {
-  return started_ && !ending_ &&
+  return started_ && !ending_ && !recovering_ &&
+         std::none_of(members_.begin(), members_.end(),
+                      [](const auto& entry) {
+                        return !entry.second.is_worker && entry.second.suspect;
+                      }) &&
          std::all_of(route_.chains.begin(), route_.chains.end(),
                      [this](const Chain& chain) {
                        return chain.joining < 0 &&

@@ -20,14 +20,22 @@ void Coordinator::OnScale(comm::EndpointId from, const comm::Message& message) {
     status = text.status();
     reply.set_text(text.ok() ? *text : "");
   }
-  Reply(from, status.ok() ? MakeReply(message, {Encode(reply)})
-                          : MakeErrorReply(message, status));
+  if (!status.ok()) {
+    Reply(from, MakeErrorReply(message, status));
+    return;
+  }
+  Keep([this, from, answer = MakeReply(message, {Encode(reply)})] {
+    Reply(from, answer);
+  });
 }
 
 Status Coordinator::CheckScale(int servers, int workers, int drain) const {
-  if (!started_ || ending_) {
-    return FailedPreconditionError(started_ ? "the job is ending"
-                                            : "the job has not started yet");
+  if (!started_ || ending_ || recovering_) {
+    return FailedPreconditionError(
+        recovering_ ? "the coordinator was started again, and looks for the "
+                      "members of the job"
+        : started_  ? "the job is ending"
+                    : "the job has not started yet");
   }
   const int stay = options_.num_servers - static_cast<int>(leaving_.size());
   if (drain >= 0 && (drain >= options_.num_servers || Leaves(drain) ||
@@ -144,6 +152,7 @@ void Coordinator::FinishLeavers() {
                        options_.plan.timeout, {Encode(wire::Finish())},
                        // One that does not answer has nothing left to lose.
                        [](const StatusOr<comm::Message>&) {});
+        prepared_.erase(*place);
         members_.erase(*place);
         place.reset();
       }
@@ -240,6 +249,16 @@ void Coordinator::DealAnew() {
 void Coordinator::CutOrder() {
   cut_ = true;
   order_.until = committed_ + 2;
+  Keep([this, number = order_.number] {
+    if (number == order_.number && !cut_sent_) {
+      SendCuts();
+      AnswerOrders();
+    }
+  });
+}
+
+void Coordinator::SendCuts() {
+  cut_sent_ = true;
   wire::CutOrder cut;
   cut.set_number(order_.number);
   cut.set_until_step(order_.until);
@@ -255,6 +274,7 @@ void Coordinator::CutOrder() {
         // One that can't is lost, which is seen elsewhere.
         [this, id = *worker](const StatusOr<comm::Message>&) { CutDone(id); });
   }
+  MaybeCommit();
 }
 
 void Coordinator::CutDone(comm::EndpointId worker) {
@@ -267,20 +287,18 @@ void Coordinator::CutDone(comm::EndpointId worker) {
 }
 
 // At the end of an order: from here on there are those that are wanted.
-void Coordinator::TakeWorkers() {
+std::vector<Coordinator::WaitingMessage> Coordinator::TakeWorkers() {
+  std::vector<WaitingMessage> asking;
   cut_ = false;
+  cut_sent_ = false;
   if (workers_wanted_ == 0 || !WantedAreThere()) {
-    return;
+    return asking;
   }
   for (int i = workers_wanted_; i < options_.num_workers; ++i) {
     WorkerState& worker = workers_[static_cast<size_t>(i)];
     if (worker.asking.has_value()) {
-      const WaitingMessage asking = *std::exchange(worker.asking, std::nullopt);
-      wire::Order order;
-      order.set_number(order_.number + 1);
-      order.set_kind(wire::Order::STOP);
-      Reply(asking.from, MakeReply(asking.message, {Encode(order)}));
-      members_.at(asking.from).told_to_stop = true;
+      asking.push_back(*std::exchange(worker.asking, std::nullopt));
+      members_.at(asking.back().from).told_to_stop = true;
     }
     if (worker.endpoint.has_value()) {
       members_.at(*worker.endpoint).leaves = true;
@@ -288,6 +306,7 @@ void Coordinator::TakeWorkers() {
   }
   options_.num_workers = std::exchange(workers_wanted_, 0);
   workers_.resize(static_cast<size_t>(options_.num_workers));
+  return asking;
 }
 
 }  // namespace shoal::ps

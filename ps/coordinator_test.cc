@@ -36,6 +36,13 @@ class WatchingObserver : public JobObserver {
     started.push_back(step);
     return may_start;
   }
+  Status OnRecovered(int64_t step, const std::string& state) override {
+    recovered.emplace_back(step, state);
+    return OkStatus();
+  }
+  std::string State() override {
+    return StrCat(evaluated.size(), " evaluations");
+  }
   void OnProgress(int64_t step, int64_t window, double loss_sum,
                   int64_t examples) override {
     progress.emplace_back(step, window, loss_sum, examples);
@@ -55,6 +62,7 @@ class WatchingObserver : public JobObserver {
   }
 
   std::vector<int64_t> started;
+  std::vector<std::pair<int64_t, std::string>> recovered;
   std::vector<std::tuple<int64_t, int64_t, double, int64_t>> progress;
   std::vector<int64_t> evaluated;
   std::vector<float> scores;
@@ -1243,6 +1251,163 @@ TEST_F(CoordinatorSaveTest, ManifestThatCannotBeWrittenEndsTheJob) {
   EXPECT_THAT(context_.stopped->message(), HasSubstr("step 10"));
   EXPECT_THAT(Files(), IsEmpty()) << "the unfinished folder is removed";
   EXPECT_THAT(observer_.saved, IsEmpty());
+}
+
+// --- A restart -------------------------------------------------------------
+
+class RestartTest : public CoordinatorTest {
+ protected:
+  RestartTest() { options_.state_file = "out/coordinator.state"; }
+
+  // Both workers have the order to train; three steps are committed.
+  void TrainThreeSteps() {
+    Start();
+    context_.RunStorage();
+    JoinShard(0);
+    JoinShard(1);
+    JoinWorker(0);
+    JoinWorker(1);
+    context_.RunStorage();
+    BothDone(0);
+    for (int step = 0; step < 3; ++step) {
+      Prepared(Shard(0), step);
+      Prepared(Shard(1), step);
+    }
+  }
+  // As kill -9 and another start.
+  void Restart() {
+    coordinator_.reset();
+    context_.ForgetNode();
+    context_.sent.clear();
+    context_.stopped.reset();
+    Start();
+    context_.RunStorage();
+  }
+  void AnswerRecover(comm::EndpointId from, int64_t step) {
+    wire::RecoverReply reply;
+    reply.set_step(step);
+    const std::vector<comm::Message> asked = AskedOf(from, Method::kRecover);
+    ASSERT_FALSE(asked.empty());
+    Answer(from, asked.back(), {Encode(reply)});
+  }
+  // How many steps the last route says are committed.
+  int64_t CommittedOfRoute(comm::EndpointId to) const {
+    const std::vector<comm::Message> asked = AskedOf(to, Method::kRouteChange);
+    wire::RouteChange change;
+    return !asked.empty() && Decode(asked.back(), change).ok()
+               ? change.committed()
+               : -1;
+  }
+};
+
+TEST_F(RestartTest, OrdersAreGivenWhenTheyAreKept) {
+  Start();
+  context_.RunStorage();
+  JoinShard(0);
+  JoinShard(1);
+  JoinWorker(0);
+  const uint64_t join = JoinWorker(1);
+  EXPECT_EQ(NumReplies(join), 0) << "its place is not kept yet";
+  context_.RunStorage();
+  EXPECT_EQ(NumReplies(join), 1);
+  BothDone(0);
+  for (int step = 0; step < 10; ++step) {
+    Prepared(Shard(0), step);
+    Prepared(Shard(1), step);
+  }
+  BothDone(1);
+  // The checkpoint is written by nobody here; the stop comes without one.
+  const uint64_t next = AskOrder(0, 1);
+  EXPECT_EQ(NumReplies(next), 0) << "the next order is not kept yet";
+  context_.RunStorage();
+  EXPECT_EQ(NumReplies(next), 1);
+}
+
+TEST_F(RestartTest, TheNextGoesOnWhereTheMembersAre) {
+  TrainThreeSteps();
+  Restart();
+  EXPECT_EQ(ErrorReplyTo(JoinShard(0, kStranger)).code(),
+            StatusCode::kUnavailable)
+      << "not before all have answered";
+  // The commit of step 3 has reached one of them.
+  AnswerRecover(Shard(0), 4);
+  AnswerRecover(Shard(1), 3);
+  AnswerRecover(Worker(0), 3);
+  EXPECT_EQ(CommittedOfRoute(Shard(0)), -1);
+  AnswerRecover(Worker(1), 3);
+  context_.RunStorage();
+  EXPECT_EQ(CommittedOfRoute(Shard(0)), 4);
+  EXPECT_EQ(CommittedOfRoute(Shard(1)), 4);
+  EXPECT_EQ(CommittedOfRoute(Worker(0)), 4);
+  EXPECT_THAT(observer_.recovered,
+              ElementsAre(std::pair<int64_t, std::string>(4, "0 evaluations")));
+  EXPECT_THAT(observer_.started, ElementsAre(0)) << "by the first only";
+  // A worker whose order was lost on the way to it gets it again.
+  const auto order = GoodReplyTo<wire::Order>(AskOrder(0, 0));
+  EXPECT_EQ(order.number(), 1);
+  EXPECT_EQ(order.from_step(), 4);
+  EXPECT_EQ(order.until_step(), 10);
+}
+
+TEST_F(RestartTest, CommitThatOnlyAWorkerHasSeenCounts) {
+  TrainThreeSteps();
+  Restart();
+  AnswerRecover(Shard(0), 3);
+  AnswerRecover(Shard(1), 3);
+  AnswerRecover(Worker(0), 4);
+  AnswerRecover(Worker(1), 3);
+  context_.RunStorage();
+  EXPECT_EQ(CommittedOfRoute(Shard(1)), 4);
+}
+
+TEST_F(RestartTest, ServerThatIsNotThereEndsTheJobNamingIt) {
+  TrainThreeSteps();
+  Restart();
+  AnswerRecover(Shard(0), 3);
+  AnswerRecover(Worker(0), 3);
+  AnswerRecover(Worker(1), 3);
+  context_.Advance(options_.plan.timeout);
+  context_.RunStorage();
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_THAT(context_.stopped->message(),
+              AllOf(HasSubstr("server 1 shard 0"), HasSubstr("started again")));
+  EXPECT_FALSE(context_.storage.ReadFile(options_.state_file).ok())
+      << "nobody is to go on with it";
+}
+
+TEST_F(RestartTest, ServerThatIsNotThereIsDroppedIfThereAreReplicas) {
+  options_.replicas = 2;
+  TrainThreeSteps();
+  Restart();
+  AnswerRecover(Shard(0), 3);
+  AnswerRecover(Worker(0), 3);
+  AnswerRecover(Worker(1), 3);
+  coordinator_->OnPeerDown(Shard(1), UnavailableError("nobody takes calls"));
+  context_.Advance(1s);
+  context_.RunStorage();
+  EXPECT_FALSE(context_.stopped.has_value());
+  EXPECT_EQ(CommittedOfRoute(Shard(0)), 3);
+  EXPECT_FALSE(coordinator_->replicated());
+  Prepared(Shard(0), 3);
+}
+
+TEST_F(RestartTest, StateOfAnotherJobIsRefusedAndStays) {
+  TrainThreeSteps();
+  options_.job_text = "name: another";
+  Restart();
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_EQ(context_.stopped->code(), StatusCode::kFailedPrecondition);
+  EXPECT_THAT(context_.stopped->message(), HasSubstr(options_.state_file));
+  EXPECT_TRUE(context_.storage.ReadFile(options_.state_file).ok());
+}
+
+TEST_F(RestartTest, JobThatIsCalledOffLeavesNothing) {
+  TrainThreeSteps();
+  EXPECT_TRUE(context_.storage.ReadFile(options_.state_file).ok());
+  coordinator_->Abort(CancelledError("enough"));
+  context_.RunStorage();
+  EXPECT_EQ(context_.stopped->message(), "enough");
+  EXPECT_FALSE(context_.storage.ReadFile(options_.state_file).ok());
 }
 
 }  // namespace

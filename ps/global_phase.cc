@@ -120,7 +120,7 @@ StatusOr<StepDecision> GlobalPhase::Decide(int64_t step,
                " is skipped, its gradients are not finite: ", steps_skipped_,
                " skipped so far; the loss scale was ", scale, " and is ",
                loss_scale_, " now");
-    decision.next_loss_scale = loss_scale_;
+    Tell(decision);
     return decision;
   }
   skipped_in_turn_ = 0;
@@ -142,8 +142,22 @@ StatusOr<StepDecision> GlobalPhase::Decide(int64_t step,
     // Beyond what f32 holds every gradient would be infinite.
     loss_scale_ = std::min(loss_scale_ * settings_.growth_factor, 0x1.0p120);
   }
-  decision.next_loss_scale = loss_scale_;
+  Tell(decision);
   return decision;
+}
+
+void GlobalPhase::Tell(StepDecision& decision) const {
+  decision.next_loss_scale = loss_scale_;
+  decision.good_steps = good_steps_;
+  decision.steps_skipped = steps_skipped_;
+  decision.skipped_in_turn = skipped_in_turn_;
+}
+
+void GlobalPhase::Resume(const StepDecision& decision) {
+  loss_scale_ = decision.next_loss_scale;
+  good_steps_ = decision.good_steps;
+  steps_skipped_ = decision.steps_skipped;
+  skipped_in_turn_ = decision.skipped_in_turn;
 }
 
 std::string GlobalPhase::ToText() const {

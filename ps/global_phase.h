@@ -39,6 +39,10 @@ struct StepDecision {
   double gradient_scale = 1;         // of every gradient, before any optimizer
   std::vector<double> trust_ratios;  // by variable; none: 1
   double next_loss_scale = 1;        // of the step after it
+  // What the next decision goes by, so that another leader may take it.
+  int64_t good_steps = 0;  // since the loss scale changed
+  int64_t steps_skipped = 0;
+  int64_t skipped_in_turn = 0;
 };
 
 // The step leader's part of what needs all gradients of a step: the bound on
@@ -63,6 +67,9 @@ class GlobalPhase {
   bool needs_norms() const {
     return settings_.NeedsNorms() || optimizer_->norm_phase() != nullptr;
   }
+  // Goes on after a decision of another leader of the same job.
+  void Resume(const StepDecision& decision);
+
   // Of the next step; 1 where losses are not scaled.
   double loss_scale() const { return loss_scale_; }
   bool scales_losses() const { return settings_.loss_scale > 0; }
@@ -79,6 +86,8 @@ class GlobalPhase {
       : settings_(settings),
         optimizer_(std::move(optimizer)),
         loss_scale_(settings.loss_scale > 0 ? settings.loss_scale : 1) {}
+
+  void Tell(StepDecision& decision) const;
 
   const GlobalSettings settings_;
   const std::unique_ptr<Optimizer> optimizer_;  // of the dense variables

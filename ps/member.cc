@@ -11,6 +11,10 @@
 namespace shoal::ps {
 namespace {
 
+// Before a lost coordinator is called again: one that is not there refuses at
+// once.
+constexpr Duration kHelloPause = std::chrono::milliseconds(50);
+
 StatusOr<JoinResult> ReadJoinReply(const comm::Message& message) {
   wire::JoinReply reply;
   SHOAL_RETURN_IF_ERROR(Decode(message, reply));
@@ -26,7 +30,7 @@ StatusOr<JoinResult> ReadJoinReply(const comm::Message& message) {
   result.job_text = reply.job_text();
   result.restores = reply.restores();
   result.step = reply.step();
-  result.loss_scale = reply.loss_scale();
+  SHOAL_ASSIGN_OR_RETURN(result.last, FromWire(reply.last()));
   if (message.frames.size() > 1) {
     result.setup = message.frames[1];
   }
@@ -45,7 +49,10 @@ Member::Member(comm::NodeContext& context, Caller& caller,
       joined_(std::move(joined)),
       ended_(std::move(ended)) {}
 
-Member::~Member() { context_.CancelTimer(timer_); }
+Member::~Member() {
+  context_.CancelTimer(timer_);
+  context_.CancelTimer(hello_timer_);
+}
 
 void Member::Start() {
   caller_.AddPeer(options_.coordinator, options_.coordinator_address,
@@ -119,20 +126,43 @@ bool Member::OnMessage(comm::EndpointId from, const comm::Message& message) {
 }
 
 void Member::OnPeerDown(comm::EndpointId peer) {
-  if (peer == options_.coordinator) {
-    // It may have lost only this connection: it will hear from us again, and
-    // Watch() decides when it is really gone.
-    (void)context_.Connect(peer, options_.coordinator_address);
-    comm::Message hello;
-    hello.header.method = static_cast<uint16_t>(Method::kAlive);
-    (void)context_.Send(peer, comm::Lane::kUrgent, std::move(hello));
+  if (peer == options_.coordinator && hello_timer_ == comm::TimerId::kNone) {
+    hello_timer_ =
+        context_.SetTimer(context_.Now() + kHelloPause, [this] { SayHello(); });
   }
+}
+
+// The coordinator may have lost only this connection, or be started again: it
+// hears from us, and Watch() decides when it is really gone.
+void Member::SayHello() {
+  hello_timer_ = comm::TimerId::kNone;
+  (void)context_.Connect(options_.coordinator, options_.coordinator_address);
+  comm::Message hello;
+  hello.header.method = static_cast<uint16_t>(Method::kAlive);
+  (void)context_.Send(options_.coordinator, comm::Lane::kUrgent,
+                      std::move(hello));
 }
 
 void Member::End(const Status& why) {
   if (ended_) {
     std::exchange(ended_, nullptr)(why);
   }
+}
+
+void AnswerRecover(comm::NodeContext& context, comm::EndpointId coordinator,
+                   const comm::Message& request, int64_t step,
+                   const StepDecision* last) {
+  wire::Recover recover;
+  wire::RecoverReply reply;
+  reply.set_step(step);
+  if (last != nullptr) {
+    ToWire(*last, *reply.mutable_last());
+  }
+  const Status decoded = Decode(request, recover);
+  // One that can't be sent is asked for again.
+  (void)context.Send(coordinator, comm::Lane::kUrgent,
+                     decoded.ok() ? comm::MakeReply(request, {Encode(reply)})
+                                  : comm::MakeErrorReply(request, decoded));
 }
 
 }  // namespace shoal::ps

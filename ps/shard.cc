@@ -61,7 +61,7 @@ void Shard::OnJoined(const JoinResult& joined) {
     return;
   }
   step_ = joined.step;
-  loss_scale_ = joined.loss_scale;
+  last_commit_ = joined.last;
   joined_ = true;
   ready_ = !joined.restores;
   Adopt(joined.route);
@@ -113,7 +113,8 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
   const auto method = static_cast<Method>(message.header.method);
   if (from != options_.coordinator &&
       (method == Method::kSave || method == Method::kLoad ||
-       method == Method::kFinish || method == Method::kRouteChange)) {
+       method == Method::kFinish || method == Method::kRouteChange ||
+       method == Method::kRecover)) {
     ReplyError(from, message,
                FailedPreconditionError(
                    StrCat("only the coordinator may ask a shard for method ",
@@ -131,6 +132,8 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
       return OnLoad(from, message);
     case Method::kRouteChange:
       return OnRouteChange(from, std::move(message));
+    case Method::kRecover:
+      return AnswerRecover(*context_, from, message, step_, &last_commit_);
     case Method::kPrepare:
     case Method::kApply:
     case Method::kSlotStates:
@@ -270,8 +273,8 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
   SHOAL_CHECK(Decode(request, pull).ok());
   wire::PullReply reply;
   reply.set_step(step_);
-  if (loss_scale_ != 1) {
-    reply.set_loss_scale(loss_scale_);
+  if (last_commit_.next_loss_scale != 1) {
+    reply.set_loss_scale(last_commit_.next_loss_scale);
   }
   std::vector<Buffer> frames = {Encode(reply)};
   for (size_t g = 0; g < model_.groups.size(); ++g) {
@@ -450,7 +453,8 @@ void Shard::SendPrepared() {
     StepNorms norms;
     for (const Part& part : parts_) {
       if (part.portion == headed_) {
-        norms = NormsOf(*part.piece, *headed_, *dense_, loss_scale_);
+        norms = NormsOf(*part.piece, *headed_, *dense_,
+                        last_commit_.next_loss_scale);
       }
     }
     ToWire(norms, *prepared.mutable_norms());
@@ -531,7 +535,7 @@ void Shard::ApplyCommitted(const StepDecision& decision) {
   };
   apply(true);
   ++step_;
-  loss_scale_ = decision.next_loss_scale;
+  last_commit_ = decision;
   prepared_ = false;
   AnswerWaiting();
   for (const auto& [from, request] : std::exchange(unacknowledged_, {})) {

@@ -230,8 +230,8 @@ class Shard : public comm::Node {
   ModelSpec model_;
   ClusterPlan plan_;
   std::optional<DenseLayout> layout_;
-  int64_t step_ = 0;       // steps applied; where they are dealt, pushes
-  double loss_scale_ = 1;  // sync: of the losses of step_
+  int64_t step_ = 0;          // steps applied; where they are dealt, pushes
+  StepDecision last_commit_;  // sync: of the step before, where it is known
   std::vector<std::unique_ptr<SparseTable>> tables_;  // see MakeTables()
   std::unique_ptr<DenseStore> dense_;
   Buffer dense_values_;  // of headed_, until they change

@@ -352,6 +352,11 @@ void ToWire(const StepDecision& decision, wire::Commit& out) {
   if (decision.next_loss_scale != 1) {
     out.set_next_loss_scale(decision.next_loss_scale);
   }
+  if (decision.good_steps != 0 || decision.steps_skipped != 0) {
+    out.set_good_steps(decision.good_steps);
+    out.set_steps_skipped(decision.steps_skipped);
+    out.set_skipped_in_turn(decision.skipped_in_turn);
+  }
 }
 
 StatusOr<StepNorms> FromWire(const wire::Norms& in) {
@@ -373,7 +378,10 @@ StatusOr<StepDecision> FromWire(const wire::Commit& in) {
       .skip = in.skip(),
       .gradient_scale = in.gradient_scale(),
       .trust_ratios = {in.trust_ratios().begin(), in.trust_ratios().end()},
-      .next_loss_scale = in.next_loss_scale()};
+      .next_loss_scale = in.next_loss_scale(),
+      .good_steps = in.good_steps(),
+      .steps_skipped = in.steps_skipped(),
+      .skipped_in_turn = in.skipped_in_turn()};
   std::vector<double> numbers = out.trust_ratios;
   numbers.insert(numbers.end(), {out.gradient_scale, out.next_loss_scale});
   for (const double number : numbers) {
@@ -381,6 +389,10 @@ StatusOr<StepDecision> FromWire(const wire::Commit& in) {
       return InvalidArgumentError(StrCat("the commit of step ", in.step(),
                                          " has a factor of ", number));
     }
+  }
+  if (out.good_steps < 0 || out.steps_skipped < 0 || out.skipped_in_turn < 0) {
+    return InvalidArgumentError(
+        StrCat("the commit of step ", in.step(), " counts below zero"));
   }
   return out;
 }

@@ -49,6 +49,7 @@ enum class Method : uint16_t {
   kScale = 18,
   kStatus = 19,
   kCutOrder = 20,
+  kRecover = 21,
 };
 
 Buffer Encode(const google::protobuf::MessageLite& head);

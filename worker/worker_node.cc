@@ -149,6 +149,8 @@ void WorkerNode::OnMessage(comm::EndpointId from, comm::Message message) {
     OnRouteChange(from, message);
   } else if (from == options_.coordinator && method == ps::Method::kCutOrder) {
     OnCutOrder(from, message);
+  } else if (from == options_.coordinator && method == ps::Method::kRecover) {
+    ps::AnswerRecover(*context_, from, message, trained_until_, nullptr);
   } else if (from == options_.coordinator && replica_ != nullptr &&
              method == ps::Method::kSave) {
     OnSave(from, std::move(message));
@@ -326,6 +328,9 @@ void WorkerNode::BeginOrder() {
   pulls_started_until_ = next_fill_;
   computed_until_ = next_fill_;
   done_until_ = next_fill_;
+  if (order_.kind == OrderKind::kTrain) {
+    trained_until_ = std::max(trained_until_, next_fill_);
+  }
   if (WaitsForClocks()) {
     ReportClock();
   }
@@ -662,6 +667,9 @@ void WorkerNode::OnUnitDone(Unit& unit) {
   bool clock_rose = false;
   while (!units_.empty() && units_.front()->state == Unit::State::kDone) {
     done_until_ = units_.front()->number + stride_;
+    if (order_.kind == OrderKind::kTrain) {
+      trained_until_ = done_until_;
+    }
     units_.pop_front();
     clock_rose = true;
   }

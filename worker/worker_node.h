@@ -143,7 +143,8 @@ class WorkerNode : public comm::Node {
   bool restarting_ = false;
   int64_t aborted_step_ = -1;
   int64_t pulls_started_until_ = 0;
-  int64_t done_until_ = 0;  // units before it are wholly done
+  int64_t done_until_ = 0;     // units before it are wholly done
+  int64_t trained_until_ = 0;  // own steps before it are, of all orders
   std::shared_ptr<UnitPool> pool_;
   std::deque<std::shared_ptr<Unit>> units_;  // rising
   uint64_t values_versions_ = 0;

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstring>
 #include <deque>
 #include <memory>
@@ -137,7 +138,12 @@ class ZmqEndpoint : public LoopEndpoint {
   ZmqSocket router_;
   std::string address_;
   bool drained_ = false;  // the router had nothing more
-  uint64_t next_session_ = 1;
+  // Later than those of a process that had the same id before, as a coordinator
+  // that is started again has: peers refuse sessions that they have seen end.
+  uint64_t next_session_ = static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(
+          std::chrono::system_clock::now().time_since_epoch())
+          .count());
   std::unordered_map<EndpointId, std::unique_ptr<ZmqPeer>> peers_;
   std::unordered_set<EndpointId> forgotten_;
   std::unordered_set<std::string> met_;  // addresses that were reached once

@@ -110,6 +110,59 @@ RunOutcome FaultTest::Disturbed(const std::string& out, const Words& settings,
       });
 }
 
+RunOutcome FaultTest::DisturbedServices(
+    const std::string& out, const Words& settings,
+    const std::function<void(const JobView&, const std::string& at)>& disturb)
+    const {
+  const std::string port = std::to_string(integration::FreePort());
+  const std::string at = "tcp://localhost:" + port;
+  std::string keys;
+  std::string more;  // for the members, which do not read the job
+  for (const std::string& word : settings) {
+    keys += " '" + word + "'";
+    if (word.starts_with("transport=")) {
+      more = " --transport " + word.substr(word.find('=') + 1);
+    }
+  }
+  // In a file, so that no command line but theirs has their words.
+  Write("services.sh",
+        StrCat("keep() {\n"
+               "  while :; do \"$@\"; code=$?\n"
+               "    [ $code -gt 128 ] || return $code\n"
+               "  done\n"
+               "}\n"
+               "S=",
+               integration::Program(),
+               "\n"
+               "for i in 0 1; do\n"
+               "  keep $S server --index $i --coordinator ",
+               at, more,
+               " &\n"
+               "  keep $S worker --index $i --coordinator ",
+               at, more,
+               " &\n"
+               "done\n"
+               "keep $S coordinator ",
+               Path("job.yaml"), " --out ", Path(out), keys,
+               " --set cluster.listen=lo --set cluster.port=", port,
+               "\n"
+               "code=$?; wait; exit $code\n"));
+  return integration::RunWatched(
+      {"bash", Path("services.sh")},
+      [&](pid_t script, const std::string& output) {
+        disturb({.launcher = script, .output = output}, at);
+      });
+}
+
+std::vector<pid_t> FaultTest::ServicesWith(const std::string& at,
+                                           const std::string& role) const {
+  return role == "coordinator"
+             ? integration::AllRunningWith(
+                   StrCat(" coordinator ", Path("job.yaml")))
+             : integration::AllRunningWith(
+                   StrCat(" ", role, " --index 1 --coordinator ", at));
+}
+
 void FaultTest::KillDuring(
     const Killer::Options& options, int epochs,
     const std::function<void(int epochs, const Disturb& killer)>& attempt) {

@@ -85,6 +85,17 @@ class FaultTest : public integration::JobsTest {
       const Killer::Options& options, int epochs,
       const std::function<void(int epochs, const Disturb& killer)>& attempt);
 
+  // The same job as services, of which those that a signal ended are started
+  // again: `disturb` is not given a launcher, but what ServicesWith() needs.
+  RunOutcome DisturbedServices(
+      const std::string& out, const Words& settings,
+      const std::function<void(const JobView&, const std::string& at)>& disturb)
+      const;
+
+  // Of the services that were started with `at`: "coordinator", "server".
+  std::vector<pid_t> ServicesWith(const std::string& at,
+                                  const std::string& role) const;
+
   // The same job, as threads of one server that nobody disturbs.
   void TrainUndisturbed(const std::string& out, int epochs,
                         const Words& more = {}) const;

@@ -358,6 +358,87 @@ TEST_F(DealtFaultTest, NoPushIsLostWhenWorkersAreKilledToo) {
   }
 }
 
+// --- The coordinator -------------------------------------------------------
+
+// It is killed as soon as it goes on where the last one was lost, and every
+// other time a server with it. Its launcher is a script that starts again what
+// was killed.
+class CoordinatorFaultTest : public DealtFaultTest {
+ protected:
+  static constexpr int kKills = 6;
+
+  // Gives whether all were killed.
+  bool TrainWithKills(const Words& settings) {
+    int kills = 0;
+    int servers_killed = 0;
+    int evaluations_then = 0;
+    const RunOutcome run = DisturbedServices(
+        "out", settings, [&](const JobView& job, const std::string& at) {
+          if (kills == kKills || job.evaluations() <= evaluations_then ||
+              Count(job.output, "goes on with the job") < kills ||
+              !AllReplicasAreThere(at)) {
+            return;
+          }
+          const std::vector<pid_t> coordinators =
+              ServicesWith(at, "coordinator");
+          const std::vector<pid_t> servers = ServicesWith(at, "server");
+          if (coordinators.size() != 1 || servers.size() != 1) {
+            return;
+          }
+          evaluations_then = job.evaluations();
+          kill(coordinators[0], SIGKILL);
+          if (++kills % 2 == 0) {
+            ++servers_killed;
+            kill(servers[0], SIGKILL);
+          }
+        });
+    EXPECT_EQ(run.exit_code, 0) << run.output;
+    EXPECT_FALSE(exists(folder_ / "out" / "coordinator.state"));
+    return kills == kKills && servers_killed == kKills / 2;
+  }
+
+ private:
+  static bool AllReplicasAreThere(const std::string& at) {
+    const RunOutcome status = integration::RunProgram(
+        {integration::Program(), "status", "--coordinator", at});
+    return status.exit_code == 0 &&
+           status.output.find(": 0 lack some, 0 are being copied") !=
+               std::string::npos;
+  }
+};
+
+TEST_F(CoordinatorFaultTest, SyncEndsWithTheBitsOfTheUndisturbedRun) {
+  for (const char* transport : {"zmq", "auto"}) {
+    SCOPED_TRACE(transport);
+    int epochs = 60;
+    ASSERT_NO_FATAL_FAILURE(TrainUndisturbed("undisturbed", epochs));
+    while (!TrainWithKills(Cluster(2, epochs, transport)) && epochs < 500) {
+      epochs *= 2;
+      ASSERT_NO_FATAL_FAILURE(TrainUndisturbed("undisturbed", epochs));
+    }
+    ASSERT_LT(epochs, 500) << "the job ended before all were killed";
+    EXPECT_EQ(Digest("out"), Digest("undisturbed"));
+  }
+}
+
+TEST_F(CoordinatorFaultTest, OtherModesApplyEveryPushOnce) {
+  for (const char* mode : {"bounded", "async"}) {
+    SCOPED_TRACE(mode);
+    int epochs = 60;
+    const auto settings = [&] {
+      return Join(Join(Cluster(2, epochs, "auto"), Counting()),
+                  integration::Sets({StrCat("consistency.mode=", mode)}));
+    };
+    while (!TrainWithKills(settings()) && epochs < 500) {
+      epochs *= 2;
+    }
+    ASSERT_LT(epochs, 500) << "the job ended before all were killed";
+    ASSERT_NO_FATAL_FAILURE(
+        TrainUndisturbed("undisturbed", epochs, Counting()));
+    EXPECT_EQ(UpdateCounts("out"), UpdateCounts("undisturbed"));
+  }
+}
+
 // --- What ends a job -------------------------------------------------------
 
 class LostFaultTest : public FaultTest {

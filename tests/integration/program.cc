@@ -11,7 +11,9 @@
 #include <iterator>
 #include <thread>
 
+#include <netinet/in.h>
 #include <nlohmann/json.hpp>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 namespace shoal::integration {
@@ -128,16 +130,33 @@ bool IsRunning(pid_t pid) {
   return !stat.empty() && stat.find(") Z ") == std::string::npos;
 }
 
-bool AnyRunningWith(const std::string& words) {
+std::vector<pid_t> AllRunningWith(const std::string& words) {
+  std::vector<pid_t> found;
   std::error_code error;
   for (std::filesystem::directory_iterator entry("/proc", error), end;
        !error && entry != end; entry.increment(error)) {
     if (ReadWhole((entry->path() / "cmdline").string()).find(words) !=
         std::string::npos) {
-      return true;
+      found.push_back(std::atoi(entry->path().filename().c_str()));
     }
   }
-  return false;
+  return found;
+}
+
+int FreePort() {
+  for (int port = 20000 + getpid() % 5000;; ++port) {
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(static_cast<uint16_t>(port));
+    const bool free =
+        bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+    close(fd);
+    if (free) {
+      return port;
+    }
+  }
 }
 
 std::vector<double> LossesOf(const std::string& metrics) {

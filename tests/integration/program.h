@@ -41,8 +41,15 @@ bool IsRunning(pid_t pid);
 // The points of the curve in a metrics.json.
 std::vector<double> LossesOf(const std::string& metrics);
 
-// Whether any process of this machine has all of `words` in its command line.
-bool AnyRunningWith(const std::string& words);
+// The process ids of this machine's processes whose command line has `words`.
+std::vector<pid_t> AllRunningWith(const std::string& words);
+inline bool AnyRunningWith(const std::string& words) {
+  return !AllRunningWith(words).empty();
+}
+
+// A TCP port of 127.0.0.1 that nobody uses, below those that the kernel deals
+// to whoever asks for any.
+int FreePort();
 
 }  // namespace shoal::integration
 

@@ -5,8 +5,6 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include <netinet/in.h>
-#include <sys/socket.h>
 
 #include "tests/integration/job_fixture.h"
 #include "tests/integration/program.h"
@@ -30,24 +28,6 @@ class ServicesTest : public JobsTest {
              "; JOB='job.yaml --out out --set cluster.servers=2 --set "
              "cluster.workers=2 --set cluster.listen=lo --set cluster.port=" +
              port + "'\n" + text});
-  }
-
- private:
-  // Below those that the kernel deals to whoever asks for any.
-  static int FreePort() {
-    for (int port = 20000 + getpid() % 5000;; ++port) {
-      const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-      sockaddr_in address = {};
-      address.sin_family = AF_INET;
-      address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-      address.sin_port = htons(static_cast<uint16_t>(port));
-      const bool free =
-          bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
-      close(fd);
-      if (free) {
-        return port;
-      }
-    }
   }
 };
 

@@ -71,22 +71,26 @@ class ChainBugsTest : public ::testing::Test {
 
   // Whether a run with the bug ends otherwise than one without it: as it should
   // end without the bug is shown first.
-  static bool Finds(RunPlan plan, const std::string& where,
+  static bool Finds(const RunPlan& plan, const std::string& where,
                     const std::function<ChangingNode::Change()>& change) {
+    return Finds(
+        plan,
+        [&](const std::string& name,
+            std::unique_ptr<comm::Node> node) -> std::unique_ptr<comm::Node> {
+          if (!name.starts_with(where)) {
+            return node;
+          }
+          return std::make_unique<ChangingNode>(std::move(node), change());
+        });
+  }
+  static bool Finds(RunPlan plan, const Decorate& decorate) {
     RunPlan calm = plan;
     calm.faults = false;
-    calm.server_crashes = 0;
+    calm.crashes = calm.server_crashes = calm.coordinator_crashes = 0;
     const std::string digest = RunJob(*job, calm).digest;
     EXPECT_EQ(digest.size(), 32U);
     EXPECT_EQ(RunJob(*job, plan).digest, digest) << "without the bug";
-    plan.decorate =
-        [&](const std::string& name,
-            std::unique_ptr<comm::Node> node) -> std::unique_ptr<comm::Node> {
-      if (!name.starts_with(where)) {
-        return node;
-      }
-      return std::make_unique<ChangingNode>(std::move(node), change());
-    };
+    plan.decorate = decorate;
     for (plan.seed = 1; plan.seed <= 500; ++plan.seed) {
       const RunResult result = RunJob(*job, plan);
       if (!result.ended || !result.status.ok() || result.digest != digest) {
@@ -229,6 +233,73 @@ TEST_F(ChainBugsTest, FindsAReplicaThatAnswersUnderAnyRoute) {
         return false;
       }
       return true;
+    };
+  }));
+}
+
+// --- The coordinator's restart ---------------------------------------------
+
+RunPlan LostCoordinators() { return {.crashes = 1, .coordinator_crashes = 3}; }
+
+// What is to be kept is said to be, and written a while later; not towards the
+// end, where the last checkpoint is written.
+class WritesLateContext : public ForwardingContext {
+ public:
+  using ForwardingContext::ForwardingContext;
+  void StartStorage(std::function<StatusOr<Buffer>(Storage&)> work,
+                    std::function<void(StatusOr<Buffer>)> done) override {
+    // The first work reads what the coordinator before it left.
+    if (std::exchange(first_, false) || Now() - began_ > 400ms) {
+      ForwardingContext::StartStorage(std::move(work), std::move(done));
+      return;
+    }
+    SetTimer(Now() + 100ms, [this, work = std::move(work)] {
+      ForwardingContext::StartStorage(work, [](const StatusOr<Buffer>&) {});
+    });
+    Post([done = std::move(done)] { done(Buffer()); });
+  }
+
+ private:
+  bool first_ = true;
+  const Time began_ = to_.Now();
+};
+
+class WritesLateNode : public ForwardingNode {
+ public:
+  using ForwardingNode::ForwardingNode;
+  void OnStart(comm::NodeContext& context) override {
+    late_ = std::make_unique<WritesLateContext>(context);
+    ForwardingNode::OnStart(*late_);
+  }
+  ~WritesLateNode() override { to_.reset(); }
+
+ private:
+  std::unique_ptr<WritesLateContext> late_;
+};
+
+TEST_F(ChainBugsTest, FindsAnOrderThatWasGivenBeforeItWasKept) {
+  EXPECT_TRUE(Finds(
+      LostCoordinators(),
+      [](const std::string& name,
+         std::unique_ptr<comm::Node> node) -> std::unique_ptr<comm::Node> {
+        if (name != "coordinator") {
+          return node;
+        }
+        return std::make_unique<WritesLateNode>(std::move(node));
+      }));
+}
+
+TEST_F(ChainBugsTest, FindsMembersThatDoNotSayHowFarTheyAre) {
+  EXPECT_TRUE(Finds(LostCoordinators(), "", [] {
+    return [](comm::NodeContext& context, comm::EndpointId from,
+              comm::Message& message) {
+      if (!Is(message, Method::kRecover)) {
+        return true;
+      }
+      (void)context.Send(
+          from, comm::Lane::kUrgent,
+          comm::MakeReply(message, {ps::Encode(ps::wire::RecoverReply())}));
+      return false;
     };
   }));
 }

@@ -146,22 +146,21 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
                          : std::move(node);
   };
   std::pair<int, int> wanted;
-  world.AddNode(
-      "coordinator",
-      [&] {
-        ps::Coordinator::Options options = job.CoordinatorOptions();
-        options.plan.mode = plan.mode;
-        options.plan.staleness = plan.staleness;
-        options.num_workers = plan.workers;
-        options.plan.dense = plan.dense;
-        options.replicas = plan.replicas;
-        options.wanted = [&](int servers, int workers) {
-          wanted = {servers, workers};
-        };
-        return decorated("coordinator",
-                         std::make_unique<ps::Coordinator>(std::move(options)));
-      },
-      comm::kCoordinator);
+  const auto make_coordinator = [&] {
+    ps::Coordinator::Options options = job.CoordinatorOptions();
+    options.plan.mode = plan.mode;
+    options.plan.staleness = plan.staleness;
+    options.num_workers = plan.workers;
+    options.plan.dense = plan.dense;
+    options.replicas = plan.replicas;
+    options.state_file = "coordinator.state";
+    options.wanted = [&](int servers, int workers) {
+      wanted = {servers, workers};
+    };
+    return decorated("coordinator",
+                     std::make_unique<ps::Coordinator>(std::move(options)));
+  };
+  world.AddNode("coordinator", make_coordinator, comm::kCoordinator);
   const std::string address = world.address("coordinator");
   std::set<std::string> known;
   const auto make_shard = [&](int server, int shard) {
@@ -263,8 +262,11 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
       for (int shard = 0; shard < SimulatedJob::kShards; ++shard) {
         world.CrashNode(ShardName(server, shard));
         world.At(world.Now() + pause, [&, server, shard] {
-          world.RestartNode(ShardName(server, shard),
-                            make_shard(server, shard));
+          const std::string name = ShardName(server, shard);
+          // Unless it is wanted again, and was started as such.
+          if (world.node(name) == nullptr || world.stopped(name).has_value()) {
+            world.RestartNode(name, make_shard(server, shard));
+          }
         });
       }
     }
@@ -289,6 +291,22 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
               .ok()) {
         ++result.scaled;
       }
+    });
+  }
+  // Killed while members join, train or end; it comes back with its file.
+  for (int crash = 0; crash < plan.coordinator_crashes; ++crash) {
+    const Time at = start + FromSeconds(2 * random.Uniform());
+    const Duration pause = FromSeconds(0.01 + 0.5 * random.Uniform());
+    world.At(at, [&, pause] {
+      if (world.node("coordinator") == nullptr ||
+          world.stopped("coordinator").has_value()) {
+        return;
+      }
+      ++result.coordinators_crashed;
+      world.CrashNode("coordinator");
+      world.At(world.Now() + pause, [&] {
+        world.RestartNode("coordinator", make_coordinator, comm::kCoordinator);
+      });
     });
   }
   if (plan.crash_a_server) {

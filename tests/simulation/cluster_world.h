@@ -48,7 +48,8 @@ struct RunPlan {
   bool crash_a_server = false;  // for good
   int replicas = 1;
   int server_crashes = 0;  // one after another, each repaired before the next
-  int scales = 0;          // to other numbers of servers and workers
+  int coordinator_crashes = 0;
+  int scales = 0;  // to other numbers of servers and workers
   Decorate decorate = {};
 };
 
@@ -58,7 +59,8 @@ struct RunResult {
   std::string digest;  // of the checkpoint at the end
   uint64_t trace_hash = 0;
   int64_t num_events = 0;
-  int crashed = 0;     // servers that were
+  int crashed = 0;  // servers that were
+  int coordinators_crashed = 0;
   int scaled = 0;      // commands that were taken
   double seconds = 0;  // of the virtual clock
 };

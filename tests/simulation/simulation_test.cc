@@ -116,6 +116,31 @@ TEST_F(SimulationTest, LostServersLeaveTheBitsOfTheUndisturbedRun) {
   EXPECT_GT(crashed, static_cast<int>(seeds));
 }
 
+// The coordinator is killed at any moment, before, while and after servers and
+// workers are, and another goes on from its file.
+TEST_F(SimulationTest, LostCoordinatorsLeaveTheBitsOfTheUndisturbedRun) {
+  const uint64_t seeds =
+      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 120 / kShare);
+  const uint64_t first =
+      NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
+  int crashed = 0;
+  for (uint64_t seed = first; seed < first + seeds; ++seed) {
+    const int replicas = 1 + static_cast<int>(seed % 3);
+    const RunResult result =
+        RunJob(*job, {.seed = seed,
+                      .crashes = 1,
+                      .replicas = replicas,
+                      .server_crashes = replicas > 1 ? 2 : 0,
+                      .coordinator_crashes = 3,
+                      .scales = seed % 4 == 0 ? 2 : 0});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
+    crashed += result.coordinators_crashed;
+  }
+  std::cout << crashed << " coordinators were killed\n";
+  EXPECT_GT(crashed, static_cast<int>(seeds));
+}
+
 // Members come and go on command, while servers are killed and all else goes
 // wrong.
 TEST_F(SimulationTest, OtherNumbersOfMembersLeaveTheBitsOfTheUndisturbedRun) {
