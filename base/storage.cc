@@ -15,7 +15,9 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
+#include "base/cancellable.h"
 #include "base/mutex.h"
+#include "base/s3/storage.h"
 #include "base/strcat.h"
 #include "base/unique_fd.h"
 
@@ -184,12 +186,57 @@ class LocalStorage : public Storage {
     return OkStatus();
   }
 
+  Status MoveFolder(const std::string& from, const std::string& to) override {
+    const fs::path parent = fs::path(to).parent_path();
+    SHOAL_RETURN_IF_ERROR(MakeFolders(parent));
+    if (::rename(from.c_str(), to.c_str()) != 0) {
+      return FileError(StrCat("move '", from, "' to"), to, errno);
+    }
+    return SyncFolder(parent);
+  }
+
  private:
   std::atomic<int64_t> next_temporary_{0};
 };
 
-// "a//b/./c/" and "a/b/c" are the same file.
-std::string Normal(const std::string& path) {
+class AnyStorage : public Storage, public Cancellable {
+ public:
+  StatusOr<Buffer> ReadFile(const std::string& path) override {
+    return Of(path).ReadFile(path);
+  }
+  Status PublishFile(const std::string& path,
+                     std::span<const Buffer> pieces) override {
+    return Of(path).PublishFile(path, pieces);
+  }
+  StatusOr<std::vector<std::string>> ListFolder(
+      const std::string& path) override {
+    return Of(path).ListFolder(path);
+  }
+  Status Remove(const std::string& path) override {
+    return Of(path).Remove(path);
+  }
+  Status MoveFolder(const std::string& from, const std::string& to) override {
+    return Of(from).MoveFolder(from, to);
+  }
+  void Cancel() override { dynamic_cast<Cancellable&>(*s3_).Cancel(); }
+
+ private:
+  Storage& Of(const std::string& path) {
+    return IsS3Path(path) ? *s3_ : static_cast<Storage&>(local_);
+  }
+
+  LocalStorage local_;
+  const std::unique_ptr<Storage> s3_ =
+      CreateS3Storage(S3Options::FromEnvironment());
+};
+
+}  // namespace
+
+std::string NormalPath(const std::string& path) {
+  if (IsS3Path(path)) {
+    const StatusOr<S3Path> s3 = ParseS3Path(path);
+    return s3.ok() ? s3->Text() : path;
+  }
   std::string normal = fs::path(path).lexically_normal().string();
   if (normal.size() > 1 && normal.back() == '/') {
     normal.pop_back();
@@ -197,7 +244,17 @@ std::string Normal(const std::string& path) {
   return normal;
 }
 
-}  // namespace
+bool IsSamePlace(const std::string& a, const std::string& b) {
+  if (IsS3Path(a) || IsS3Path(b)) {
+    return NormalPath(a) == NormalPath(b);
+  }
+  std::error_code error;
+  return fs::equivalent(a, b, error);
+}
+
+std::unique_ptr<Storage> CreateStorage() {
+  return std::make_unique<AnyStorage>();
+}
 
 std::unique_ptr<Storage> CreateLocalStorage() {
   return std::make_unique<LocalStorage>();
@@ -220,7 +277,7 @@ void MemoryStorage::SetCapacity(int64_t size_bytes_max) {
 
 StatusOr<Buffer> MemoryStorage::ReadFile(const std::string& path) {
   const MutexLock lock(impl_->mutex);
-  const auto it = impl_->files.find(Normal(path));
+  const auto it = impl_->files.find(NormalPath(path));
   if (it == impl_->files.end()) {
     return NotFoundError(StrCat("read '", path, "': no such file in memory"));
   }
@@ -240,7 +297,7 @@ Status MemoryStorage::PublishFile(const std::string& path,
   }
 
   const MutexLock lock(impl_->mutex);
-  const std::string name = Normal(path);
+  const std::string name = NormalPath(path);
   const auto old = impl_->files.find(name);
   const int64_t old_size = old == impl_->files.end() ? 0 : old->second.size();
   // The new file lies beside the old one for a moment, as on a disk.
@@ -256,7 +313,7 @@ Status MemoryStorage::PublishFile(const std::string& path,
 
 StatusOr<std::vector<std::string>> MemoryStorage::ListFolder(
     const std::string& path) {
-  const std::string normal = Normal(path);
+  const std::string normal = NormalPath(path);
   const std::string prefix = normal == "." || normal.empty() ? ""
                              : normal == "/"                 ? "/"
                                                              : normal + "/";
@@ -275,7 +332,7 @@ StatusOr<std::vector<std::string>> MemoryStorage::ListFolder(
 }
 
 Status MemoryStorage::Remove(const std::string& path) {
-  const std::string name = Normal(path);
+  const std::string name = NormalPath(path);
   const MutexLock lock(impl_->mutex);
   std::erase_if(impl_->files, [&](const auto& entry) {
     const auto& [file, bytes] = entry;
@@ -286,6 +343,27 @@ Status MemoryStorage::Remove(const std::string& path) {
     return true;
   });
   return OkStatus();
+}
+
+Status MemoryStorage::MoveFolder(const std::string& from,
+                                 const std::string& to) {
+  const std::string old_prefix = NormalPath(from) + "/";
+  const std::string new_prefix = NormalPath(to) + "/";
+  const MutexLock lock(impl_->mutex);
+  std::map<std::string, Buffer> files;
+  bool found = false;
+  for (auto& [name, bytes] : impl_->files) {
+    if (name.starts_with(new_prefix)) {
+      return UnavailableError(
+          StrCat("move '", from, "' to '", to, "': it is there"));
+    }
+    const bool moves = name.starts_with(old_prefix);
+    found = found || moves;
+    files[moves ? new_prefix + name.substr(old_prefix.size()) : name] = bytes;
+  }
+  impl_->files.swap(files);
+  return found ? OkStatus()
+               : NotFoundError(StrCat("move '", from, "': no such folder"));
 }
 
 }  // namespace shoal

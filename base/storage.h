@@ -15,7 +15,9 @@ namespace shoal {
 // makes them itself but hands them to NodeContext::StartStorage().
 //
 // Thread-safe. Errors: kNotFound (no such file), kResourceExhausted (disk
-// full), kUnavailable (any other input/output error); the text names the path.
+// full), kUnavailable (any other input/output error), and of stores
+// kInvalidArgument (no such path can be) and kFailedPrecondition (credentials
+// or a bucket are missing, or the store refuses them); the text names the path.
 class Storage {
  public:
   virtual ~Storage() = default;
@@ -34,10 +36,25 @@ class Storage {
 
   // Removes a file or a folder with all that is in it; nothing there is fine.
   virtual Status Remove(const std::string& path) = 0;
+
+  // Moves a folder with all that is in it to where there is none. A store
+  // copies all of it before it removes any. Makes missing folders.
+  virtual Status MoveFolder(const std::string& from, const std::string& to) = 0;
 };
+
+// Files by their paths: s3://BUCKET/PATH in the S3-compatible store that the
+// environment names (S3Options::FromEnvironment()), all others in the local
+// file system. Each call is for one of them.
+std::unique_ptr<Storage> CreateStorage();
 
 // The local file system. Relative paths start at the working folder.
 std::unique_ptr<Storage> CreateLocalStorage();
+
+// "a//b/./c/" and "a/b/c" are the same file: its shortest spelling.
+std::string NormalPath(const std::string& path);
+
+// Whether both are the same file or folder, by whatever names.
+bool IsSamePlace(const std::string& a, const std::string& b);
 
 // Keeps files in memory, for simulations and tests. It can be told to fail.
 class MemoryStorage : public Storage {
@@ -55,6 +72,7 @@ class MemoryStorage : public Storage {
   StatusOr<std::vector<std::string>> ListFolder(
       const std::string& path) override;
   Status Remove(const std::string& path) override;
+  Status MoveFolder(const std::string& from, const std::string& to) override;
 
  private:
   struct Impl;

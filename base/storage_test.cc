@@ -14,6 +14,9 @@
 #include "gtest/gtest.h"
 #include <sys/resource.h>
 
+#include "base/s3/s3_testing.h"
+#include "base/s3/storage.h"
+
 namespace shoal {
 namespace {
 
@@ -45,12 +48,14 @@ std::string Slurp(const std::string& path) {
   return out.str();
 }
 
-// The contract, on both storages.
+// The contract, on all storages.
 class StorageTest : public ::testing::TestWithParam<std::string> {
  protected:
   StorageTest()
       : storage_(GetParam() == "local" ? CreateLocalStorage()
-                                       : std::make_unique<MemoryStorage>()) {}
+                 : GetParam() == "s3"
+                     ? CreateS3Storage(store_.options())
+                     : std::unique_ptr<Storage>(new MemoryStorage)) {}
 
   Status Publish(const std::string& path, const std::string& a,
                  const std::string& b) {
@@ -58,7 +63,15 @@ class StorageTest : public ::testing::TestWithParam<std::string> {
     return storage_->PublishFile(path, pieces);
   }
 
-  StorageTestFolder folder_;
+  struct Folder {
+    StorageTestFolder local;
+    std::string operator/(const std::string& name) const {
+      return GetParam() == "s3" ? "s3://bucket/folder/" + name : local / name;
+    }
+  };
+
+  Folder folder_;
+  FakeStore store_;
   std::unique_ptr<Storage> storage_;
 };
 
@@ -107,8 +120,46 @@ TEST_P(StorageTest, RemoveTakesAFolderWithAllInItAndNothingElse) {
   EXPECT_EQ(storage_->ReadFile(folder_ / "xy").value().text(), "34");
 }
 
-INSTANTIATE_TEST_SUITE_P(All, StorageTest, ::testing::Values("local", "memory"),
+TEST_P(StorageTest, MovedFolderHasAllThatItHadInItsNewPlaceAlone) {
+  ASSERT_TRUE(Publish(folder_ / "x/a b/c", "1", "2").ok());
+  ASSERT_TRUE(Publish(folder_ / "x/d", "3", "4").ok());
+  ASSERT_TRUE(Publish(folder_ / "xy", "5", "6").ok());
+  const Status moved = storage_->MoveFolder(folder_ / "x", folder_ / "old/z");
+  ASSERT_TRUE(moved.ok()) << moved;
+  EXPECT_EQ(storage_->ReadFile(folder_ / "old/z/a b/c").value().text(), "12");
+  EXPECT_EQ(storage_->ReadFile(folder_ / "old/z/d").value().text(), "34");
+  EXPECT_THAT(storage_->ListFolder(folder_ / "").value(),
+              ElementsAre("old", "xy"));
+  EXPECT_EQ(storage_->MoveFolder(folder_ / "x", folder_ / "y").code(),
+            StatusCode::kNotFound);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, StorageTest,
+                         ::testing::Values("local", "memory", "s3"),
                          [](const auto& test) { return test.param; });
+
+TEST(AnyStorageTest, PathsChooseTheStorage) {
+  const StorageTestFolder folder;
+  const std::unique_ptr<Storage> storage = CreateStorage();
+  EXPECT_TRUE(storage->PublishFile(folder / "file", {}).ok());
+  EXPECT_TRUE(std::filesystem::exists(folder / "file"));
+  for (const char* path : {"s3://bucket", "s3:/bucket/file", "s3:file"}) {
+    EXPECT_EQ(storage->PublishFile(path, {}).code(),
+              StatusCode::kInvalidArgument)
+        << path;
+    EXPECT_FALSE(std::filesystem::exists("s3:"));
+  }
+}
+
+TEST(AnyStorageTest, SpellingsOfAPathAreOne) {
+  EXPECT_EQ(NormalPath("./a//b/../c/"), "a/c");
+  EXPECT_EQ(NormalPath("/"), "/");
+  EXPECT_EQ(NormalPath("s3://bucket//a/./b/"), "s3://bucket/a/b");
+  EXPECT_TRUE(IsSamePlace("s3://bucket/a/", "s3://bucket//a"));
+  EXPECT_FALSE(IsSamePlace("s3://bucket/a", "s3://bucket/b"));
+  EXPECT_FALSE(IsSamePlace("s3://bucket/a", "/a"));
+  EXPECT_TRUE(IsSamePlace("/tmp", "/tmp/./"));
+}
 
 TEST(LocalStorageTest, FailedWriteLeavesTheOldFileAndNothingElse) {
   const StorageTestFolder folder;

@@ -32,6 +32,7 @@
 #include <sys/resource.h>
 
 #include "base/random.h"
+#include "ps/memory_plan.h"
 #include "ps/model_spec.h"
 #include "ps/optimizer.h"
 #include "ps/row_rules.h"

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/cancellable.h"
 #include "base/log.h"
 #include "base/mutex.h"
 #include "base/random.h"
@@ -162,8 +163,7 @@ class RealPump : public Pump, public NodeContext, private EndpointSink {
            std::unique_ptr<Endpoint> endpoint)
       : self_(self),
         close_within_(options.close_within),
-        own_storage_(options.storage == nullptr ? CreateLocalStorage()
-                                                : nullptr),
+        own_storage_(options.storage == nullptr ? CreateStorage() : nullptr),
         storage_(options.storage == nullptr ? *own_storage_ : *options.storage),
         endpoint_(std::move(endpoint)),
         random_(HashKey(EntropySeed(), self.value)) {}
@@ -353,6 +353,9 @@ Duration RealPump::TimeToNext() {
 
 void RealPump::End() {
   over_ = true;
+  if (auto* const waiting = dynamic_cast<Cancellable*>(own_storage_.get())) {
+    waiting->Cancel();
+  }
   storage_thread_.Join();
   for (WorkThread& thread : compute_threads_) {
     thread.Join();

@@ -19,7 +19,7 @@ class Pump {
   struct Options {
     std::string transport = "auto";
     Endpoint::Options endpoint;
-    Storage* storage = nullptr;  // must outlive the pump; null: local files
+    Storage* storage = nullptr;  // must outlive the pump; null: CreateStorage()
     Duration close_within = std::chrono::seconds(2);  // to flush at the end
   };
 

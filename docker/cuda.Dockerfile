@@ -14,7 +14,8 @@ RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y \
       libopenmpi-dev libzmq3-dev cppzmq-dev libprotobuf-dev \
       protobuf-compiler libgtest-dev libgmock-dev libbenchmark-dev \
       libcli11-dev nlohmann-json3-dev libyaml-cpp-dev libspdlog-dev \
-      libcpp-httplib-dev libssl-dev libzstd-dev zlib1g-dev libxxhash-dev
+      libcpp-httplib-dev libssl-dev libcurl4-openssl-dev libpugixml-dev \
+      libzstd-dev zlib1g-dev libxxhash-dev librocksdb-dev
 COPY . /src
 WORKDIR /src
 RUN cmake --preset release && ninja -C build/release && mkdir /out && \
@@ -23,8 +24,10 @@ RUN cmake --preset release && ninja -C build/release && mkdir /out && \
 
 FROM ${BASE}
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y \
-      --no-install-recommends libcpp-httplib0.11 libssl3 libyaml-cpp0.7 \
+      --no-install-recommends libcpp-httplib0.11 libssl3 libcurl4 libpugixml1v5 \
+      libyaml-cpp0.7 \
       libprotobuf32 libzmq5 libxxhash0 libspdlog1.10 libfmt9 libzstd1 zlib1g \
+      librocksdb7.8 \
       openmpi-bin openssh-client openssh-server ca-certificates && \
     rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_* && \
     groupadd --gid 10001 shoal && \

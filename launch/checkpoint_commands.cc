@@ -13,11 +13,12 @@
 #include "ps/checkpoint_diff.h"
 #include "ps/checkpoint_export.h"
 #include "ps/checkpoint_format.h"
+#include "ps/checkpoint_merge.h"
 
 namespace shoal::launch {
 
 Status RunCheckpointList(const std::string& path) {
-  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  const std::unique_ptr<Storage> storage = CreateStorage();
   SHOAL_ASSIGN_OR_RETURN(const std::string newest,
                          ps::FindCheckpoint(*storage, path));
   std::vector<std::string> folders = {newest};
@@ -44,7 +45,7 @@ Status RunCheckpointList(const std::string& path) {
 }
 
 Status RunCheckpointVerify(const std::string& path) {
-  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  const std::unique_ptr<Storage> storage = CreateStorage();
   SHOAL_ASSIGN_OR_RETURN(const std::string folder,
                          ps::FindCheckpoint(*storage, path));
   SHOAL_RETURN_IF_ERROR(ps::VerifyCheckpoint(*storage, folder));
@@ -53,7 +54,7 @@ Status RunCheckpointVerify(const std::string& path) {
 }
 
 Status RunCheckpointDigest(const std::string& path) {
-  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  const std::unique_ptr<Storage> storage = CreateStorage();
   SHOAL_ASSIGN_OR_RETURN(const std::string folder,
                          ps::FindCheckpoint(*storage, path));
   SHOAL_ASSIGN_OR_RETURN(const std::string digest,
@@ -118,7 +119,7 @@ void PrintVariable(const ps::CheckpointDifference::Variable& variable) {
 Status RunCheckpointDiff(const std::string& a, const std::string& b,
                          int* exit_code) {
   *exit_code = 2;
-  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  const std::unique_ptr<Storage> storage = CreateStorage();
   SHOAL_ASSIGN_OR_RETURN(const std::string folder_a,
                          ps::FindCheckpoint(*storage, a));
   SHOAL_ASSIGN_OR_RETURN(const std::string folder_b,
@@ -138,8 +139,23 @@ Status RunCheckpointDiff(const std::string& a, const std::string& b,
   return OkStatus();
 }
 
+Status RunCheckpointMerge(const std::string& path, const std::string& out,
+                          int parts) {
+  const std::unique_ptr<Storage> storage = CreateStorage();
+  SHOAL_ASSIGN_OR_RETURN(const std::string folder,
+                         ps::FindCheckpoint(*storage, path));
+  SHOAL_ASSIGN_OR_RETURN(
+      const ps::MergeResult result,
+      ps::MergeCheckpoint(*storage,
+                          {.checkpoint = folder, .out = out, .parts = parts}));
+  std::printf("%s: %zu files are now %zu in %s, with the same digest, %s\n",
+              folder.c_str(), result.files_before, result.files, out.c_str(),
+              result.digest.c_str());
+  return OkStatus();
+}
+
 Status RunCheckpointExport(const std::string& path, const std::string& out) {
-  const std::unique_ptr<Storage> storage = CreateLocalStorage();
+  const std::unique_ptr<Storage> storage = CreateStorage();
   SHOAL_ASSIGN_OR_RETURN(const std::string folder,
                          ps::FindCheckpoint(*storage, path));
   ps::ExportOptions options = {.checkpoint = folder, .out = out};

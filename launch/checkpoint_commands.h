@@ -20,6 +20,10 @@ Status RunCheckpointDigest(const std::string& path);
 Status RunCheckpointDiff(const std::string& a, const std::string& b,
                          int* exit_code);
 
+// Writes one anew with few files: see ps/checkpoint_merge.h.
+Status RunCheckpointMerge(const std::string& path, const std::string& out,
+                          int parts);
+
 // Writes the values for other programs: see ps/checkpoint_export.h.
 Status RunCheckpointExport(const std::string& path, const std::string& out);
 

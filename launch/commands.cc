@@ -148,7 +148,7 @@ Status WriteText(const std::string& path, const std::string& text) {
       std::filesystem::status(path, error);
   if (!std::filesystem::exists(there) ||
       std::filesystem::is_regular_file(there)) {
-    const std::unique_ptr<Storage> storage = CreateLocalStorage();
+    const std::unique_ptr<Storage> storage = CreateStorage();
     const Buffer bytes = Buffer::CopyOf(text);
     return storage->PublishFile(path, {&bytes, 1});
   }
@@ -195,7 +195,7 @@ Status RunConvert(const std::string& job_path,
                          worker::LoadJob(job_path, overrides));
   std::optional<worker::FittedTransforms> fitted;
   if (!checkpoint.empty()) {
-    const std::unique_ptr<Storage> storage = CreateLocalStorage();
+    const std::unique_ptr<Storage> storage = CreateStorage();
     SHOAL_ASSIGN_OR_RETURN(const RestoredJob restored,
                            OpenCheckpoint(*storage, checkpoint, *job));
     fitted = restored.fitted;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/s3/names.h"
 #include "base/strcat.h"
 #include "base/trace.h"
 #include "comm/listen.h"
@@ -16,8 +17,8 @@
 #include "launch/control.h"
 #include "launch/run_state.pb.h"
 #include "ps/checkpoint_format.h"
+#include "ps/memory_plan.h"
 #include "ps/slots.h"
-#include "ps/sparse_table.h"
 #include "worker/consistency.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
@@ -93,10 +94,21 @@ Status RemoveTraces(Storage& storage, const std::string& folder) {
   return OkStatus();
 }
 
+// Hours of training are not to be lost because its first checkpoint shows that
+// a bucket is missing or a folder may only be read.
+Status TryCheckpointFolder(Storage& storage, const std::string& folder) {
+  const std::string file = StrCat(folder, "/.shoal-writes-here");
+  Status status = storage.PublishFile(file, {});
+  if (status.ok()) {
+    status = storage.Remove(file);
+  }
+  return status.WithPrefix("checkpoint.folder");
+}
+
 }  // namespace
 
 JobRun::JobRun(const RunRequest& request)
-    : request_(request), storage_(CreateLocalStorage()) {}
+    : request_(request), storage_(CreateStorage()) {}
 
 JobRun::~JobRun() = default;
 
@@ -115,7 +127,8 @@ Status JobRun::Load() {
   SHOAL_ASSIGN_OR_RETURN(
       out_, OutFolder::Open(request_.out.empty() ? StrCat("out/", job_->name())
                                                  : request_.out,
-                            request_.kind == RunRequest::Kind::kTrain));
+                            request_.kind == RunRequest::Kind::kTrain,
+                            job_->checkpoint().folder()));
   for (const auto& [key, value] :
        {std::pair("transport", job_->transport()),
         std::pair("cluster.collective", job_->cluster().collective())}) {
@@ -127,6 +140,10 @@ Status JobRun::Load() {
                  "or add --set ",
                  key, "=auto"));
     }
+  }
+  if (request_.kind == RunRequest::Kind::kTrain &&
+      !job_->checkpoint().folder().empty()) {
+    SHOAL_RETURN_IF_ERROR(TryCheckpointFolder(*storage_, out_->checkpoints()));
   }
   SHOAL_ASSIGN_OR_RETURN(std::string checkpoint, OwnCheckpoint());
   if (!checkpoint.empty()) {
@@ -155,7 +172,8 @@ StatusOr<std::string> JobRun::OwnCheckpoint() {
   if (of->text() != request_.run) {
     return std::string();
   }
-  StatusOr<std::string> newest = ps::FindCheckpoint(*storage_, out());
+  StatusOr<std::string> newest =
+      ps::FindCheckpoint(*storage_, out_->checkpoints());
   if (newest.status().code() == StatusCode::kNotFound) {
     return std::string();
   }
@@ -215,9 +233,14 @@ Status JobRun::BuildSpec() {
       worker::BuildModel(*job_, data_.schema, data_.label_mean));
   spec_ = std::move(model.spec);
   // As the servers will: what they would refuse is said before any starts.
+  SHOAL_ASSIGN_OR_RETURN(
+      const ps::MemoryPlan memory,
+      ps::PlanMemory(spec_, worker::MakeClusterPlan(*job_, spec_)));
   SHOAL_RETURN_IF_ERROR(
-      ps::MakeTables(spec_, ps::SlotBitsFor(job_->cluster().servers() *
-                                            job_->cluster().shards()))
+      ps::MakeTables(
+          spec_,
+          ps::SlotBitsFor(job_->cluster().servers() * job_->cluster().shards()),
+          memory)
           .status());
   plan_ = worker::MakeTrainPlan(*job_, data_.train.num_rows,
                                 data_.test.num_rows > 0);
@@ -592,12 +615,14 @@ Status JobRun::Finish(const Status& outcome) {
       (!outcome.ok() && !trained)) {
     return outcome;
   }
-  const Status written = WriteReports();
+  const Status written = WriteReports(outcome.ok());
   return outcome.ok() ? written : outcome;
 }
 
-Status JobRun::WriteReports() {
-  if (!summary_.checkpoint.empty()) {
+Status JobRun::WriteReports(bool finished) {
+  // A run that has failed does not wait for a store too.
+  if (!summary_.checkpoint.empty() &&
+      (finished || !IsS3Path(summary_.checkpoint))) {
     SHOAL_ASSIGN_OR_RETURN(
         summary_.digest, ps::DigestCheckpoint(*storage_, summary_.checkpoint));
   }

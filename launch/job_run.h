@@ -98,7 +98,7 @@ class JobRun : public ps::JobObserver {
   void AddLoss(int64_t window, double loss_sum, int64_t examples);
   void EndSegment();
   void BeginWatching(int64_t step);
-  Status WriteReports();
+  Status WriteReports(bool finished);
 
   RunRequest request_;
   SystemClock clock_;

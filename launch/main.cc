@@ -18,6 +18,7 @@
 #include "launch/kubernetes/command.h"
 #include "launch/kubernetes/launch_job.h"
 #include "launch/mpi_launch.h"
+#include "launch/plan_command.h"
 #include "launch/services.h"
 #include "worker/job.h"
 
@@ -219,6 +220,20 @@ int main(int argc, char** argv) {
   command->callback(
       [&] { status = shoal::launch::RunCheckpointExport(path, other); });
 
+  int parts = 0;
+  command = checkpoint->add_subcommand(
+      "merge", "Writes one anew with few files, and compares the digests");
+  command->add_option("A", path, "As for the others")->required();
+  command->add_option("--out", other, "A new folder")
+      ->required()
+      ->type_name("DIR");
+  command
+      ->add_option("--parts", parts,
+                   "Files of rows, or one more per table (default: of 64 MiB)")
+      ->check(CLI::Range(1, 1'000'000));
+  command->callback(
+      [&] { status = shoal::launch::RunCheckpointMerge(path, other, parts); });
+
   CLI::App* data = app.add_subcommand("data", "Works on training data");
   data->require_subcommand(1);
   std::string convert_job;
@@ -380,6 +395,19 @@ int main(int argc, char** argv) {
     service = true;
     status = shoal::launch::RunWorkerService(role, service_options);
   });
+
+  std::string plan_job;
+  std::vector<std::string> plan_set;
+  command = app.add_subcommand(
+      "plan", "Reads a job and its data, and says what each server will hold");
+  command->add_option("JOB", plan_job, "Job file (YAML)")->required();
+  command->add_option("--set", plan_set, "Sets a key of the job")
+      ->type_name("KEY=VALUE")
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->take_all();
+  command->callback(
+      [&] { status = shoal::launch::RunPlan(plan_job, plan_set); });
 
   RunRequest coordinate;
   shoal::Duration join_within = std::chrono::seconds(60);

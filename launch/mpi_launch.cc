@@ -17,6 +17,8 @@
 #include <utility>
 
 #include "base/plugin.h"
+#include "base/random.h"
+#include "base/s3/client.h"
 #include "base/storage.h"
 #include "base/strcat.h"
 #include "launch/mpi_state.h"
@@ -99,6 +101,7 @@ class MpiLaunch {
   std::string mpirun_;
   std::string program_;
   std::string out_;
+  std::string checkpoints_;         // below this folder
   std::string state_file_;          // an MpiState, of each run anew
   std::string host_list_;           // of --host; empty: mpirun finds them
   std::vector<std::string> hosts_;  // by rank; empty: not known
@@ -118,6 +121,9 @@ Status MpiLaunch::Prepare() {
       worker::LoadJob(options_.run.job_path, options_.run.overrides));
   out_ =
       options_.run.out.empty() ? StrCat("out/", job->name()) : options_.run.out;
+  SHOAL_RETURN_IF_ERROR(OutFolder::CheckPath(out_));
+  checkpoints_ =
+      job->checkpoint().folder().empty() ? out_ : job->checkpoint().folder();
   SHOAL_ASSIGN_OR_RETURN(program_, OwnProgramPath());
   SHOAL_ASSIGN_OR_RETURN(const std::vector<PlacedHost> placed,
                          PlaceRoles(*job));
@@ -151,6 +157,13 @@ std::vector<std::string> MpiLaunch::Command() const {
   }
   // Ranks have several threads each: bound to a core they would share it.
   argv.insert(argv.end(), {"--map-by", "slot", "--bind-to", "none"});
+  // By name: mpirun passes on what they hold here, and nobody else sees it.
+  for (const char* name : S3Options::kVariables) {
+    // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing writes the environment.
+    if (std::getenv(name) != nullptr) {
+      argv.insert(argv.end(), {"-x", name});
+    }
+  }
   argv.insert(argv.end(), options_.mpirun_args.begin(),
               options_.mpirun_args.end());
   argv.insert(argv.end(),
@@ -209,11 +222,11 @@ void MpiLaunch::Print() const {
   std::printf("%s%s\n", Ranks().c_str(), line.c_str());
 }
 
-// The newest checkpoint of the output folder and when it was published; empty
-// if there is none.
+// The newest checkpoint of the job; empty if there is none.
 std::string MpiLaunch::NewestCheckpoint() const {
-  const std::unique_ptr<Storage> storage = CreateLocalStorage();
-  const StatusOr<std::string> found = ps::FindCheckpoint(*storage, out_);
+  const std::unique_ptr<Storage> storage = CreateStorage();
+  const StatusOr<std::string> found =
+      ps::FindCheckpoint(*storage, checkpoints_);
   return found.ok() ? *found : "";
 }
 
@@ -261,10 +274,16 @@ StatusOr<ChildExit> MpiLaunch::RunOnce(Duration pause) {
   return exits.empty() ? ChildExit{.name = "mpirun"} : std::move(exits[0]);
 }
 
+// Names what was published when. A store's files have no such times: there one
+// that is published anew as it was counts as the old one.
 std::string Publication(const std::string& checkpoint) {
+  const std::string manifest = StrCat(checkpoint, "/manifest.json");
+  if (IsS3Path(checkpoint)) {
+    const StatusOr<Buffer> text = CreateStorage()->ReadFile(manifest);
+    return text.ok() ? StrCat(checkpoint, "@", HashText(text->text())) : "";
+  }
   std::error_code error;
-  const auto time =
-      fs::last_write_time(fs::path(checkpoint) / "manifest.json", error);
+  const auto time = fs::last_write_time(manifest, error);
   return error ? "" : StrCat(checkpoint, "@", time.time_since_epoch().count());
 }
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -20,6 +21,7 @@
 #include <sys/stat.h>
 
 #include "base/log.h"
+#include "base/s3/names.h"
 #include "base/strcat.h"
 #include "ps/checkpoint_format.h"
 
@@ -57,17 +59,6 @@ StatusOr<int> Lock(const std::string& path) {
   return fd;
 }
 
-Status Move(const std::string& from, const std::string& to) {
-  std::error_code error;
-  fs::create_directories(fs::path(to).parent_path(), error);
-  if (!error) {
-    fs::rename(from, to, error);
-  }
-  return error ? UnavailableError(
-                     StrCat("move ", from, " to ", to, ": ", error.message()))
-               : OkStatus();
-}
-
 // Removes the prepared data that processes which live no more left in `path`:
 // nobody has its lock.
 void RemoveDeadData(const std::string& path) {
@@ -89,20 +80,27 @@ void RemoveDeadData(const std::string& path) {
 }
 
 // The first of `path`, `path`-2, `path`-3 and so on that is not there.
-std::string FreeName(const std::string& path) {
-  std::string name = path;
-  std::error_code error;
-  for (int n = 2; fs::exists(fs::symlink_status(name, error)); ++n) {
-    name = StrCat(path, "-", n);
+StatusOr<std::string> FreeName(Storage& storage, const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string parent =
+      slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> taken,
+                         storage.ListFolder(parent));
+  const std::string name = path.substr(slash + 1);
+  std::string free = name;
+  for (int n = 2; std::find(taken.begin(), taken.end(), free) != taken.end();
+       ++n) {
+    free = StrCat(name, "-", n);
   }
-  return name;
+  return path.substr(0, slash + 1) + free;
 }
 
 }  // namespace
 
-OutFolder::OutFolder(std::string path, std::string data, int lock_fd,
-                     int data_lock_fd)
+OutFolder::OutFolder(std::string path, std::string checkpoints,
+                     std::string data, int lock_fd, int data_lock_fd)
     : path_(std::move(path)),
+      checkpoints_(std::move(checkpoints)),
       data_(std::move(data)),
       lock_fd_(lock_fd),
       data_lock_fd_(data_lock_fd) {}
@@ -115,6 +113,15 @@ OutFolder::~OutFolder() {
       ::close(fd);
     }
   }
+}
+
+Status OutFolder::CheckPath(const std::string& path) {
+  return IsS3Path(path)
+             ? InvalidArgumentError(StrCat(
+                   "--out ", path,
+                   ": results are local files; for checkpoints in a store set "
+                   "checkpoint.folder"))
+             : OkStatus();
 }
 
 Status OutFolder::AwaitFree(const std::string& path, Duration within) {
@@ -135,7 +142,9 @@ Status OutFolder::AwaitFree(const std::string& path, Duration within) {
 }
 
 StatusOr<std::unique_ptr<OutFolder>> OutFolder::Open(const std::string& path,
-                                                     bool training) {
+                                                     bool training,
+                                                     std::string checkpoints) {
+  SHOAL_RETURN_IF_ERROR(CheckPath(path));
   std::error_code error;
   fs::create_directories(path, error);
   if (error) {
@@ -165,19 +174,17 @@ StatusOr<std::unique_ptr<OutFolder>> OutFolder::Open(const std::string& path,
     fs::rename(unlocked, lock, error);
   }
   return std::unique_ptr<OutFolder>(
-      new OutFolder(path, std::move(data), lock_fd, data_lock_fd));
-}
-
-std::string OutFolder::checkpoints() const {
-  return StrCat(path_, "/checkpoints");
+      new OutFolder(path,
+                    checkpoints.empty() ? StrCat(path, "/checkpoints")
+                                        : NormalPath(checkpoints),
+                    std::move(data), lock_fd, data_lock_fd));
 }
 
 std::string OutFolder::Spelled(const std::string& folder) const {
   const std::string own =
       StrCat(checkpoints(), "/",
              fs::path(folder).lexically_normal().filename().string());
-  std::error_code error;
-  return fs::equivalent(own, folder, error) ? own : folder;
+  return IsSamePlace(own, folder) ? own : folder;
 }
 
 Status OutFolder::SetAsideCheckpoints(Storage& storage,
@@ -188,7 +195,6 @@ Status OutFolder::SetAsideCheckpoints(Storage& storage,
     return OkStatus();  // No earlier run.
   }
   SHOAL_RETURN_IF_ERROR(names.status());
-  std::error_code error;
   int64_t last_kept = -1;  // step
   std::vector<std::pair<int64_t, std::string>> moving;
   for (const std::string& name : *names) {
@@ -205,8 +211,7 @@ Status OutFolder::SetAsideCheckpoints(Storage& storage,
     // One that can't be read is never in the way of restoring.
     moving.emplace_back(
         readable.ok() ? *step : std::numeric_limits<int64_t>::max(), name);
-    if (!restored_from.empty() &&
-        fs::equivalent(folder, restored_from, error)) {
+    if (!restored_from.empty() && IsSamePlace(folder, restored_from)) {
       last_kept = *step;
     }
   }
@@ -215,10 +220,11 @@ Status OutFolder::SetAsideCheckpoints(Storage& storage,
   if (moving.empty()) {
     return OkStatus();
   }
-  const std::string aside = FreeName(StrCat(path_, "/checkpoints.old"));
+  SHOAL_ASSIGN_OR_RETURN(const std::string aside,
+                         FreeName(storage, checkpoints() + ".old"));
   for (const auto& [step, name] : moving) {
-    SHOAL_RETURN_IF_ERROR(
-        Move(StrCat(checkpoints(), "/", name), StrCat(aside, "/", name)));
+    SHOAL_RETURN_IF_ERROR(storage.MoveFolder(StrCat(checkpoints(), "/", name),
+                                             StrCat(aside, "/", name)));
   }
   std::fprintf(stderr,
                "note: the checkpoints of an earlier run are now in %s\n",

@@ -15,11 +15,16 @@ namespace shoal::launch {
 // evaluations and predictions may run beside it.
 class OutFolder {
  public:
-  // Makes the folder if need be. Errors: kUnavailable (it can't be made),
-  // kFailedPrecondition (another training has it).
-  // What others that were killed left of their prepared data is removed.
+  // Makes the folder if need be. Errors: those of CheckPath(), kUnavailable (it
+  // can't be made), kFailedPrecondition (another training has it). Checkpoints
+  // lie in `checkpoints`, which may be in a store; empty: in
+  // `path`/checkpoints. What others that were killed left of their prepared
+  // data is removed.
   static StatusOr<std::unique_ptr<OutFolder>> Open(const std::string& path,
-                                                   bool training);
+                                                   bool training,
+                                                   std::string checkpoints);
+  // Errors: kInvalidArgument (it can't be a local folder).
+  static Status CheckPath(const std::string& path);
   // Blocks until no training has the folder, at most `within`.
   // Errors: kFailedPrecondition (one still has it).
   static Status AwaitFree(const std::string& path, Duration within);
@@ -30,23 +35,25 @@ class OutFolder {
   const std::string& path() const { return path_; }
   // For the prepared data; of this run alone.
   const std::string& data() const { return data_; }
-  std::string checkpoints() const;
+  const std::string& checkpoints() const { return checkpoints_; }
   // `folder`, spelled as the coordinator would if it is a checkpoint of here.
   std::string Spelled(const std::string& folder) const;
 
   // Makes room for the checkpoints of a training that goes on from
   // `restored_from` (empty: starts anew): those that an earlier run left here
   // and that it will not come by, or would come by again, and those that can't
-  // be read, move to a new folder: checkpoints.old, checkpoints.old-2, and so
-  // on. Folders that never got a manifest are removed. Says on standard error
-  // what it moved.
+  // be read, move to a new folder beside theirs: checkpoints.old,
+  // checkpoints.old-2, and so on. Folders that never got a manifest are
+  // removed. Says on standard error what it moved.
   Status SetAsideCheckpoints(Storage& storage,
                              const std::string& restored_from) const;
 
  private:
-  OutFolder(std::string path, std::string data, int lock_fd, int data_lock_fd);
+  OutFolder(std::string path, std::string checkpoints, std::string data,
+            int lock_fd, int data_lock_fd);
 
   std::string path_;
+  std::string checkpoints_;
   std::string data_;
   int lock_fd_;       // -1: an evaluation or prediction
   int data_lock_fd_;  // -1: the file system has no locks

@@ -88,6 +88,10 @@ ps::ReportFn ShardReport(StatusBoard* board, int shard) {
     board->Set("shoal_step", labels, static_cast<double>(report.step));
     board->Set("shoal_table_rows", labels,
                static_cast<double>(report.table_rows));
+    board->Set("shoal_rows_on_disk", labels,
+               static_cast<double>(report.rows_on_disk));
+    board->Set("shoal_rows_fetched_total", labels,
+               static_cast<double>(report.rows_fetched));
     board->Set("shoal_table_bytes", labels,
                static_cast<double>(report.table_bytes));
     board->Set("shoal_table_candidates", labels,

@@ -116,6 +116,7 @@ Status RunCoordinatorService(RunRequest request, Duration join_within,
     coordinator.join_within = join_within;
     if (request.kind == RunRequest::Kind::kTrain) {
       coordinator.state_file = run->out() + kStateFile;
+      coordinator.run = request.run;
     }
     SHOAL_RETURN_IF_ERROR(run->Finish(RunCoordinator(
         shape, std::move(coordinator), [&](const std::string& address) {

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <filesystem>
 #include <set>
 #include <utility>
 
@@ -140,6 +139,9 @@ class PartsWriter {
           status = flush();
         }
       });
+      if (status.ok()) {
+        status = table.status();
+      }
     }
     return status.ok() && !gathered.ids().empty() ? flush() : status;
   }
@@ -374,9 +376,21 @@ StatusOr<std::optional<FittingChunk>> FitChunk(const std::string& file,
 
 void LoadRows(const TableTensors& from, const ShardState& state,
               SparseTable& table) {
-  for (size_t i = 0; i < from.ids.size(); ++i) {
-    if (HasSlot(state, SlotOfHash(IdHash(from.ids[i]), state.slot_bits))) {
-      table.Load(from.ids[i], from.values_of(i), from.state_of(i));
+  const auto is_here = [&](size_t i) {
+    return HasSlot(state, SlotOfHash(IdHash(from.ids[i]), state.slot_bits));
+  };
+  // Rows of a slot lie together, and so do those of slots that do.
+  for (size_t begin = 0, end = 0; begin < from.ids.size(); begin = end + 1) {
+    for (end = begin; end < from.ids.size() && is_here(end);) {
+      ++end;
+    }
+    const size_t n = end - begin;
+    if (n > 0) {
+      table.Load(std::span(from.ids).subspan(begin, n),
+                 {from.values_of(begin).data(),
+                  n * static_cast<size_t>(table.value_bytes())},
+                 {from.state_of(begin).data(),
+                  n * static_cast<size_t>(table.state_floats())});
     }
   }
 }
@@ -447,7 +461,7 @@ class PartsLoader {
         chunks.emplace_back(chunk, *found);
       }
     }
-    // All of the file fits: from here on nothing fails.
+    // All of the file fits: from here on only room can be missing.
     for (const auto& [table, from] : rows) {
       LoadRows(from, state_, *table);
       missing_tables_.erase(table->name());
@@ -456,7 +470,7 @@ class PartsLoader {
       state_.dense->Load(from.chunk, from.values, from.state);
       missing_chunks_.erase(chunk);
     }
-    return OkStatus();
+    return state_.check == nullptr ? OkStatus() : state_.check();
   }
 
   Storage& storage_;
@@ -559,23 +573,21 @@ Status CheckNoneDamaged(Storage& storage, const std::string& parent,
 StatusOr<std::string> FindCheckpoint(Storage& storage,
                                      const std::string& given) {
   // "out/", "./out" and "out" are spelled alike from here on.
-  std::string path = std::filesystem::path(given).lexically_normal().string();
-  if (path.size() > 1 && path.ends_with('/')) {
-    path.pop_back();
-  }
+  const std::string path = NormalPath(given);
   const StatusOr<Manifest> here = ReadManifest(storage, path);
   if (here.ok()) {
     return path;
   }
-  if (here.status().code() == StatusCode::kDataLoss) {
+  if (here.status().code() != StatusCode::kNotFound) {
     return here.status();
   }
   for (const std::string& parent : {path, StrCat(path, "/checkpoints")}) {
     const StatusOr<std::vector<int64_t>> steps =
         ListCheckpoints(storage, parent);
-    if (!steps.ok()) {
+    if (steps.status().code() == StatusCode::kNotFound) {
       continue;
     }
+    SHOAL_RETURN_IF_ERROR(steps.status());
     SHOAL_RETURN_IF_ERROR(
         CheckNoneDamaged(storage, parent, steps->empty() ? -1 : steps->back()));
     if (!steps->empty()) {

@@ -2,6 +2,7 @@
 #define SHOAL_PS_CHECKPOINT_FORMAT_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -56,6 +57,8 @@ struct ShardState {
   std::span<const DenseChunk> chunks;  // of `dense`
   int slot_bits = 10;
   const std::vector<bool>* slots = nullptr;  // by slot; null: all of them
+  // Asked while it is filled, so that what is too much is found soon; or none.
+  std::function<Status()> check = {};
 };
 
 // Writes the shard's files, named NAME-0.safetensors and so on, and returns

@@ -245,8 +245,12 @@ Status WalkRows(Storage& storage, std::span<const CheckpointScan> scans,
                 const std::string& table,
                 FunctionRef<Status(uint64_t id, const SlotSet& group,
                                    std::span<const RowRef> rows)>
-                    visit) {
+                    visit,
+                WalkOrder order) {
   SlotSet group = FirstGroup(scans, table);
+  if (order == WalkOrder::kByHash) {
+    group.stride = 1;
+  }
   for (; group.first < group.stride; ++group.first) {
     SHOAL_RETURN_IF_ERROR(WalkGroup(storage, scans, table, group, visit));
   }

@@ -49,18 +49,22 @@ struct RowRef {
   std::span<const float> state;
 };
 
+// Whether rows come by sets of slots, or all in one set.
+enum class WalkOrder : uint8_t { kByGroups, kByHash };
+
 // Visits every id that any of `scans` has in table `table`, once, with a row
 // for each of them. Ids of one set of slots (`group`) come one after another,
 // in the order of IdHash(): the sets are as small as the files allow, so that
 // at most one file is in memory for every shard whose slots are in the set: one
-// per checkpoint, where all are of clusters of one size.
-// Errors: those of ReadTensors(); kDataLoss (an id is there twice); whatever a
-// visit returns.
+// per checkpoint, where all are of clusters of one size. `kByHash` has all
+// slots in one set, and thus a file of every shard in memory. Errors: those of
+// ReadTensors(); kDataLoss (an id is there twice); whatever a visit returns.
 Status WalkRows(Storage& storage, std::span<const CheckpointScan> scans,
                 const std::string& table,
                 FunctionRef<Status(uint64_t id, const SlotSet& group,
                                    std::span<const RowRef> rows)>
-                    visit);
+                    visit,
+                WalkOrder order = WalkOrder::kByGroups);
 
 }  // namespace shoal::ps
 

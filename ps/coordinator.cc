@@ -11,6 +11,13 @@
 
 namespace shoal::ps {
 
+namespace {
+
+// While nothing else changes.
+constexpr Duration kKeepEvery = std::chrono::seconds(1);
+
+}  // namespace
+
 Coordinator::Coordinator(Options options) : options_(std::move(options)) {
   shards_.resize(static_cast<size_t>(options_.num_servers) *
                  static_cast<size_t>(options_.shards_per_server));
@@ -63,7 +70,7 @@ void Coordinator::OnStart(comm::NodeContext& context) {
     const Status read =
         state.ok() && !state->empty() ? Recover(*state) : state.status();
     if (!read.ok()) {
-      Abort(read);
+      Abort(read.WithPrefix(options_.state_file));
     } else if (state->empty()) {
       WaitForMembers();
     }
@@ -203,9 +210,10 @@ Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
     member.name = StrCat("worker ", index);
     place = &workers_[static_cast<size_t>(index)].endpoint;
   } else {
-    if (join.server() < 0 || join.server() >= options_.num_servers ||
-        Leaves(join.server()) || join.shard() < 0 ||
-        join.shard() >= options_.shards_per_server) {
+    // One that goes, but has not had its answer yet, must have it to go well.
+    const bool goes = Leaves(join.server()) && known == members_.end();
+    if (join.server() < 0 || join.server() >= options_.num_servers || goes ||
+        join.shard() < 0 || join.shard() >= options_.shards_per_server) {
       return FailedPreconditionError(
           StrCat("join: server ", join.server(), " shard ", join.shard(),
                  " does not fit the job, which has ", options_.num_servers,
@@ -785,6 +793,10 @@ void Coordinator::OnProgress(const comm::Message& message) {
   if (options_.observer != nullptr) {
     options_.observer->OnProgress(progress.step(), progress.window(),
                                   progress.loss_sum(), progress.examples());
+    // What it has seen is told by nobody else.
+    if (state_->settled() && context_->Now() >= kept_at_ + kKeepEvery) {
+      Keep([] {});
+    }
   }
 }
 

@@ -26,6 +26,7 @@ namespace shoal::ps {
 
 namespace wire {
 class Commit;
+class CoordinatorState;
 }  // namespace wire
 
 // What the coordinator tells whoever runs the job; called on its thread.
@@ -100,6 +101,9 @@ class Coordinator : public comm::Node {
     // one. Where it is already, this is that other one. It is removed when the
     // job ends, however it ends. Empty: who loses the coordinator ends.
     std::string state_file;
+    // Of the tries of one training; a state that another run left is of nobody
+    // any more. Empty: one that is there must be of this job.
+    std::string run;
     // Called with how many servers and workers there are to be, when that
     // changes; whoever runs the job starts those that are not there. Those that
     // are to go end by themselves. May be empty: others start them.
@@ -186,7 +190,7 @@ class Coordinator : public comm::Node {
   void Keep(std::function<void()> kept);
   Buffer EncodeState() const;
   Status Recover(const Buffer& state);
-  Status TakeState(const Buffer& state);
+  Status TakeState(const wire::CoordinatorState& state);
   uint64_t HashOfJob() const;
   void AskMembers();
   void OnMemberFound(comm::EndpointId id, const StatusOr<comm::Message>& reply);
@@ -288,6 +292,7 @@ class Coordinator : public comm::Node {
   std::optional<CheckpointSaver> saver_;
   std::optional<DurableState> state_;
   bool state_is_ours_ = false;
+  Time kept_at_;
   // From its start until it has found out where the job is; and those of the
   // members that it has not heard of yet.
   bool recovering_ = true;

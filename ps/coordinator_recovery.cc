@@ -52,6 +52,7 @@ Buffer Coordinator::EncodeState() const {
   state.set_position(position_);
   state.set_stop_early(stop_early_);
   state.set_started(started_);
+  state.set_run(options_.run);
   if (options_.observer != nullptr && started_) {
     state.set_observer(options_.observer->State());
   }
@@ -63,6 +64,7 @@ void Coordinator::Keep(std::function<void()> kept) {
     kept();
     return;
   }
+  kept_at_ = context_->Now();
   state_->Keep(EncodeState(), [this, kept = std::move(kept)] {
     if (!ending_) {
       kept();
@@ -83,17 +85,21 @@ void Coordinator::End(const Status& why) {
 }
 
 Status Coordinator::Recover(const Buffer& kept) {
-  SHOAL_RETURN_IF_ERROR(TakeState(kept).WithPrefix(options_.state_file));
+  wire::CoordinatorState state;
+  comm::Message message;
+  message.frames.push_back(kept);
+  SHOAL_RETURN_IF_ERROR(Decode(message, state));
+  if (state.run() != options_.run && !options_.run.empty()) {
+    WaitForMembers();
+    return OkStatus();
+  }
+  SHOAL_RETURN_IF_ERROR(TakeState(state));
   state_is_ours_ = true;
   AskMembers();
   return OkStatus();
 }
 
-Status Coordinator::TakeState(const Buffer& kept) {
-  wire::CoordinatorState state;
-  comm::Message message;
-  message.frames.push_back(kept);
-  SHOAL_RETURN_IF_ERROR(Decode(message, state));
+Status Coordinator::TakeState(const wire::CoordinatorState& state) {
   if (state.job() != HashOfJob()) {
     return FailedPreconditionError(
         "is of another job, whose coordinator was lost while it trained; if no "
@@ -309,7 +315,7 @@ Status Coordinator::CheckFound() const {
       }
       lost = place.has_value()
                  ? why->second.WithPrefix(members_.at(*place).name)
-                 : DataLossError(StrCat("shard ", shard, " was lost"));
+                 : UnavailableError(StrCat("shard ", shard, " was lost"));
     }
     SHOAL_RETURN_IF_ERROR(lost);
   }

@@ -1401,6 +1401,17 @@ TEST_F(RestartTest, StateOfAnotherJobIsRefusedAndStays) {
   EXPECT_TRUE(context_.storage.ReadFile(options_.state_file).ok());
 }
 
+TEST_F(RestartTest, StateOfAnotherRunIsOfNobody) {
+  options_.run = "first";
+  TrainThreeSteps();
+  options_.run = "second";
+  options_.job_text = "name: another";
+  Restart();
+  EXPECT_FALSE(context_.stopped.has_value());
+  EXPECT_THAT(AskedOf(Shard(0), Method::kRecover), IsEmpty());
+  EXPECT_EQ(NumReplies(JoinShard(0)), 0) << "the others are waited for";
+}
+
 TEST_F(RestartTest, JobThatIsCalledOffLeavesNothing) {
   TrainThreeSteps();
   EXPECT_TRUE(context_.storage.ReadFile(options_.state_file).ok());

@@ -38,6 +38,8 @@ struct MemberReport {
   int64_t examples = 0;  // worker: trained on
   // Of a shard's tables; since it started.
   int64_t table_rows = 0;
+  int64_t rows_on_disk = 0;  // of table_rows, those on disk alone
+  int64_t rows_fetched = 0;  // from disk
   int64_t table_bytes = 0;
   int64_t candidates = 0;  // ids that are counted, but have no row
   int64_t rows_admitted = 0;

@@ -35,6 +35,8 @@ struct TableSpec {
   Initializer initializer;
   DType format = DType::kF32;  // of values, see IsRowFormat()
   RowRules rules;
+  // Rows beyond the shards' memory are on their disks; else they are an error.
+  bool spills = false;
 };
 
 // What the servers hold for a job, in an order that all members share.
@@ -103,6 +105,10 @@ struct ClusterPlan {
   std::string collective = "transport";
   // Of that backend, see comm::ParseSwitches().
   std::vector<std::string> allreduce = {};
+  // Bytes that rows and variables may take in a shard; 0: any.
+  int64_t memory_per_shard = 0;
+  // Of every server, for tables that spill; empty: one that OpenStore() knows.
+  std::string spill_folder = {};
   GlobalSettings global = {};
 
   bool dense_on_workers() const { return dense != DensePlace::kShards; }

@@ -67,6 +67,52 @@ void RowIndex::Insert(uint64_t hash, uint64_t id, uint32_t number) {
   ++part.count;
 }
 
+void RowIndex::Remove(Bucket& bucket, size_t entry) {
+  const uint32_t last = --bucket.count;
+  bucket.ids[entry] = bucket.ids[last];
+  bucket.numbers[entry] = bucket.numbers[last];
+  bucket.numbers[last] = kNone;
+}
+
+void RowIndex::Erase(uint64_t hash, uint64_t id) {
+  Part& part = parts_[static_cast<size_t>(PartOf(hash))];
+  const size_t mask = (size_t{1} << part.bucket_bits) - 1;
+  const auto entry_of = [&](const Bucket& bucket) {
+    size_t i = 0;
+    while (i < bucket.count && bucket.ids[i] != id) {
+      ++i;
+    }
+    return i;
+  };
+  size_t hole = Home(part, hash);
+  while (entry_of(part.buckets[hole]) == part.buckets[hole].count) {
+    hole = (hole + 1) & mask;
+  }
+  bool was_full = part.buckets[hole].count == kBucketEntries;
+  Remove(part.buckets[hole], entry_of(part.buckets[hole]));
+  --part.count;
+  // Who passed over a full bucket would not be found behind one that is not:
+  // the next of them moves up, and leaves a hole itself.
+  for (size_t at = (hole + 1) & mask; was_full; at = (at + 1) & mask) {
+    Bucket& bucket = part.buckets[at];
+    const bool last = bucket.count < kBucketEntries;
+    size_t i = 0;
+    while (i < bucket.count && ((at - Home(part, IdHash(bucket.ids[i]))) &
+                                mask) < ((at - hole) & mask)) {
+      ++i;
+    }
+    if (i < bucket.count) {
+      Bucket& to = part.buckets[hole];
+      to.ids[to.count] = bucket.ids[i];
+      to.numbers[to.count] = bucket.numbers[i];
+      ++to.count;
+      Remove(bucket, i);
+      hole = at;
+    }
+    was_full = !last;
+  }
+}
+
 void RowIndex::EraseIf(int64_t index,
                        FunctionRef<bool(uint64_t, uint32_t)> gone) {
   std::vector<std::pair<uint64_t, uint32_t>> kept;

@@ -34,6 +34,12 @@ class RowIndex {
 
   int64_t num_parts() const { return static_cast<int64_t>(parts_.size()); }
   int64_t PartOf(uint64_t hash) const { return SlotOfHash(hash, bits_); }
+  uint64_t FirstHashOf(int64_t part) const {
+    return static_cast<uint64_t>(part) << (64 - bits_);
+  }
+  uint64_t LastHashOf(int64_t part) const {
+    return FirstHashOf(part) | ~uint64_t{0} >> bits_;
+  }
   int64_t count(int64_t part) const {
     return parts_[static_cast<size_t>(part)].count;
   }
@@ -76,6 +82,9 @@ class RowIndex {
   // Adds an id that is not there.
   void Insert(uint64_t hash, uint64_t id, uint32_t number);
 
+  // Removes an id that is there. The part keeps its size.
+  void Erase(uint64_t hash, uint64_t id);
+
   // Removes the entries of a part for which `gone(id, number)`.
   void EraseIf(int64_t part, FunctionRef<bool(uint64_t, uint32_t)> gone);
 
@@ -107,6 +116,7 @@ class RowIndex {
   }
   void Resize(Part& part, uint8_t bucket_bits);
   void Put(const Part& part, uint64_t hash, uint64_t id, uint32_t number);
+  static void Remove(Bucket& bucket, size_t entry);
 
   int bits_;
   std::vector<Part> parts_;

@@ -27,6 +27,9 @@ TEST(RowIndexTest, AgreesWithAnUnorderedMap) {
       if (it == model.end()) {
         index.Insert(IdHash(id), id, number);
         model[id] = number;
+      } else if (random.Below(3) == 0) {
+        index.Erase(IdHash(id), id);
+        model.erase(it);
       }
       if (random.Below(500) == 0) {
         const auto part = static_cast<int64_t>(

@@ -69,7 +69,10 @@ void Shard::OnJoined(const JoinResult& joined) {
 }
 
 Status Shard::MakeStores() {
-  SHOAL_ASSIGN_OR_RETURN(tables_, MakeTables(model_, route_.slot_bits));
+  SHOAL_ASSIGN_OR_RETURN(memory_, PlanMemory(model_, plan_));
+  SHOAL_ASSIGN_OR_RETURN(store_, OpenStore(memory_, plan_));
+  SHOAL_ASSIGN_OR_RETURN(
+      tables_, MakeTables(model_, route_.slot_bits, memory_, store_.get()));
   SHOAL_ASSIGN_OR_RETURN(dense_, DenseStore::Create(model_, {}));
   return OkStatus();
 }
@@ -88,6 +91,8 @@ void Shard::Report() {
       continue;
     }
     report.table_rows += table->num_rows();
+    report.rows_on_disk += table->num_rows() - table->rows_in_memory();
+    report.rows_fetched += table->rows_fetched();
     report.rows_admitted += table->rows_admitted();
     report.rows_evicted += table->rows_evicted();
   }
@@ -283,9 +288,17 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
       SparseTable& table = *tables_[static_cast<size_t>(index)];
       Buffer rows =
           Buffer::Allocate(static_cast<int64_t>(ids.size()) * table.dim() * 4);
-      table.Pull(ids, rows.MutableAs<float>().data());
+      float* const to = rows.MutableAs<float>().data();
+      if (storage_works_ == 0) {
+        table.PullAndKeep(ids, to);
+      } else {
+        table.Pull(ids, to);  // The storage thread reads the table.
+      }
       frames.push_back(std::move(rows));
     }
+  }
+  if (!CheckTables()) {
+    return;
   }
   if (pull.dense()) {
     if (dense_values_.empty()) {
@@ -416,8 +429,11 @@ void Shard::ApplyStaged() {
   for (auto it = stages_.begin(); it != stages_.end() && it->first == step_ &&
                                   it->second.pushes.complete();
        it = stages_.erase(it)) {
-    Apply({std::make_shared<const Piece>(it->second.pushes.Sum()), headed_},
-          {.learning_rate_factor = it->second.learning_rate_factor}, step_);
+    if (!Apply(
+            {std::make_shared<const Piece>(it->second.pushes.Sum()), headed_},
+            {.learning_rate_factor = it->second.learning_rate_factor}, step_)) {
+      return;
+    }
     ++step_;
   }
   if (step_ > before) {
@@ -528,12 +544,16 @@ void Shard::ApplyCommitted(const StepDecision& decision) {
   // First what is asked for: nobody pulls from a replica that is no head.
   const auto apply = [&](bool headed) {
     for (const Part& part : parts_) {
-      if (!decision.skip && (part.portion == headed_) == headed) {
-        Apply(part, decision, step);
+      if (!decision.skip && (part.portion == headed_) == headed &&
+          !Apply(part, decision, step)) {
+        return false;
       }
     }
+    return true;
   };
-  apply(true);
+  if (!apply(true)) {
+    return;
+  }
   ++step_;
   last_commit_ = decision;
   prepared_ = false;
@@ -541,13 +561,15 @@ void Shard::ApplyCommitted(const StepDecision& decision) {
   for (const auto& [from, request] : std::exchange(unacknowledged_, {})) {
     ReplyPush(from, request);
   }
-  apply(false);
+  if (!apply(false)) {
+    return;
+  }
   // After the answers: nobody waits for the memory to be freed.
   parts_.clear();
   stages_.clear();
 }
 
-void Shard::Apply(const Part& part, const StepDecision& decision,
+bool Shard::Apply(const Part& part, const StepDecision& decision,
                   int64_t step) {
   SHOAL_TRACE("apply", step);
   const double learning_rate_factor = decision.learning_rate_factor;
@@ -567,6 +589,15 @@ void Shard::Apply(const Part& part, const StepDecision& decision,
   dense_->Apply(part.portion->chunks, piece.dense, learning_rate_factor,
                 decision.trust_ratios, piece.computed_from);
   dense_values_ = Buffer();
+  return CheckTables();
+}
+
+bool Shard::CheckTables() {
+  const Status status = TablesStatus();
+  if (!status.ok()) {
+    Fail(status);
+  }
+  return status.ok();
 }
 
 // --- Checkpoints -----------------------------------------------------------
@@ -587,7 +618,7 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
   if (save.version() > route_.version || (commits() && save.step() > step_)) {
     // Workers are done when one shard has told them of the last commit; it, or
     // the route, may still be on its way here.
-    waiting_saves_.emplace_back(from, std::move(request));
+    waiting_saves_.push_back({from, std::move(request)});
     return;
   }
   if (plan_.shares_steps() && save.step() != step_) {

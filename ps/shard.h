@@ -20,6 +20,7 @@
 #include "ps/global_phase.h"
 #include "ps/links.h"
 #include "ps/member.h"
+#include "ps/memory_plan.h"
 #include "ps/model_spec.h"
 #include "ps/route.h"
 #include "ps/sparse_table.h"
@@ -53,7 +54,8 @@ class SlotStates;
 // the last has come, with no commit, after step t - 1; in `bounded` a pull of t
 // waits until t - staleness steps are applied. No chains there.
 //
-// Belongs to the thread that pumps it; never blocks.
+// Belongs to the thread that pumps it; never blocks, but for the disk of tables
+// that spill.
 class Shard : public comm::Node {
  public:
   struct Options {
@@ -148,7 +150,15 @@ class Shard : public comm::Node {
   void SendPrepared();
   void OnCommit(const StatusOr<comm::Message>& reply);
   void ApplyCommitted(const StepDecision& decision);
-  void Apply(const Part& part, const StepDecision& decision, int64_t step);
+  // False: it failed.
+  bool Apply(const Part& part, const StepDecision& decision, int64_t step);
+  // False: it failed, since its tables did or take too much memory. After
+  // whatever reads or changes them, before anybody is told of it.
+  bool CheckTables();
+  Status TablesStatus() const {
+    return CheckMemory(model_, memory_, tables_, dense_->memory_bytes(),
+                       store_.get());
+  }
 
   // Where steps are dealt.
   void ApplyPush(comm::EndpointId from, comm::Message request, PushParts push);
@@ -194,7 +204,8 @@ class Shard : public comm::Node {
             .dense = dense_.get(),
             .chunks = portion.chunks,
             .slot_bits = route_.slot_bits,
-            .slots = &portion.slots};
+            .slots = &portion.slots,
+            .check = [this] { return TablesStatus(); }};
   }
 
   void Report();
@@ -232,6 +243,8 @@ class Shard : public comm::Node {
   std::optional<DenseLayout> layout_;
   int64_t step_ = 0;          // steps applied; where they are dealt, pushes
   StepDecision last_commit_;  // sync: of the step before, where it is known
+  MemoryPlan memory_;
+  std::unique_ptr<SpillStore> store_;                 // or none; of tables_
   std::vector<std::unique_ptr<SparseTable>> tables_;  // see MakeTables()
   std::unique_ptr<DenseStore> dense_;
   Buffer dense_values_;  // of headed_, until they change

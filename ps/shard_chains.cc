@@ -171,6 +171,9 @@ void Shard::Adopt(RouteTable route) {
       return (had->Has(slot) || has_joining(slot)) && !keeps(slot);
     });
     DropSlots(*gone, tables_, *dense_);
+    if (!CheckTables()) {
+      return;
+    }
   }
   for (int64_t slot = 0; slot < route_.num_slots(); ++slot) {
     const auto s = static_cast<size_t>(slot);
@@ -317,6 +320,9 @@ void Shard::SendSlotsTo(int shard, Transfer& transfer) {
       }
     }
     std::vector<Buffer> frames = CopySlots(tables_, *dense_, *portion);
+    if (!CheckTables()) {
+      return;
+    }
     frames.insert(frames.begin(), Encode(head));
     AddSlots(slots, hands_on_[shard]);
     transfer.bytes_under_way += bytes;
@@ -522,6 +528,9 @@ Status Shard::HandleSlots(const LinkMessage& message,
              route_.ChainOf(slot).tail() == message.ticket.shard;
     });
     DropSlots(*again, tables_, *dense_);
+    if (!CheckTables()) {
+      return OkStatus();
+    }
     for (int64_t slot = 0; slot < route_.num_slots(); ++slot) {
       const auto s = static_cast<size_t>(slot);
       if (portion->Has(slot) && !maybe_kept_[s]) {
@@ -548,6 +557,9 @@ Status Shard::HandleSlots(const LinkMessage& message,
   }
   SHOAL_RETURN_IF_ERROR(
       TakeSlots(message.message, *portion, route_.slot_bits, tables_, *dense_));
+  if (!CheckTables()) {
+    return OkStatus();
+  }
   for (auto& [client, sequences] : sequences_) {
     for (size_t slot = 0; slot < sequences.size(); ++slot) {
       sequences[slot] = portion->slots[slot] ? 0 : sequences[slot];
@@ -663,8 +675,11 @@ Status Shard::TakeCommand(Command command, std::function<void()> acknowledge) {
         last[slot] = command.sequence;
       }
     }
-    Apply(command.part, {.learning_rate_factor = command.learning_rate_factor},
-          command.step);
+    if (!Apply(command.part,
+               {.learning_rate_factor = command.learning_rate_factor},
+               command.step)) {
+      return CancelledError("this shard ends");
+    }
     ++step_;
     if (HandsOn()) {
       added = next_command_++;

@@ -121,13 +121,8 @@ Status TakeSlots(const comm::Message& message, const Portion& portion,
       }
     }
     const auto ids = message.frames[1 + 3 * t].As<uint64_t>();
-    const auto values = message.frames[2 + 3 * t].As<std::byte>();
-    const auto states = message.frames[3 + 3 * t].As<float>();
-    const auto v = static_cast<size_t>(table.value_bytes());
-    const auto s = static_cast<size_t>(table.state_floats());
-    for (size_t i = 0; i < ids.size(); ++i) {
-      table.Load(ids[i], values.subspan(i * v, v), states.subspan(i * s, s));
-    }
+    table.Load(ids, message.frames[2 + 3 * t].As<std::byte>(),
+               message.frames[3 + 3 * t].As<float>());
   }
   const float* from = message.frames.back().As<float>().data();
   for (const DenseChunk& chunk : portion.chunks) {

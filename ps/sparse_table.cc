@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "base/random.h"
 #include "base/strcat.h"
@@ -110,6 +111,9 @@ StatusOr<std::unique_ptr<SparseTable>> SparseTable::Create(
       static_cast<uint32_t>(
           std::bit_width(static_cast<uint64_t>(kSegmentBytesMax / row_bytes))) -
       1;
+  if (options.memory_bytes_max > 0) {
+    SHOAL_RETURN_IF_ERROR(table->PlanMemory().WithPrefix(prefix));
+  }
   return table;
 }
 
@@ -128,7 +132,8 @@ int64_t SparseTable::memory_bytes() const {
   const int64_t touched =
       rows_made_ * stride_ * static_cast<int64_t>(sizeof(float));
   constexpr auto kPage = static_cast<int64_t>(kHugePageBytes);
-  return index_.bytes() +
+  return index_.bytes() + clock_.bytes() +
+         static_cast<int64_t>(away_.size() * sizeof(uint32_t)) +
          static_cast<int64_t>(free_rows_.capacity() * sizeof(uint32_t)) +
          (touched <= kPage ? touched : RoundUp(touched, kPage));
 }
@@ -136,6 +141,9 @@ int64_t SparseTable::memory_bytes() const {
 float* SparseTable::Insert(uint64_t hash, uint64_t id) {
   const uint32_t row = NewRow();
   index_.Insert(hash, id, row);
+  if (spills()) {
+    clock_.Put(row, id, RowClock::kUsed | RowClock::kDirty);
+  }
   float* values = RowAt(row);
   if (format() == DType::kF32) {
     InitValues(id, values);
@@ -183,7 +191,8 @@ void SparseTable::InitValues(uint64_t id, float* out) const {
   RoundInPlace(format(), RoundingKey(id, -1), values);
 }
 
-void SparseTable::Pull(std::span<const uint64_t> ids, float* out) const {
+void SparseTable::PullFromMemory(std::span<const uint64_t> ids, float* out,
+                                 std::vector<size_t>* missing) const {
   const size_t n = ids.size();
   const auto row_bytes = static_cast<size_t>(value_bytes());
   // Three stages on their way at once: an id's bucket is fetched, then its row,
@@ -221,6 +230,9 @@ void SparseTable::Pull(std::span<const uint64_t> ids, float* out) const {
     float* to = out + i * static_cast<size_t>(dim());
     const float* row = rows[i % kBlock];
     if (row == nullptr) {
+      if (missing != nullptr) {
+        missing->push_back(i);
+      }
       InitValues(ids[i], to);
     } else if (format() == DType::kF32) {
       CopyFloats(row, static_cast<size_t>(dim()), to);
@@ -241,6 +253,9 @@ void SparseTable::RowsFor(std::span<const uint64_t> ids, int64_t step,
     const uint32_t row = index_.Find(hashes[i], ids[i]);
     if (row != RowIndex::kNone) {
       rows[i] = RowAt(row);
+      if (spills()) {
+        clock_.Add(row, RowClock::kDirty);
+      }
     } else if (uint32_t seen = 0; Admits(hashes[i], ids[i], step, &seen)) {
       rows[i] = Insert(hashes[i], ids[i]);
       SetWords(rows[i], static_cast<uint32_t>(step), seen);
@@ -264,6 +279,10 @@ void SparseTable::Apply(std::span<const uint64_t> ids, const float* gradients,
   for (size_t begin = 0; begin < ids.size(); begin += kBlock) {
     const size_t n = std::min(kBlock, ids.size() - begin);
     const auto block = ids.subspan(begin, n);
+    if (spills() && begin % batch_max_ == 0) {
+      Bring(ids.subspan(begin, std::min(batch_max_, ids.size() - begin)),
+            /*to_be_made=*/true);
+    }
     RowsFor(block, step, rows.data());
     for (size_t i = 0; i < n;) {
       const size_t first = i;
@@ -339,25 +358,46 @@ void SparseTable::ApplyInF32(std::span<const uint64_t> ids,
   }
 }
 
-void SparseTable::Load(uint64_t id, std::span<const std::byte> values,
-                       std::span<const float> state) {
-  SHOAL_CHECK(static_cast<int64_t>(values.size()) == value_bytes() &&
-              static_cast<int64_t>(state.size()) == state_floats_);
-  const uint64_t hash = IdHash(id);
-  const uint32_t found = index_.Find(hash, id);
-  float* row = found != RowIndex::kNone ? RowAt(found) : Insert(hash, id);
-  std::memcpy(row, values.data(), values.size());
-  std::copy(state.begin(), state.end(), row + value_words_);
+void SparseTable::Load(std::span<const uint64_t> ids,
+                       std::span<const std::byte> values,
+                       std::span<const float> states) {
+  const auto v = static_cast<size_t>(value_bytes());
+  const auto s = static_cast<size_t>(state_floats_);
+  SHOAL_CHECK(values.size() == ids.size() * v &&
+              states.size() == ids.size() * s);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (spills() && i % batch_max_ == 0) {
+      Bring(ids.subspan(i, std::min(batch_max_, ids.size() - i)),
+            /*to_be_made=*/true);
+    }
+    const uint64_t hash = IdHash(ids[i]);
+    const uint32_t found = index_.Find(hash, ids[i]);
+    if (spills() && found != RowIndex::kNone) {
+      clock_.Add(found, RowClock::kDirty);
+    }
+    float* row = found != RowIndex::kNone ? RowAt(found) : Insert(hash, ids[i]);
+    std::memcpy(row, values.data() + i * v, v);
+    std::copy_n(states.data() + i * s, s, row + value_words_);
+  }
 }
 
 void SparseTable::EraseSlot(int64_t slot) {
   SHOAL_CHECK(slot >= 0 && slot < int64_t{1} << options_.slot_bits);
   const int64_t parts = parts_per_slot();
+  bool on_disk = false;
   for (int64_t part = slot * parts; part < (slot + 1) * parts; ++part) {
-    index_.EraseIf(part, [&](uint64_t, uint32_t row) {
-      free_rows_.push_back(row);
+    index_.EraseIf(part, [&](uint64_t id, uint32_t row) {
+      FreeRow(id, row);
       return true;
     });
+    if (spills()) {
+      uint32_t& away = away_[static_cast<size_t>(part)];
+      on_disk = on_disk || away > 0;
+      rows_away_ -= std::exchange(away, 0);
+    }
+  }
+  if (on_disk || !stale_.empty()) {
+    EraseOnDisk(slot);
   }
 }
 
@@ -373,7 +413,7 @@ int64_t SparseTable::num_rows_in(int64_t slot) const {
   int64_t rows = 0;
   const int64_t parts = parts_per_slot();
   for (int64_t part = slot * parts; part < (slot + 1) * parts; ++part) {
-    rows += index_.count(part);
+    rows += CountIn(part);
   }
   return rows;
 }
@@ -388,7 +428,6 @@ void SparseTable::ForEachInSlot(
     uint32_t row;
   };
   std::vector<Entry> sorted;
-  sorted.reserve(static_cast<size_t>(num_rows_in(slot)));
   const int64_t parts = parts_per_slot();
   for (int64_t part = slot * parts; part < (slot + 1) * parts; ++part) {
     index_.ForEach(part, [&](uint64_t id, uint32_t row) {
@@ -397,12 +436,24 @@ void SparseTable::ForEachInSlot(
   }
   std::sort(sorted.begin(), sorted.end(),
             [](const Entry& a, const Entry& b) { return a.hash < b.hash; });
-  for (const Entry& entry : sorted) {
-    const float* row = RowAt(entry.row);
-    visit(entry.id,
+  const auto visit_row = [&](uint64_t id, const float* row) {
+    visit(id,
           {reinterpret_cast<const std::byte*>(row),
            static_cast<size_t>(value_bytes())},
           {row + value_words_, static_cast<size_t>(state_floats_)});
+  };
+  // In between, those on disk, which rise too.
+  auto next = sorted.begin();
+  for (int64_t part = slot * parts; part < (slot + 1) * parts; ++part) {
+    ForEachAway(part, [&](uint64_t id, const float* row) {
+      for (; next != sorted.end() && next->hash < IdHash(id); ++next) {
+        visit_row(next->id, RowAt(next->row));
+      }
+      visit_row(id, row);
+    });
+  }
+  for (; next != sorted.end(); ++next) {
+    visit_row(next->id, RowAt(next->row));
   }
 }
 

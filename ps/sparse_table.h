@@ -12,10 +12,11 @@
 #include "base/function_ref.h"
 #include "base/status.h"
 #include "ps/initializer.h"
-#include "ps/model_spec.h"
 #include "ps/optimizer.h"
+#include "ps/row_clock.h"
 #include "ps/row_index.h"
 #include "ps/row_rules.h"
+#include "ps/spill_store.h"
 
 namespace shoal::ps {
 
@@ -30,6 +31,11 @@ namespace shoal::ps {
 // Which rows are there is up to RowRules. Ids that their min_count keeps
 // waiting are rows of a second table, which has one value each: the number of
 // pushes.
+//
+// A table that spills has in memory the rows that were used last (RowClock);
+// the others are on disk alone, where a row in memory may have a copy that does
+// not count. Where a row lies changes nothing of what it is. What comes from
+// disk is fetched by whole batches, in the calling thread.
 //
 // Belongs to its shard's thread; Pull() and ForEach() may run beside each
 // other.
@@ -46,11 +52,18 @@ class SparseTable {
     RowRules rules;
     // Of rules that count: of CandidateOptions(), must outlive this one.
     SparseTable* candidates = nullptr;
+    // Where it spills to, as which table, if it does; must outlive this one.
+    SpillStore* spill = nullptr;
+    int spill_table = 0;
+    // Then: of rows in memory, with their index. (Without a store it is only
+    // checked.)
+    int64_t memory_bytes_max = 0;
   };
 
   // Errors: those of CreateOptimizer(), CheckRules() and SharesOf();
   // kInvalidArgument (dim < 1, no row format, slot_bits outside [1, 24], or a
-  // row of more than 2 MiB).
+  // row of more than 2 MiB); kResourceExhausted (memory_bytes_max is too little
+  // to work with).
   static StatusOr<std::unique_ptr<SparseTable>> Create(const Options& options);
   ~SparseTable();
   SparseTable(const SparseTable&) = delete;
@@ -62,8 +75,18 @@ class SparseTable {
   int64_t value_bytes() const { return dim() * SizeOf(format()); }
   // The optimizer's, then the words of RowRules.
   int64_t state_floats() const { return state_floats_; }
-  int64_t num_rows() const {
+  int64_t num_rows() const { return rows_in_memory() + rows_away_; }
+  int64_t rows_in_memory() const {
     return rows_made_ - static_cast<int64_t>(free_rows_.size());
+  }
+  // Of a table that spills.
+  int64_t rows_in_memory_max() const { return rows_max_; }
+  // Rows that came from disk.
+  int64_t rows_fetched() const { return rows_fetched_; }
+  // Not OK: reading or writing the disk failed, and what the table holds is not
+  // to be used any more. To be asked after every other call.
+  Status status() const {
+    return options_.spill == nullptr ? OkStatus() : options_.spill->status();
   }
   int64_t num_rows_in(int64_t slot) const;
   // Since the table was made, by its rules.
@@ -72,11 +95,18 @@ class SparseTable {
   // Of a row budget: the rows that a part may have; 0: any.
   int64_t part_rows_max() const { return shares_.rows_max; }
   // Pages and indexes, without what the allocator adds; of first pages only
-  // what is in use.
+  // what is in use. Without the SpillStore.
   int64_t memory_bytes() const;
+  // Of a row in memory, without its index.
+  int64_t row_bytes() const {
+    return stride_ * static_cast<int64_t>(sizeof(float));
+  }
 
   // Writes the values of `ids` to out[ids.size(), dim], f32. Changes nothing.
   void Pull(std::span<const uint64_t> ids, float* out) const;
+  // The same, and keeps in memory what came from disk, since it is likely to be
+  // used again. Not beside any other call.
+  void PullAndKeep(std::span<const uint64_t> ids, float* out);
 
   // Updates the rows of `ids`, all distinct, with gradients[ids.size(), dim];
   // inserts those that are not there, and drops rows, as the rules have it.
@@ -88,10 +118,14 @@ class SparseTable {
              double learning_rate_factor, int64_t step,
              const std::vector<bool>* slots = nullptr);
 
-  // Inserts a row whatever the rules, or replaces it; `values` are
-  // value_bytes() of the format.
+  // Inserts rows whatever the rules, or replaces them; per id value_bytes() of
+  // the format and state_floats().
+  void Load(std::span<const uint64_t> ids, std::span<const std::byte> values,
+            std::span<const float> states);
   void Load(uint64_t id, std::span<const std::byte> values,
-            std::span<const float> state);
+            std::span<const float> state) {
+    Load({&id, 1}, values, state);
+  }
 
   // Drops all rows of a slot; their memory is used again by later rows.
   void EraseSlot(int64_t slot);
@@ -137,16 +171,49 @@ class SparseTable {
   // Counts the ids that Admits() refused, forgets those that it let in.
   void CountCandidates(int64_t step, const std::vector<bool>* slots);
   void EraseIds(std::span<const uint64_t> ids);
+  // Out of the index already.
+  void FreeRow(uint64_t id, uint32_t row);
   void SetWords(float* row, uint32_t step, uint32_t pushes) const;
   void CountPush(float* row, uint32_t step) const;
   struct Standing;  // of a row among those of its part
-  Standing StandingOf(uint64_t id, uint32_t row, uint32_t step) const;
+  Standing StandingOf(uint64_t id, const float* row, uint32_t step) const;
   // Down to its share, if it has more.
   void ShrinkPart(int64_t part, uint32_t step);
   void Sweep(int64_t step, const std::vector<bool>* slots);
-  void DropRow(uint32_t row) {
-    free_rows_.push_back(row);
+  void DropRow(uint64_t id, uint32_t row) {
+    FreeRow(id, row);
     ++rows_evicted_;
+  }
+  bool IsOld(const float* row, uint32_t step) const;
+
+  // Of a table that spills, in ps/sparse_table_spill.cc.
+  Status PlanMemory();
+  // Marks those of `ids` that are in memory as used and fetches the others, so
+  // that room is left for those that are nowhere if they are `to_be_made`. Up
+  // to batch_max_ ids.
+  void Bring(std::span<const uint64_t> ids, bool to_be_made);
+  // For so many rows more, in memory.
+  void MakeRoom(size_t rows);
+  bool Spill(size_t rows);
+  // As Pull(), but those that are not in memory have their first values. Where
+  // they are in `ids` is added to `missing`, if it is not null.
+  void PullFromMemory(std::span<const uint64_t> ids, float* out,
+                      std::vector<size_t>* missing) const;
+  // visit(id, row) for the rows of a part that are on disk alone.
+  void ForEachAway(int64_t part,
+                   FunctionRef<void(uint64_t, const float*)> visit) const;
+  // Rows that the rules drop.
+  void DropAway(int64_t part, std::span<const uint64_t> ids);
+  void EraseStale();
+  void EraseOnDisk(int64_t slot);
+  // Of a part: in memory and on disk.
+  int64_t CountIn(int64_t part) const {
+    return index_.count(part) +
+           (away_.empty() ? 0 : away_[static_cast<size_t>(part)]);
+  }
+  bool spills() const { return options_.spill != nullptr; }
+  size_t row_size() const {  // in floats, of what is on disk
+    return static_cast<size_t>(value_words_ + state_floats_);
   }
 
   Options options_;
@@ -168,15 +235,19 @@ class SparseTable {
   // Of the command under way, in its order.
   std::vector<uint64_t> admitted_;
   std::vector<uint64_t> waiting_;
+
+  // Of a table that spills.
+  int64_t rows_max_ = 0;  // in memory
+  size_t batch_max_ = 0;  // ids that are brought together
+  RowClock clock_;
+  std::vector<uint32_t> away_;  // by part: rows on disk alone
+  int64_t rows_away_ = 0;
+  int64_t rows_fetched_ = 0;
+  std::vector<uint64_t> stale_;  // on disk, to be erased there
 };
 
 // Of the table that counts the pushes to ids that `options.rules` keep waiting.
 SparseTable::Options CandidateOptions(const SparseTable::Options& options);
-
-// The tables of a model, in its order, then those of their candidates.
-// Errors: those of SparseTable::Create().
-StatusOr<std::vector<std::unique_ptr<SparseTable>>> MakeTables(
-    const ModelSpec& model, int slot_bits);
 
 }  // namespace shoal::ps
 

@@ -90,7 +90,7 @@ void SparseTable::EraseIds(std::span<const uint64_t> ids) {
       if (std::find(gone.begin(), gone.end(), id) == gone.end()) {
         return false;
       }
-      free_rows_.push_back(row);
+      FreeRow(id, row);
       return true;
     });
     begin = end;
@@ -123,9 +123,9 @@ struct SparseTable::Standing {
   friend auto operator<=>(const Standing&, const Standing&) = default;
 };
 
-SparseTable::Standing SparseTable::StandingOf(uint64_t id, uint32_t row,
+SparseTable::Standing SparseTable::StandingOf(uint64_t id, const float* row,
                                               uint32_t step) const {
-  const float* words = RowAt(row) + words_at_;
+  const float* words = row + words_at_;
   uint64_t use = ~AgeAt(step, Word(words));
   if (options_.rules.by_use()) {
     use |= uint64_t{Word(words + 1)} << 32;
@@ -134,7 +134,7 @@ SparseTable::Standing SparseTable::StandingOf(uint64_t id, uint32_t row,
 }
 
 void SparseTable::ShrinkPart(int64_t part, uint32_t step) {
-  const int64_t count = index_.count(part);
+  const int64_t count = CountIn(part);
   if (count <= shares_.rows_max) {
     return;
   }
@@ -147,24 +147,43 @@ void SparseTable::ShrinkPart(int64_t part, uint32_t step) {
   std::vector<Standing> standings;
   standings.reserve(rows.size());
   for (const auto& [id, row] : rows) {
-    standings.push_back(StandingOf(id, row, step));
+    standings.push_back(StandingOf(id, RowAt(row), step));
+  }
+  std::vector<std::pair<Standing, uint64_t>> away;
+  ForEachAway(part, [&](uint64_t id, const float* row) {
+    away.emplace_back(StandingOf(id, row, step), id);
+    standings.push_back(away.back().first);
+  });
+  if (!status().ok()) {
+    return;  // Who asks for it gives up.
   }
   const int64_t kept = shares_.rows_max - shares_.rows_max / 8;
   const auto last = standings.begin() + (count - kept - 1);
   std::nth_element(standings.begin(), last, standings.end());
   index_.EraseIf(part, [&](uint64_t id, uint32_t row) {
-    const bool gone = StandingOf(id, row, step) <= *last;
+    const bool gone = StandingOf(id, RowAt(row), step) <= *last;
     if (gone) {
-      DropRow(row);
+      DropRow(id, row);
     }
     return gone;
   });
+  std::vector<uint64_t> gone;
+  for (const auto& [standing, id] : away) {
+    if (standing <= *last) {
+      gone.push_back(id);
+    }
+  }
+  DropAway(part, gone);
+}
+
+bool SparseTable::IsOld(const float* row, uint32_t step) const {
+  return AgeAt(step, Word(row + words_at_)) >=
+         static_cast<uint32_t>(options_.rules.max_age_steps);
 }
 
 void SparseTable::Sweep(int64_t step, const std::vector<bool>* slots) {
   const int64_t period = options_.rules.sweep_period();
   const auto now = static_cast<uint32_t>(step);
-  const auto old = static_cast<uint32_t>(options_.rules.max_age_steps);
   constexpr int64_t kGroups = int64_t{1} << RowRules::kSweepBits;
   const int64_t parts = index_.num_parts() / kGroups;
   // Groups g with (g + step) % period == 0.
@@ -173,51 +192,28 @@ void SparseTable::Sweep(int64_t step, const std::vector<bool>* slots) {
     for (int64_t part = group * parts; part < (group + 1) * parts; ++part) {
       const bool here = slots == nullptr ||
                         (*slots)[static_cast<size_t>(part / parts_per_slot())];
-      if (!here || index_.count(part) == 0) {
+      if (!here || CountIn(part) == 0) {
         continue;
       }
       index_.ForEach(part, [&](uint64_t, uint32_t row) {
         __builtin_prefetch(RowAt(row) + words_at_);
       });
-      index_.EraseIf(part, [&](uint64_t, uint32_t row) {
-        const bool gone = AgeAt(now, Word(RowAt(row) + words_at_)) >= old;
+      std::vector<uint64_t> gone_away;
+      ForEachAway(part, [&](uint64_t id, const float* row) {
+        if (IsOld(row, now)) {
+          gone_away.push_back(id);
+        }
+      });
+      index_.EraseIf(part, [&](uint64_t id, uint32_t row) {
+        const bool gone = IsOld(RowAt(row), now);
         if (gone) {
-          DropRow(row);
+          DropRow(id, row);
         }
         return gone;
       });
+      DropAway(part, gone_away);
     }
   }
-}
-
-// ---------------------------------------------------------------------------
-
-StatusOr<std::vector<std::unique_ptr<SparseTable>>> MakeTables(
-    const ModelSpec& model, int slot_bits) {
-  std::vector<std::unique_ptr<SparseTable>> tables;
-  std::vector<std::unique_ptr<SparseTable>> candidates;
-  for (const TableSpec& table : model.tables) {
-    SparseTable::Options options = {.name = table.name,
-                                    .dim = table.dim,
-                                    .optimizer = table.optimizer,
-                                    .initializer = table.initializer,
-                                    .seed = model.seed,
-                                    .slot_bits = slot_bits,
-                                    .format = table.format,
-                                    .rules = table.rules};
-    if (table.rules.counts()) {
-      auto counts = SparseTable::Create(CandidateOptions(options));
-      SHOAL_RETURN_IF_ERROR(
-          counts.status().WithPrefix("admission.candidate_bytes"));
-      options.candidates = counts->get();
-      candidates.push_back(*std::move(counts));
-    }
-    SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<SparseTable> made,
-                           SparseTable::Create(options));
-    tables.push_back(std::move(made));
-  }
-  std::move(candidates.begin(), candidates.end(), std::back_inserter(tables));
-  return tables;
 }
 
 }  // namespace shoal::ps

@@ -18,6 +18,7 @@
 #include "base/random.h"
 #include "base/strcat.h"
 #include "ps/checkpoint_format.h"
+#include "ps/memory_plan.h"
 #include "ps/row_format.h"
 #include "ps/slots.h"
 #include "ps/sparse_table.h"

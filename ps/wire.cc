@@ -176,6 +176,7 @@ void ToWire(const ModelSpec& model, wire::Model& out) {
     InitializerToWire(table.initializer, *t.mutable_initializer());
     t.set_format(static_cast<int>(table.format));
     RulesToWire(table.rules, *t.mutable_rules());
+    t.set_spills(table.spills);
   }
   for (const std::vector<int>& group : model.groups) {
     wire::Model::Group& g = *out.add_groups();
@@ -197,6 +198,8 @@ void ToWire(const ClusterPlan& plan, wire::Plan& out) {
   for (const std::string& entry : plan.allreduce) {
     out.add_allreduce(entry);
   }
+  out.set_memory_per_shard(plan.memory_per_shard);
+  out.set_spill_folder(plan.spill_folder);
   wire::Global& global = *out.mutable_global();
   global.set_clip_norm(plan.global.clip_norm);
   global.set_loss_scale(plan.global.loss_scale);
@@ -266,6 +269,7 @@ StatusOr<ModelSpec> FromWire(const wire::Model& in) {
     SHOAL_RETURN_IF_ERROR(
         rules.status().WithPrefix(StrCat("table '", t.name(), "'")));
     table.rules = *rules;
+    table.spills = t.spills();
     out.tables.push_back(std::move(table));
   }
   std::vector<int> uses(out.tables.size(), 0);
@@ -289,7 +293,8 @@ StatusOr<ClusterPlan> FromWire(const wire::Plan& in) {
   if (in.mode() < 0 || in.mode() > static_cast<int>(Mode::kAsync) ||
       in.dense() < 0 ||
       in.dense() > static_cast<int>(DensePlace::kWorkerParts) ||
-      in.virtual_workers() < 1 || in.timeout_ns() < 1) {
+      in.virtual_workers() < 1 || in.timeout_ns() < 1 ||
+      in.memory_per_shard() < 0) {
     return InvalidArgumentError("the cluster's plan is not valid");
   }
   return ClusterPlan{
@@ -300,6 +305,8 @@ StatusOr<ClusterPlan> FromWire(const wire::Plan& in) {
       .timeout = Duration(in.timeout_ns()),
       .collective = in.collective(),
       .allreduce = {in.allreduce().begin(), in.allreduce().end()},
+      .memory_per_shard = in.memory_per_shard(),
+      .spill_folder = in.spill_folder(),
       .global = {.clip_norm = in.global().clip_norm(),
                  .loss_scale = in.global().loss_scale(),
                  .dynamic_scale = in.global().dynamic_scale(),

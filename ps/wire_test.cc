@@ -41,6 +41,27 @@ TEST(WireTest, RulesOfATableComeBackAsTheyWere) {
   EXPECT_EQ(chance->tables[0].rules.probability, 0.1);
 }
 
+TEST(WireTest, WhatSpillsAndHowMuchMemoryThereIsComesBack) {
+  ModelSpec model;
+  model.tables.push_back({.name = "t", .dim = 2, .spills = true});
+  model.groups = {{0}};
+  wire::Model out;
+  ToWire(model, out);
+  const auto read = FromWire(out);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_TRUE(read->tables[0].spills);
+  wire::Plan wire;
+  ToWire(ClusterPlan{.memory_per_shard = int64_t{1} << 40,
+                     .spill_folder = "/disk"},
+         wire);
+  const auto plan = FromWire(wire);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->memory_per_shard, int64_t{1} << 40);
+  EXPECT_EQ(plan->spill_folder, "/disk");
+  wire.set_memory_per_shard(-1);
+  EXPECT_EQ(FromWire(wire).status().code(), StatusCode::kInvalidArgument);
+}
+
 TEST(WireTest, RulesThatCantBeAreInvalidArgumentNamingTheTable) {
   const std::vector<std::function<void(wire::RowRules&)>> damages = {
       [](wire::RowRules& rules) { rules.Clear(); },

@@ -57,6 +57,7 @@ Problem FindTableProblem(const JobSpec& job) {
   const FieldDescriptor* l2[] = {
       ModelSpec::descriptor()->FindFieldByName("l2_linear"),
       ModelSpec::descriptor()->FindFieldByName("l2_embedding")};
+  bool spills = false;
   for (const auto& [name, table] : job.tables()) {
     // A table has the penalty that is called after it.
     const std::vector<std::string> kinds =
@@ -76,9 +77,20 @@ Problem FindTableProblem(const JobSpec& job) {
                         "the first values are zero; set init to uniform or "
                         "normal, or leave the scale out"};
     }
+    spills = spills || table.tier() == "disk";
     if (Problem problem = CheckRowRules(table, key); problem.has_value()) {
       return problem;
     }
+  }
+  if (spills && job.cluster().memory_per_server() == 0) {
+    return JobProblem{"cluster.memory_per_server",
+                      "a table has tier disk, for its rows beyond this, so it "
+                      "can't be 0; give the bytes that a server may use"};
+  }
+  if (!spills && Says(job.cluster(), "spill_folder")) {
+    return JobProblem{"cluster.spill_folder",
+                      "no table has rows there; set tables.embedding.tier to "
+                      "disk, or leave it out"};
   }
   return std::nullopt;
 }

@@ -9,6 +9,7 @@
 #include "worker/job.h"
 #include "worker/job.pb.h"
 #include "worker/model.h"
+#include "worker/open_worker.h"
 
 namespace shoal::worker {
 namespace {
@@ -50,6 +51,37 @@ TEST(JobTablesTest, RulesThatDoNothingOrContradictAreRefused) {
     EXPECT_EQ(job.status().code(), StatusCode::kInvalidArgument) << set;
     EXPECT_THAT(job.status().message(), HasSubstr(error)) << set;
   }
+}
+
+TEST(JobTablesTest, DiskAndMemoryGoTogether) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"tables.linear.tier=disk"}, "cluster.memory_per_server: a table has"},
+      {{"cluster.spill_folder=/disk"}, "cluster.spill_folder: no table has"},
+      {{"tables.linear.tier=memory", "cluster.spill_folder=/disk",
+        "cluster.memory_per_server=1000000"},
+       "cluster.spill_folder: no table has"},
+      {{"tables.linear.tier=tape"}, "linear.tier: 'tape' is not known"},
+      {{"cluster.memory_per_server=-1"}, "memory_per_server: -1 is too small"},
+  };
+  for (const auto& [sets, error] : cases) {
+    const auto job = JobWithTables(sets);
+    EXPECT_EQ(job.status().code(), StatusCode::kInvalidArgument) << sets[0];
+    EXPECT_THAT(job.status().message(), HasSubstr(error)) << sets[0];
+  }
+  const auto job =
+      JobWithTables({"tables.linear.tier=disk", "cluster.spill_folder=/disk",
+                     "cluster.memory_per_server=9000000", "cluster.shards=3"});
+  ASSERT_TRUE(job.ok()) << job.status();
+  RecordSchema schema;
+  schema.categorical = {"origin"};
+  const auto model = BuildModel(**job, schema, 0.5);
+  ASSERT_TRUE(model.ok()) << model.status();
+  for (const ps::TableSpec& table : model->spec.tables) {
+    EXPECT_EQ(table.spills, table.name == "linear");
+  }
+  const ps::ClusterPlan plan = MakeClusterPlan(**job, model->spec);
+  EXPECT_EQ(plan.memory_per_shard, 3000000);
+  EXPECT_EQ(plan.spill_folder, "/disk");
 }
 
 TEST(JobTablesTest, RulesReachTheTablesOfTheModel) {

@@ -112,6 +112,7 @@ ps::TableSpec TableOf(const JobSpec& job, const graph::Feed& feed) {
                  .policy = eviction.policy() == "lfu"
                                ? ps::RowRules::Policy::kLfu
                                : ps::RowRules::Policy::kLru};
+  table.spills = spec.tier() == "disk";
   table.format = spec.format() == "bf16"  ? DType::kBF16
                  : spec.format() == "f16" ? DType::kF16
                                           : DType::kF32;

@@ -216,6 +216,9 @@ ps::ClusterPlan MakeClusterPlan(const JobSpec& job,
                             : job.cluster().collective(),
           .allreduce = {job.cluster().allreduce().begin(),
                         job.cluster().allreduce().end()},
+          .memory_per_shard =
+              job.cluster().memory_per_server() / job.cluster().shards(),
+          .spill_folder = job.cluster().spill_folder(),
           .global = GlobalOf(job.train())};
 }
 

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -121,6 +122,56 @@ TEST_F(ElasticTest, RefusesWhatCanNotBe) {
         }
       });
   EXPECT_NE(async.exit_code, 0);
+}
+
+// `shoal plan` says before a job starts what it will hold at its end.
+TEST_F(ElasticTest, PlanTellsTheRowsThatTrainingMakes) {
+  const Words cluster =
+      Sets({"cluster.servers=3", "cluster.replicas=2", "cluster.shards=2"});
+  Words plan = {Program(), "plan", Path("job.yaml")};
+  plan.insert(plan.end(), cluster.begin(), cluster.end());
+  const RunOutcome planned = RunProgram(plan);
+  ASSERT_EQ(planned.exit_code, 0) << planned.output;
+  ASSERT_EQ(Train("out", cluster).exit_code, 0);
+  const RunOutcome held =
+      RunProgram({Program(), "checkpoint", "diff", Path("out"), Path("out")});
+  int64_t of_tables = 0;
+  for (const std::string table : {"linear", "embedding"}) {
+    const std::string head = "table " + table + ": same (";
+    const size_t at = held.output.find(head);
+    ASSERT_NE(at, std::string::npos) << held.output;
+    const int64_t rows = std::stoll(held.output.substr(at + head.size()));
+    EXPECT_GT(rows, 100);
+    EXPECT_THAT(planned.output, HasSubstr("table " + table + ": " +
+                                          std::to_string(rows) + " rows of"));
+    of_tables += rows;
+  }
+  // Two replicas, on three servers of about the same size.
+  const size_t heading = planned.output.find("\nserver ");
+  ASSERT_NE(heading, std::string::npos);
+  std::istringstream lines(
+      planned.output.substr(planned.output.find('\n', heading + 1)));
+  int64_t of_servers = 0;
+  for (int server = 0; server < 3; ++server) {
+    int number = -1;
+    int64_t rows = 0;
+    std::string rest;
+    ASSERT_TRUE(lines >> number >> rows) << planned.output;
+    std::getline(lines, rest);
+    EXPECT_EQ(number, server);
+    EXPECT_NEAR(static_cast<double>(rows),
+                static_cast<double>(of_tables) * 2 / 3,
+                static_cast<double>(of_tables) / 10);
+    of_servers += rows;
+  }
+  EXPECT_EQ(of_servers, 2 * of_tables);
+}
+
+TEST_F(ElasticTest, PlanRefusesWhatTheJobWouldBeRefusedFor) {
+  const RunOutcome run = RunProgram(
+      {Program(), "plan", Path("job.yaml"), "--set", "data.files=[none.csv]"});
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_THAT(run.output, HasSubstr("none.csv"));
 }
 
 }  // namespace

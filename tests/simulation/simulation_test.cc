@@ -81,7 +81,7 @@ std::string SimulationTest::undisturbed_digest;
 TEST_F(SimulationTest, FaultsLeaveTheBitsOfTheUndisturbedRun) {
   const uint64_t seeds = NumberFromEnvironment(
       "SHOAL_SIMULATION_SEEDS",
-      std::getenv("SHOAL_NIGHTLY") == nullptr ? 200 / kShare : 10000);
+      std::getenv("SHOAL_NIGHTLY") == nullptr ? 600 / kShare : 10000);
   const uint64_t first =
       NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
   int64_t events = 0;
@@ -99,7 +99,7 @@ TEST_F(SimulationTest, FaultsLeaveTheBitsOfTheUndisturbedRun) {
 // slots have their replicas again.
 TEST_F(SimulationTest, LostServersLeaveTheBitsOfTheUndisturbedRun) {
   const uint64_t seeds =
-      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 120 / kShare);
+      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 400 / kShare);
   const uint64_t first =
       NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
   int crashed = 0;
@@ -120,7 +120,7 @@ TEST_F(SimulationTest, LostServersLeaveTheBitsOfTheUndisturbedRun) {
 // workers are, and another goes on from its file.
 TEST_F(SimulationTest, LostCoordinatorsLeaveTheBitsOfTheUndisturbedRun) {
   const uint64_t seeds =
-      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 120 / kShare);
+      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 400 / kShare);
   const uint64_t first =
       NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
   int crashed = 0;
@@ -145,7 +145,7 @@ TEST_F(SimulationTest, LostCoordinatorsLeaveTheBitsOfTheUndisturbedRun) {
 // wrong.
 TEST_F(SimulationTest, OtherNumbersOfMembersLeaveTheBitsOfTheUndisturbedRun) {
   const uint64_t seeds =
-      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 60 / kShare);
+      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 200 / kShare);
   const uint64_t first =
       NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
   int scaled = 0;
@@ -175,7 +175,7 @@ TEST_F(SimulationTest, OutsideSyncEveryPushIsAppliedOnce) {
   ASSERT_TRUE(calm.status.ok()) << calm.status;
   plan.faults = true;
   int crashed = 0;
-  for (plan.seed = 1; plan.seed <= 150 / kShare; ++plan.seed) {
+  for (plan.seed = 1; plan.seed <= 400 / kShare; ++plan.seed) {
     plan.replicas = 1 + static_cast<int>(plan.seed % 3);
     plan.server_crashes = plan.replicas > 1 ? 3 : 0;
     const RunResult result = RunJob(*job, plan);
@@ -184,7 +184,7 @@ TEST_F(SimulationTest, OutsideSyncEveryPushIsAppliedOnce) {
     ASSERT_EQ(result.digest, calm.digest) << "seed " << plan.seed;
     crashed += result.crashed;
   }
-  EXPECT_GT(static_cast<uint64_t>(crashed), 100 / kShare);
+  EXPECT_GT(static_cast<uint64_t>(crashed), 300 / kShare);
 }
 
 TEST_F(SimulationTest, OutsideSyncWorkersNeverWaitForEver) {

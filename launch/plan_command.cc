@@ -1,0 +1,214 @@
+#include "launch/plan_command.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <system_error>
+#include <unordered_set>
+#include <utility>
+
+#include "base/strcat.h"
+#include "ps/client.h"
+#include "ps/dense_layout.h"
+#include "ps/optimizer.h"
+#include "ps/route.h"
+#include "ps/slots.h"
+#include "ps/sparse_table.h"
+#include "worker/consistency.h"
+#include "worker/input/examples.h"
+#include "worker/input/prepare.h"
+#include "worker/job.h"
+#include "worker/job.pb.h"
+#include "worker/model.h"
+#include "worker/step_input.h"
+
+namespace shoal::launch {
+namespace {
+
+namespace fs = std::filesystem;
+
+// What a table takes beside ids, values and state: its index and what is free
+// in it (benchmarks/sparse_table.md, at rest).
+constexpr double kTableOverhead = 1.14;
+
+// Prepared data, gone with the command.
+class ScratchFolder {
+ public:
+  ScratchFolder()
+      : path_(fs::temp_directory_path() / StrCat("shoal-plan-", getpid())) {}
+  ~ScratchFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+  std::string path() const { return path_.string(); }
+
+ private:
+  fs::path path_;
+};
+
+// As the coordinator's first route has them.
+ps::RouteTable FirstRoute(const worker::ClusterSpec& cluster) {
+  std::vector<ps::ShardPlace> places;
+  for (int server = 0; server < cluster.servers(); ++server) {
+    for (int shard = 0; shard < cluster.shards(); ++shard) {
+      places.push_back(
+          {.shard = server * cluster.shards() + shard, .server = server});
+    }
+  }
+  ps::RouteTable route;
+  route.slot_bits = ps::SlotBitsFor(static_cast<int>(places.size()));
+  route.shards.resize(places.size());
+  route.SetChains(
+      ps::FirstChains(route.num_slots(), places, cluster.replicas()));
+  return route;
+}
+
+// The distinct ids that training looks up in each group of tables, by slot.
+StatusOr<std::vector<std::vector<int64_t>>> CountIds(
+    const worker::JobSpec& job, const worker::PreparedData& data,
+    const worker::ModelGraph& model, const ps::RouteTable& route) {
+  SHOAL_ASSIGN_OR_RETURN(
+      worker::Examples train,
+      worker::Examples::Open(data.train.path, data.train.rows));
+  worker::StepSource source({.train = std::move(train),
+                             .seed = job.seed(),
+                             .shuffle = false,
+                             .batch_size = job.train().batch_size(),
+                             .groups = model.groups});
+  const auto heads = ps::SlotHeads::Of(route);
+  std::vector<std::unordered_set<uint64_t>> seen(model.groups.size());
+  std::vector<std::vector<int64_t>> counts(
+      model.groups.size(),
+      std::vector<int64_t>(static_cast<size_t>(route.num_slots())));
+  worker::StepInput input;
+  for (int64_t step = 0; step < source.steps_per_epoch(); ++step) {
+    SHOAL_RETURN_IF_ERROR(source.FillTrain(step, heads, input));
+    for (size_t g = 0; g < counts.size(); ++g) {
+      for (const uint64_t id : input.groups[g].ids) {
+        if (seen[g].insert(id).second) {
+          ++counts[g][static_cast<size_t>(
+              ps::SlotOfHash(ps::IdHash(id), route.slot_bits))];
+        }
+      }
+    }
+  }
+  return counts;
+}
+
+std::string Mebibytes(double bytes) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.1f MiB", bytes / (1 << 20));
+  return text;
+}
+
+}  // namespace
+
+Status RunPlan(const std::string& job_path,
+               const std::vector<std::string>& overrides) {
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<worker::JobSpec> job,
+                         worker::LoadJob(job_path, overrides));
+  const ScratchFolder scratch;
+  const auto threads =
+      static_cast<int>(std::max<long>(1, sysconf(_SC_NPROCESSORS_ONLN)));
+  SHOAL_ASSIGN_OR_RETURN(
+      const worker::PreparedData data,
+      worker::Prepare(*job, scratch.path(), nullptr, threads));
+  SHOAL_ASSIGN_OR_RETURN(
+      const worker::ModelGraph model,
+      worker::BuildModel(*job, data.schema, data.label_mean));
+  const worker::ClusterSpec& cluster = job->cluster();
+  const ps::RouteTable route = FirstRoute(cluster);
+  SHOAL_ASSIGN_OR_RETURN(const auto counts, CountIds(*job, data, model, route));
+  const bool on_workers = worker::ChooseConsistency(*job, model.spec).dense !=
+                          ps::DensePlace::kShards;
+
+  std::printf(
+      "%s: %lld training examples; %d server%s of %d shard%s, %lld "
+      "slots with %d replica%s each\n",
+      job->name().c_str(), static_cast<long long>(data.train.num_rows),
+      cluster.servers(), cluster.servers() == 1 ? "" : "s", cluster.shards(),
+      cluster.shards() == 1 ? "" : "s",
+      static_cast<long long>(route.num_slots()), cluster.replicas(),
+      cluster.replicas() == 1 ? "" : "s");
+
+  // Tables: the same ids in all of a group.
+  SHOAL_ASSIGN_OR_RETURN(const auto tables,
+                         ps::MakeTables(model.spec, route.slot_bits));
+  std::vector<double> slot_bytes(static_cast<size_t>(route.num_slots()));
+  std::vector<int64_t> slot_rows(slot_bytes.size());
+  bool rules = false;
+  for (size_t g = 0; g < counts.size(); ++g) {
+    for (const int index : model.spec.groups[g]) {
+      const ps::SparseTable& table = *tables[static_cast<size_t>(index)];
+      const int64_t row_bytes =
+          8 + table.value_bytes() + table.state_floats() * 4;
+      int64_t rows = 0;
+      for (size_t slot = 0; slot < slot_bytes.size(); ++slot) {
+        rows += counts[g][slot];
+        slot_rows[slot] += counts[g][slot];
+        slot_bytes[slot] +=
+            static_cast<double>(counts[g][slot] * row_bytes) * kTableOverhead;
+      }
+      const ps::RowRules& kept =
+          model.spec.tables[static_cast<size_t>(index)].rules;
+      const bool fewer = kept.counts() || kept.evicts() || kept.probability < 1;
+      rules = rules || fewer;
+      std::printf("table %s: %s%lld rows of %lld bytes (%lld of values)\n",
+                  table.name().c_str(), fewer ? "at most " : "",
+                  static_cast<long long>(rows),
+                  static_cast<long long>(row_bytes),
+                  static_cast<long long>(table.value_bytes()));
+    }
+  }
+
+  // Dense variables, by whoever holds them.
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<ps::Optimizer> optimizer,
+                         ps::CreateOptimizer(model.spec.dense_optimizer));
+  const ps::DenseLayout layout(model.spec);
+  const auto dense_bytes = [&](const std::function<bool(int64_t)>& has_slot,
+                               bool held_by_workers) {
+    int64_t bytes = 0;
+    for (const ps::DenseChunk& chunk :
+         layout.PortionOf(route.slot_bits, held_by_workers, has_slot).chunks) {
+      bytes += 4 * (chunk.count + optimizer->StateFloats(chunk.count));
+    }
+    return bytes;
+  };
+  const int64_t all_dense = dense_bytes([](int64_t) { return true; }, false);
+  std::printf("dense variables: %s with the optimizer's state, on the %s\n",
+              Mebibytes(static_cast<double>(all_dense)).c_str(),
+              on_workers ? "workers, each of which has them" : "servers");
+
+  std::printf("%-10s %12s %14s %14s\n", "server", "rows", "tables", "dense");
+  for (int server = 0; server < cluster.servers(); ++server) {
+    const auto holds = [&](int64_t slot) {
+      const ps::Chain& chain = route.ChainOf(slot);
+      return std::any_of(
+          chain.members.begin(), chain.members.end(),
+          [&](int shard) { return shard / cluster.shards() == server; });
+    };
+    int64_t rows = 0;
+    double bytes = 0;
+    for (int64_t slot = 0; slot < route.num_slots(); ++slot) {
+      if (holds(slot)) {
+        rows += slot_rows[static_cast<size_t>(slot)];
+        bytes += slot_bytes[static_cast<size_t>(slot)];
+      }
+    }
+    std::printf(
+        "%-10d %12lld %14s %14s\n", server, static_cast<long long>(rows),
+        Mebibytes(bytes).c_str(),
+        Mebibytes(static_cast<double>(dense_bytes(holds, on_workers))).c_str());
+  }
+  std::printf("Not counted: the program itself, messages under way%s.\n",
+              rules ? "; what admission and eviction keep out" : "");
+  return OkStatus();
+}
+
+}  // namespace shoal::launch
