@@ -142,6 +142,10 @@ Status RunStatus(const JobAddress& job) {
       Ask(job, ps::Method::kStatus, ps::wire::AskStatus(), status));
   std::printf("step %lld of %lld\n", static_cast<long long>(status.step()),
               static_cast<long long>(status.total_steps()));
+  if (status.has_loss_scale()) {
+    std::printf("loss scale %g, %lld steps skipped\n", status.loss_scale(),
+                static_cast<long long>(status.steps_skipped()));
+  }
   std::printf(
       "%lld slots with %d replica%s each: %lld lack some, %lld are "
       "being copied (route version %llu)\n",

@@ -349,6 +349,7 @@ ps::Coordinator::Options JobRun::CoordinatorOptions() {
   }
   options.restore_folder = out_->Spelled(restored_.folder);
   options.restore_step = restored_.step;
+  options.restore_global_phase = restored_.global_phase;
   options.observer = this;
   return options;
 }

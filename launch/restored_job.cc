@@ -5,6 +5,7 @@
 
 #include "base/strcat.h"
 #include "ps/checkpoint_format.h"
+#include "ps/coordinator.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
 #include "worker/model.h"
@@ -84,6 +85,10 @@ StatusOr<RestoredJob> OpenCheckpoint(Storage& storage, const std::string& path,
   if (const auto text = manifest.texts.find(kEarlyStopping);
       text != manifest.texts.end()) {
     restored.early_stopping = text->second;
+  }
+  if (const auto text = manifest.texts.find(ps::kGlobalPhaseText);
+      text != manifest.texts.end()) {
+    restored.global_phase = text->second;
   }
   return restored;
 }

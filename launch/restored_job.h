@@ -26,6 +26,7 @@ struct RestoredJob {
   std::optional<worker::FittedTransforms> fitted;
   std::optional<worker::RecordSchema> schema;
   std::string early_stopping;  // of EarlyStopping::ToJson()
+  std::string global_phase;    // see ps::kGlobalPhaseText
 
   // Errors: kFailedPrecondition (the data has other features than the model
   // was trained on).

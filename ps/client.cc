@@ -136,6 +136,7 @@ void Client::Pull(const PullRequest& request, Done done) {
   }
   operation.rows.assign(request.rows.begin(), request.rows.end());
   operation.dense = request.dense;
+  operation.loss_scale = request.loss_scale;
   operation.owner = request.owner;
   operation.done = std::move(done);
   Start(id);
@@ -153,6 +154,7 @@ void Client::Push(const PushRequest& request, Done done) {
     operation.groups.push_back(&group);
   }
   operation.pieces.assign(request.pieces.begin(), request.pieces.end());
+  operation.computed_from = request.computed_from;
   for (PushPiece& piece : operation.pieces) {
     operation.piece_rows.emplace_back(piece.rows.begin(), piece.rows.end());
     piece.rows = operation.piece_rows.back();
@@ -242,6 +244,17 @@ Buffer Client::GradientFrame(const Operation& operation, size_t group,
   return frame;
 }
 
+Buffer Client::DenseFrame(size_t shard, const float* values) const {
+  Buffer frame = Buffer::Allocate(headed_[shard].dense_elements * 4);
+  std::byte* to = frame.data();
+  for (const DenseChunk& chunk : headed_[shard].chunks) {
+    const size_t bytes = static_cast<size_t>(chunk.count) * 4;
+    std::memcpy(to, values + chunk.offset, bytes);
+    to += bytes;
+  }
+  return frame;
+}
+
 uint64_t Client::Acknowledged() const {
   uint64_t before = next_sequence_;
   for (const auto& [id, operation] : operations_) {
@@ -298,14 +311,10 @@ void Client::StartPush(uint64_t id, Operation& operation) {
                                          model_.tables[t].dim));
         }
       }
-      Buffer dense = Buffer::Allocate(headed_[s].dense_elements * 4);
-      std::byte* to = dense.data();
-      for (const DenseChunk& chunk : headed_[s].chunks) {
-        const size_t bytes = static_cast<size_t>(chunk.count) * 4;
-        std::memcpy(to, piece.dense + chunk.offset, bytes);
-        to += bytes;
+      frames.push_back(DenseFrame(s, piece.dense));
+      if (model_.pushes_values()) {
+        frames.push_back(DenseFrame(s, operation.computed_from));
       }
-      frames.push_back(std::move(dense));
     }
     Call(id, s, Method::kPush,
          StrCat("the acknowledgement of step ", operation.step),
@@ -361,6 +370,9 @@ void Client::OnReply(uint64_t id, size_t shard,
   if (status.ok() && operation.status.ok() && !operation.is_push) {
     SHOAL_TRACE("take rows", operation.step);
     status = TakeRows(*reply, shard, operation);
+    if (operation.loss_scale != nullptr) {
+      *operation.loss_scale = pull.loss_scale();  // All say the same.
+    }
   }
   Arrived(id, status.WithPrefix(where));
 }

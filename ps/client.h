@@ -81,6 +81,7 @@ class Client {
     // Per table [rows of its group, dim] f32, written.
     std::span<float* const> rows;
     float* dense = nullptr;  // DenseLayout::size() floats, written; null: none
+    double* loss_scale = nullptr;  // of the step, written; null: none
     std::shared_ptr<const void> owner;
   };
 
@@ -94,6 +95,9 @@ class Client {
     double learning_rate_factor = 1;  // outside sync
     std::span<const GroupIds> groups;
     std::span<const PushPiece> pieces;
+    // What was pulled for the step, as in PullRequest; read where delays are
+    // compensated.
+    const float* computed_from = nullptr;
     std::shared_ptr<const void> owner;
   };
 
@@ -124,10 +128,12 @@ class Client {
     bool is_push = false;
     int64_t step = 0;
     std::vector<const GroupIds*> groups;
-    std::vector<float*> rows;  // pull
-    float* dense = nullptr;    // pull
+    std::vector<float*> rows;      // pull
+    float* dense = nullptr;        // pull
+    double* loss_scale = nullptr;  // pull
     std::vector<PushPiece> pieces;
     std::vector<std::vector<const float*>> piece_rows;
+    const float* computed_from = nullptr;  // push
     double learning_rate_factor = 1;
     uint64_t sequence = 0;
     std::shared_ptr<const void> owner;
@@ -147,6 +153,8 @@ class Client {
   uint64_t Acknowledged() const;
   // Of rows [begin, end) of a group, as they travel.
   Buffer IdsFrame(const Operation& operation, size_t group, size_t shard) const;
+  // The chunks of a shard, of what is laid out as DenseLayout has it.
+  Buffer DenseFrame(size_t shard, const float* values) const;
   Buffer GradientFrame(const Operation& operation, size_t group, size_t shard,
                        const float* gradients, int64_t dim) const;
   void Call(uint64_t id, size_t shard, Method method, std::string what,

@@ -25,6 +25,16 @@ Coordinator::Coordinator(Options options) : options_(std::move(options)) {
   if (options_.plan.dense_on_workers()) {
     options_.replace_within = Duration::zero();  // A collective has no spares.
   }
+  StatusOr<std::unique_ptr<GlobalPhase>> phase =
+      GlobalPhase::Create(options_.model, options_.plan);
+  called_off_ = phase.status();
+  if (phase.ok()) {
+    phase_ = *std::move(phase);
+    if (!options_.restore_global_phase.empty()) {
+      called_off_ = phase_->Restore(options_.restore_global_phase)
+                        .WithPrefix(options_.restore_folder);
+    }
+  }
 }
 
 Coordinator::~Coordinator() = default;
@@ -34,15 +44,20 @@ void Coordinator::OnStart(comm::NodeContext& context) {
   caller_.emplace(context);
   state_.emplace(context, options_.state_file,
                  [this](const Status& why) { Abort(why); });
-  saver_.emplace(context, *caller_,
-                 CheckpointSaver::Options{
-                     .parent = options_.checkpoint_folder,
-                     .kept = options_.checkpoints_kept,
-                     .texts = [this] {
-                       return options_.observer == nullptr
-                                  ? std::map<std::string, std::string>()
-                                  : options_.observer->CheckpointTexts();
-                     }});
+  saver_.emplace(
+      context, *caller_,
+      CheckpointSaver::Options{.parent = options_.checkpoint_folder,
+                               .kept = options_.checkpoints_kept,
+                               .texts = [this] {
+                                 std::map<std::string, std::string> texts;
+                                 if (options_.observer != nullptr) {
+                                   texts = options_.observer->CheckpointTexts();
+                                 }
+                                 if (phase_->scales_losses()) {
+                                   texts[kGlobalPhaseText] = phase_->ToText();
+                                 }
+                                 return texts;
+                               }});
   if (!called_off_.ok()) {
     Abort(called_off_);
     return;
@@ -332,6 +347,9 @@ void Coordinator::AnswerJoin(const WaitingMessage& waiting) {
   reply.set_job_text(options_.job_text);
   reply.set_restores(!options_.restore_folder.empty() && !started_);
   reply.set_step(committed_);
+  StepDecision last = last_commit_;
+  last.next_loss_scale = phase_->loss_scale();
+  ToWire(last, *reply.mutable_last());
   ToWire(route_, *reply.mutable_route());
   ToWire(options_.model, *reply.mutable_model());
   ToWire(options_.plan, *reply.mutable_plan());
@@ -630,112 +648,6 @@ void Coordinator::FinishShards() {
                        End(OkStatus());
                      }
                    });
-  }
-}
-
-// --- Steps and clocks ------------------------------------------------------
-
-void Coordinator::OnPrepared(comm::EndpointId from, comm::Message message) {
-  wire::Prepared prepared;
-  Status status = Decode(message, prepared);
-  if (status.ok() && (members_.at(from).is_worker || prepared.step() < 0)) {
-    // A worker must not stand in for the shard that is still missing.
-    status = InvalidArgumentError(StrCat("prepared step ", prepared.step(),
-                                         " by ", members_.at(from).name));
-  } else if (status.ok() && prepared.step() > committed_) {
-    status = InternalError(StrCat("prepared step ", prepared.step(),
-                                  ", but the job is at ", committed_));
-  }
-  if (!status.ok()) {
-    Reply(from, MakeErrorReply(message, status));
-    return;
-  }
-  WaitingMessage waiting{from, std::move(message)};
-  if (prepared.step() < committed_) {
-    ReplyCommit(waiting, prepared.step());  // Its first reply was lost.
-    return;
-  }
-  if (prepared.version() != route_.version) {
-    Reply(from,
-          MakeErrorReply(waiting.message,
-                         UnavailableError("a newer route is on its way")));
-    return;
-  }
-  prepared_.insert_or_assign(from, std::move(waiting));
-  MaybeCommit();
-}
-
-void Coordinator::MaybeCommit() {
-  const auto is_prepared = [this](const auto& shard) {
-    return !shard.has_value() || prepared_.contains(*shard);
-  };
-  if (cut_ == cut_sent_ && cuts_.empty() && !prepared_.empty() &&
-      std::all_of(shards_.begin(), shards_.end(), is_prepared)) {
-    Commit();
-  }
-}
-
-void Coordinator::Commit() {
-  const int64_t step = committed_++;
-  for (const auto& [shard, waiting] : prepared_) {
-    ReplyCommit(waiting, step);
-  }
-  prepared_.clear();
-}
-
-void Coordinator::ReplyCommit(const WaitingMessage& waiting, int64_t step) {
-  wire::Commit commit;
-  commit.set_step(step);
-  commit.set_learning_rate_factor(options_.train.LearningRateFactor(step));
-  Reply(waiting.from, MakeReply(waiting.message, {Encode(commit)}));
-}
-
-// Where steps are dealt in turn: step s is the worker's whose index is s modulo
-// their number.
-int64_t Coordinator::ClockAt(size_t worker, int64_t step) const {
-  const int64_t n = options_.num_workers;
-  return (step - static_cast<int64_t>(worker) + n - 1) / n;
-}
-
-int64_t Coordinator::MinimumClock() const {
-  int64_t minimum = workers_.front().clock;
-  for (const WorkerState& worker : workers_) {
-    minimum = std::min(minimum, worker.clock);
-  }
-  return minimum;
-}
-
-void Coordinator::OnClock(comm::EndpointId from, comm::Message message) {
-  const Member& member = members_.at(from);
-  wire::Clock clock;
-  const Status status = Decode(message, clock);
-  if (!status.ok() || !member.is_worker) {
-    Reply(from, MakeErrorReply(message, status.ok() ? InvalidArgumentError(
-                                                          "only workers have "
-                                                          "clocks")
-                                                    : status));
-    return;
-  }
-  WorkerState& state = workers_[static_cast<size_t>(member.index)];
-  state.clock = std::max(state.clock, clock.clock());
-  // A newer report takes the place of one that waits.
-  state.clock_wanted = 0;
-  AnswerClocks();
-  state.clock_wanted = clock.wait_for();
-  state.awaiting_clock = WaitingMessage{from, std::move(message)};
-  AnswerClocks();
-}
-
-void Coordinator::AnswerClocks() {
-  const int64_t minimum = MinimumClock();
-  for (WorkerState& worker : workers_) {
-    if (worker.awaiting_clock.has_value() && worker.clock_wanted <= minimum) {
-      const WaitingMessage waiting =
-          *std::exchange(worker.awaiting_clock, std::nullopt);
-      wire::ClockReply reply;
-      reply.set_minimum(minimum);
-      Reply(waiting.from, MakeReply(waiting.message, {Encode(reply)}));
-    }
   }
 }
 

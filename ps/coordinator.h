@@ -3,7 +3,7 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -15,6 +15,7 @@
 #include "ps/caller.h"
 #include "ps/checkpoint_saver.h"
 #include "ps/durable_state.h"
+#include "ps/global_phase.h"
 #include "ps/job_observer.h"
 #include "ps/model_spec.h"
 #include "ps/route.h"
@@ -23,6 +24,7 @@
 namespace shoal::ps {
 
 namespace wire {
+class Commit;
 class CoordinatorState;
 }  // namespace wire
 
@@ -50,6 +52,8 @@ class Coordinator : public comm::Node {
     int checkpoints_kept = 3;
     std::string restore_folder;  // a `step-N` folder to start from, or empty
     int64_t restore_step = 0;
+    // Of that checkpoint's text kGlobalPhaseText; empty: it has none.
+    std::string restore_global_phase;
     // How long members may take to join, and how long a job waits for another
     // worker in place of one that was lost; zero ends the job at once, as it
     // ends where workers hold the dense variables.
@@ -119,6 +123,10 @@ class Coordinator : public comm::Node {
     comm::EndpointId from;
     comm::Message message;
   };
+  struct PreparedShard {
+    WaitingMessage waiting;
+    StepNorms norms;
+  };
   // What one worker has done.
   struct WorkerState {
     std::optional<comm::EndpointId> endpoint;
@@ -149,6 +157,9 @@ class Coordinator : public comm::Node {
   uint64_t HashOfJob() const;
   void AskMembers();
   void OnMemberFound(comm::EndpointId id, const StatusOr<comm::Message>& reply);
+  // Of a shard at `step`.
+  void TakeLastCommit(int64_t step, const wire::Commit& last);
+  Status CheckLastCommit();
   // Does not wait for its answer any more.
   void GiveUp(comm::EndpointId id, const Status& why);
   void OnJoinMeanwhile(comm::EndpointId from);
@@ -187,7 +198,7 @@ class Coordinator : public comm::Node {
   void OnPrepared(comm::EndpointId from, comm::Message message);
   void MaybeCommit();
   void Commit();
-  void ReplyCommit(const WaitingMessage& waiting, int64_t step);
+  void ReplyCommit(const WaitingMessage& waiting);
   void OnClock(comm::EndpointId from, comm::Message message);
   void AnswerClocks();
   // The steps before `step` that are the worker's own.
@@ -273,10 +284,14 @@ class Coordinator : public comm::Node {
   comm::TimerId watch_timer_ = comm::TimerId::kNone;
 
   CurrentOrder order_;
-  int64_t position_ = 0;   // steps done at the last boundary
-  int64_t committed_ = 0;  // sync: steps committed
+  int64_t position_ = 0;                  // steps done at the last boundary
+  int64_t committed_ = 0;                 // sync: steps committed
+  StepDecision last_commit_{.step = -1};  // the last of them
+  // While recovering: the least step that a shard is at.
+  std::optional<int64_t> shard_step_min_;
+  std::unique_ptr<GlobalPhase> phase_;  // null: called_off_ says why
   bool stop_early_ = false;
-  std::unordered_map<comm::EndpointId, WaitingMessage> prepared_;
+  std::unordered_map<comm::EndpointId, PreparedShard> prepared_;
   int64_t calls_under_way_ = 0;
 };
 

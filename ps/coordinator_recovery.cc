@@ -193,6 +193,11 @@ void Coordinator::OnMemberFound(comm::EndpointId id,
         "did not answer the coordinator, which was started again");
   } else if (options_.plan.mode == Mode::kSync) {
     committed_ = std::max(committed_, found.step());
+    if (!member.is_worker) {
+      shard_step_min_ =
+          std::min(shard_step_min_.value_or(found.step()), found.step());
+      TakeLastCommit(found.step(), found.last());
+    }
   } else if (member.is_worker && !member.leaves) {
     const auto worker = static_cast<size_t>(member.index);
     workers_[worker].clock =
@@ -201,6 +206,33 @@ void Coordinator::OnMemberFound(comm::EndpointId id,
   if (recoveries_.empty() && !ending_) {
     FinishRecovery();
   }
+}
+
+void Coordinator::TakeLastCommit(int64_t step, const wire::Commit& last) {
+  const StatusOr<StepDecision> decision = FromWire(last);
+  if (decision.ok() && decision->step == step - 1 &&
+      decision->step > last_commit_.step) {
+    last_commit_ = *decision;
+    phase_->Resume(*decision);
+  }
+}
+
+// Of who is a step behind, which has yet to apply it.
+Status Coordinator::CheckLastCommit() {
+  if (last_commit_.step == committed_ - 1 || committed_ == 0) {
+    return OkStatus();
+  }
+  if (!phase_->needs_norms()) {
+    last_commit_ = {.step = committed_ - 1,
+                    .learning_rate_factor =
+                        options_.train.LearningRateFactor(committed_ - 1)};
+  } else if (shard_step_min_.value_or(committed_) < committed_) {
+    return DataLossError(
+        StrCat("what was decided of all gradients of step ", committed_ - 1,
+               " was lost with the coordinator and the shards that had heard "
+               "of it; start the job from its last checkpoint"));
+  }
+  return OkStatus();
 }
 
 void Coordinator::GiveUp(comm::EndpointId id, const Status& why) {
@@ -230,8 +262,11 @@ void Coordinator::FinishRecovery() {
     member.suspect_since = context_->Now();
   }
   const bool all_done = order_.kind == OrderKind::kStop && order_.number > 0;
-  if (const Status found = started_ && !all_done ? CheckFound() : OkStatus();
-      !found.ok()) {
+  Status found = started_ && !all_done ? CheckFound() : OkStatus();
+  if (found.ok() && options_.plan.mode == Mode::kSync) {
+    found = CheckLastCommit();
+  }
+  if (!found.ok()) {
     Abort(found);
     return;
   }

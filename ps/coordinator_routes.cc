@@ -129,10 +129,7 @@ void Coordinator::SendRoute() {
   wire::RouteChange change;
   ToWire(route_, *change.mutable_route());
   change.set_committed(committed_);
-  if (committed_ > 0) {
-    change.set_learning_rate_factor(
-        options_.train.LearningRateFactor(committed_ - 1));
-  }
+  ToWire(last_commit_, *change.mutable_last());
   const Buffer frame = Encode(change);
   for (const auto& [id, member] : members_) {
     // One that does not answer is seen by Watch().

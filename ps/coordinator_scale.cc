@@ -170,6 +170,10 @@ void Coordinator::OnStatus(comm::EndpointId from,
   wire::ClusterStatus status;
   status.set_step(options_.plan.mode == Mode::kSync ? committed_ : position_);
   status.set_total_steps(options_.train.total_steps);
+  if (phase_->scales_losses()) {
+    status.set_loss_scale(phase_->loss_scale());
+    status.set_steps_skipped(phase_->steps_skipped());
+  }
   status.set_version(route_.version);
   status.set_slots(all_joined_ ? route_.num_slots() : 0);
   status.set_replicas(options_.replicas);

@@ -751,6 +751,69 @@ TEST_F(CoordinatorTest, PreparedThatMakesNoSenseIsRefusedAndDoesNotCount) {
 
 // --- Clocks ----------------------------------------------------------------
 
+TEST_F(CoordinatorTest, CommitSaysWhatTheNormsOfAllShardsSay) {
+  options_.plan.global = {.clip_norm = 1,
+                          .loss_scale = 2,
+                          .dynamic_scale = true,
+                          .growth_interval = 1};
+  StartAndJoin();
+  const auto prepared = [this](int shard, int64_t step, double square,
+                               bool finite = true) {
+    StepNorms norms = {.finite = finite};
+    norms.gradients.Add(square);
+    wire::Prepared prepared;
+    prepared.set_step(step);
+    prepared.set_version(1);
+    ToWire(norms, *prepared.mutable_norms());
+    return Ask(Shard(shard), Method::kPrepared, prepared);
+  };
+  EXPECT_EQ(ErrorReplyTo(Prepared(Shard(0), 0)).code(), StatusCode::kInternal)
+      << "without norms";
+  // |2 g|^2 = 64, so that |g| = 4.
+  const uint64_t first = prepared(0, 0, 60);
+  const uint64_t second = prepared(1, 0, 4);
+  for (const uint64_t request : {first, second}) {
+    const auto commit = GoodReplyTo<wire::Commit>(request);
+    EXPECT_FALSE(commit.skip());
+    EXPECT_EQ(commit.gradient_scale(), 0.125);
+    EXPECT_EQ(commit.next_loss_scale(), 4);
+  }
+  // Asked again after a lost reply, it is the same, and decided once.
+  EXPECT_EQ(GoodReplyTo<wire::Commit>(prepared(1, 0, 4)).SerializeAsString(),
+            GoodReplyTo<wire::Commit>(first).SerializeAsString());
+  const uint64_t other = prepared(1, 1, 0);
+  const uint64_t not_finite = prepared(0, 1, 0, false);
+  for (const uint64_t request : {other, not_finite}) {
+    const auto commit = GoodReplyTo<wire::Commit>(request);
+    EXPECT_TRUE(commit.skip());
+    EXPECT_EQ(commit.next_loss_scale(), 2);
+  }
+  const auto status = GoodReplyTo<wire::ClusterStatus>(
+      Ask(kStranger, Method::kStatus, wire::AskStatus()));
+  EXPECT_EQ(status.loss_scale(), 2);
+  EXPECT_EQ(status.steps_skipped(), 1);
+  // Nobody has prepared step 0 any more.
+  EXPECT_EQ(ErrorReplyTo(prepared(0, 0, 60)).code(), StatusCode::kInternal);
+}
+
+TEST_F(CoordinatorTest, NormsThatNobodyAskedForAreRefused) {
+  StartAndJoin();
+  wire::Prepared prepared;
+  prepared.set_step(0);
+  prepared.set_version(1);
+  prepared.mutable_norms();
+  EXPECT_EQ(ErrorReplyTo(Ask(Shard(0), Method::kPrepared, prepared)).code(),
+            StatusCode::kInternal);
+}
+
+TEST_F(CoordinatorTest, WhatNeedsAllGradientsIsRefusedOutsideSync) {
+  options_.plan.mode = Mode::kAsync;
+  options_.plan.global.clip_norm = 1;
+  Start();
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_EQ(context_.stopped->code(), StatusCode::kInvalidArgument);
+}
+
 TEST_F(CoordinatorTest, ClockIsAnsweredWhenTheSlowestIsThere) {
   options_.plan = {.mode = Mode::kBounded, .staleness = 2};
   StartAndJoin();
@@ -1100,6 +1163,25 @@ TEST_F(CoordinatorSaveTest, ManifestComesAfterAllParts) {
   EXPECT_EQ(GoodReplyTo<wire::Order>(early).kind(), wire::Order::STOP);
 }
 
+TEST_F(CoordinatorSaveTest, LossScaleIsPartOfTheCheckpoint) {
+  options_.plan.global = {.loss_scale = 64, .dynamic_scale = true};
+  options_.restore_global_phase =
+      R"({"loss_scale":16,"good_steps":3,"steps_skipped":2,)"
+      R"("skipped_in_turn":0})";
+  Train();
+  SaveAndAnswer(0);
+  SaveAndAnswer(1);
+  context_.RunStorage();
+  const StatusOr<Manifest> manifest =
+      ReadManifest(context_.storage, "out/step-10");
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  const std::string text = manifest->texts.at(kGlobalPhaseText);
+  for (const char* part :
+       {"16.0", R"("good_steps":3)", R"("steps_skipped":2)"}) {
+    EXPECT_THAT(text, HasSubstr(part));
+  }
+}
+
 TEST_F(CoordinatorSaveTest, JobThatEndsEarlyIsSavedAndNoOtherBoundaryIs) {
   options_.train.has_test = true;
   options_.train.eval_every_steps = 2;
@@ -1195,6 +1277,7 @@ class RestartTest : public CoordinatorTest {
   // As kill -9 and another start.
   void Restart() {
     coordinator_.reset();
+    context_.ForgetNode();
     context_.sent.clear();
     context_.stopped.reset();
     Start();

@@ -1,6 +1,7 @@
 #include "ps/dense_store.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -91,30 +92,62 @@ Buffer DenseStore::Copy(std::span<const DenseChunk> chunks) const {
 
 void DenseStore::Apply(std::span<const DenseChunk> chunks,
                        std::span<const float> gradients,
-                       double learning_rate_factor) {
+                       double learning_rate_factor,
+                       std::span<const double> trust_ratios,
+                       std::span<const float> computed_from) {
   const float* from = gradients.data();
   for (const DenseChunk& chunk : chunks) {
-    ApplyChunk(Find(chunk), from, learning_rate_factor);
+    ApplyChunk(Find(chunk), from, learning_rate_factor,
+               trust_ratios.empty()
+                   ? 1
+                   : trust_ratios[static_cast<size_t>(chunk.variable)],
+               computed_from.empty()
+                   ? nullptr
+                   : computed_from.data() + (from - gradients.data()));
     from += chunk.count;
   }
   SHOAL_CHECK(from == gradients.data() + gradients.size());
 }
 
+bool DenseStore::AddNorms(std::span<const DenseChunk> chunks,
+                          std::span<const float> gradients,
+                          std::span<LayerSums> sums) const {
+  bool finite = true;
+  const float* from = gradients.data();
+  for (const DenseChunk& chunk : chunks) {
+    const RowNorms norms = optimizer_->norm_phase()->Norms(
+        rows_[Find(chunk)].data(), from, chunk.count);
+    if (std::isfinite(norms.values) && std::isfinite(norms.updates)) {
+      LayerSums& layer = sums[static_cast<size_t>(chunk.variable)];
+      layer.values.Add(norms.values);
+      layer.updates.Add(norms.updates);
+    } else {
+      finite = false;
+    }
+    from += chunk.count;
+  }
+  SHOAL_CHECK(from == gradients.data() + gradients.size());
+  return finite;
+}
+
 void DenseStore::ApplyFlat(const float* gradients,
                            double learning_rate_factor) {
   for (size_t c = 0; c < chunks_.size(); ++c) {
-    ApplyChunk(c, gradients + chunks_[c].offset, learning_rate_factor);
+    ApplyChunk(c, gradients + chunks_[c].offset, learning_rate_factor, 1,
+               nullptr);
   }
 }
 
-void DenseStore::ApplyChunk(size_t chunk, const float* gradients,
-                            double factor) {
+void DenseStore::ApplyChunk(size_t chunk, const float* gradients, double factor,
+                            double trust_ratio, const float* computed_from) {
   float* row = rows_[chunk].data();
   optimizer_->Apply({.rows = &row,
                      .gradients = gradients,
                      .num_rows = 1,
                      .dim = chunks_[chunk].count,
-                     .learning_rate_factor = factor});
+                     .learning_rate_factor = factor,
+                     .trust_ratio = trust_ratio,
+                     .computed_from = computed_from});
 }
 
 void DenseStore::CopyFlat(float* values) const {

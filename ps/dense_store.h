@@ -10,6 +10,7 @@
 #include "base/buffer.h"
 #include "base/status.h"
 #include "ps/dense_layout.h"
+#include "ps/global_phase.h"
 #include "ps/model_spec.h"
 #include "ps/optimizer.h"
 
@@ -43,9 +44,22 @@ class DenseStore {
   // A copy of the values of `chunks`, one after another.
   Buffer Copy(std::span<const DenseChunk> chunks) const;
 
-  // `gradients` has those of `chunks`, one after another.
+  // `gradients` has those of `chunks`, one after another, and `computed_from`
+  // the values that they are of, as many or none: those of now. `trust_ratios`
+  // are by variable, see NormPhase; none: 1.
   void Apply(std::span<const DenseChunk> chunks,
-             std::span<const float> gradients, double learning_rate_factor);
+             std::span<const float> gradients, double learning_rate_factor,
+             std::span<const double> trust_ratios = {},
+             std::span<const float> computed_from = {});
+
+  // The optimizer needs to know of whole variables before Apply().
+  bool needs_norms() const { return optimizer_->norm_phase() != nullptr; }
+  size_t num_variables() const { return variables_.size(); }
+  // Adds what it needs of `chunks` to sums[variable]; changes nothing else.
+  // False: something is not finite, and the sums say little.
+  bool AddNorms(std::span<const DenseChunk> chunks,
+                std::span<const float> gradients,
+                std::span<LayerSums> sums) const;
 
   // All chunks, with gradients, and values, as DenseLayout lays them out:
   // [size()].
@@ -60,7 +74,8 @@ class DenseStore {
  private:
   explicit DenseStore(const ModelSpec& model)
       : variables_(model.variables), seed_(model.seed) {}
-  void ApplyChunk(size_t chunk, const float* gradients, double factor);
+  void ApplyChunk(size_t chunk, const float* gradients, double factor,
+                  double trust_ratio, const float* computed_from);
 
   std::vector<VariableSpec> variables_;
   uint64_t seed_;

@@ -30,6 +30,7 @@ StatusOr<JoinResult> ReadJoinReply(const comm::Message& message) {
   result.job_text = reply.job_text();
   result.restores = reply.restores();
   result.step = reply.step();
+  SHOAL_ASSIGN_OR_RETURN(result.last, FromWire(reply.last()));
   if (message.frames.size() > 1) {
     result.setup = message.frames[1];
   }
@@ -149,10 +150,14 @@ void Member::End(const Status& why) {
 }
 
 void AnswerRecover(comm::NodeContext& context, comm::EndpointId coordinator,
-                   const comm::Message& request, int64_t step) {
+                   const comm::Message& request, int64_t step,
+                   const StepDecision* last) {
   wire::Recover recover;
   wire::RecoverReply reply;
   reply.set_step(step);
+  if (last != nullptr) {
+    ToWire(*last, *reply.mutable_last());
+  }
   const Status decoded = Decode(request, recover);
   // One that can't be sent is asked for again.
   (void)context.Send(coordinator, comm::Lane::kUrgent,

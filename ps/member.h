@@ -7,6 +7,7 @@
 
 #include "comm/node.h"
 #include "ps/caller.h"
+#include "ps/global_phase.h"
 #include "ps/model_spec.h"
 #include "ps/route.h"
 
@@ -26,6 +27,7 @@ struct JoinResult {
   Buffer setup;
   bool restores = false;  // who holds state is asked to load it
   int64_t step = 0;       // a shard's: that the job is at
+  StepDecision last;      // a shard's: of the step before, if there is one
 };
 
 // What a member tells whoever runs it, on the node's thread: when it becomes
@@ -95,10 +97,11 @@ class Member {
   comm::TimerId hello_timer_ = comm::TimerId::kNone;
 };
 
-// Answers a coordinator that took the place of a lost one; `step` as in
-// RecoverReply.
+// Answers a coordinator that took the place of a lost one; `step` and `last`,
+// or null, as in RecoverReply.
 void AnswerRecover(comm::NodeContext& context, comm::EndpointId coordinator,
-                   const comm::Message& request, int64_t step);
+                   const comm::Message& request, int64_t step,
+                   const StepDecision* last);
 
 }  // namespace shoal::ps
 

@@ -49,6 +49,9 @@ struct ModelSpec {
   OptimizerConfig dense_optimizer;
   uint64_t seed = 1;
 
+  // A push has the dense values that its gradients were computed from.
+  bool pushes_values() const { return dense_optimizer.delay_compensation > 0; }
+
   int64_t num_dense_elements() const {
     int64_t n = 0;
     for (const VariableSpec& variable : variables) {
@@ -69,6 +72,25 @@ enum class DensePlace : uint8_t {
   kWorkerParts = 2,
 };
 
+// What is done with all gradients of a step at once, see GlobalPhase.
+struct GlobalSettings {
+  // The most that the norm of all gradients together may be, of dense variables
+  // and of rows; they are scaled down to it. 0: any.
+  double clip_norm = 0;
+  // What losses are multiplied by before gradients are computed, which are
+  // divided by it again at the optimizers; and steps with a gradient that is
+  // not finite are skipped. 0: not scaled, and such a step ends the job.
+  double loss_scale = 0;
+  // loss_scale is the first: a step that is skipped multiplies it by the
+  // backoff factor, growth_interval others in turn by the growth factor.
+  bool dynamic_scale = false;
+  double growth_factor = 2;
+  double backoff_factor = 0.5;
+  int64_t growth_interval = 2000;
+
+  bool NeedsNorms() const { return clip_norm > 0 || loss_scale > 0; }
+};
+
 // What every member must know of how the job runs.
 struct ClusterPlan {
   Mode mode = Mode::kSync;  // of what the shards hold
@@ -87,6 +109,7 @@ struct ClusterPlan {
   int64_t memory_per_shard = 0;
   // Of every server, for tables that spill; empty: one that OpenStore() knows.
   std::string spill_folder = {};
+  GlobalSettings global = {};
 
   bool dense_on_workers() const { return dense != DensePlace::kShards; }
   // Each worker runs its part of every step, and a step changes a row once, by

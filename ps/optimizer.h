@@ -25,6 +25,10 @@ struct OptimizerConfig {
   double beta = 1;
   double rho = 0.9;
   double l21 = 0;
+  double trust_coefficient = 0.001;
+  // For all kinds; see ps/optimizers/delay.h. 0: none.
+  double delay_compensation = 0;
+  double delay_decay = 0.95;
   // For all kinds; see ps/optimizers/settings.h. 0: none.
   double weight_decay = 0;
   double clip_value = 0;
@@ -44,6 +48,33 @@ struct ApplyBatch {
   // Of tables: which update of the job it is, from 1. 0: a row goes by the
   // number of its own updates.
   int64_t step = 0;
+  // What NormPhase gave for the variable that the rows are parts of.
+  double trust_ratio = 1;
+  // The values that the gradients were computed from, [num_rows, dim]; null:
+  // those of now. Read where delays are compensated.
+  const float* computed_from = nullptr;
+};
+
+// Sums of squares over one row.
+struct RowNorms {
+  double values = 0;
+  double updates = 0;
+};
+
+// The part of an optimizer that needs norms over a whole variable before it
+// changes any of its chunks: their sums of squares are added up, the ratio that
+// comes of them goes with Apply(). Thread-safe.
+class NormPhase {
+ public:
+  virtual ~NormPhase() = default;
+
+  // Of a row of `dim` values with its state, and of the update that Apply()
+  // would make of `gradient` before rate and ratio. Changes nothing.
+  virtual RowNorms Norms(const float* row, const float* gradient,
+                         int64_t dim) const = 0;
+
+  // Of the norms of a whole variable and of its whole update.
+  virtual double TrustRatio(double values, double updates) const = 0;
 };
 
 // How gradients change values; used by table rows and dense chunks alike (a
@@ -60,6 +91,8 @@ class Optimizer {
   virtual int64_t StateFloats(int64_t dim) const = 0;
   virtual void InitState(float* state, int64_t dim) const = 0;
   virtual void Apply(const ApplyBatch& batch) const = 0;
+  // What it needs to know of whole variables; null: nothing.
+  virtual const NormPhase* norm_phase() const { return nullptr; }
 };
 
 // Errors: kNotFound (no such optimizer; lists the known), kInvalidArgument (a

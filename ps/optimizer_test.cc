@@ -30,6 +30,7 @@ struct ReferenceRow {
   std::vector<double> a;  // what the optimizer remembers
   std::vector<double> b;
   std::vector<double> c;
+  std::vector<double> squares;  // of gradients that come late
 
   ReferenceRow(const OptimizerConfig& config, std::vector<double> values)
       : w(std::move(values)), a(w.size()), b(w.size()), c(w.size()) {
@@ -48,9 +49,27 @@ struct ReferenceRow {
     return std::sqrt(sum);
   }
 
+  // `b` are the values that `g` was computed from.
+  void StepDelayed(const OptimizerConfig& config, std::vector<double> g,
+                   const std::vector<double>& b, double factor, int t) {
+    squares.resize(w.size());
+    for (size_t i = 0; i < w.size(); ++i) {  // Zheng et al. 2017
+      squares[i] = config.delay_decay * squares[i] +
+                   (1 - config.delay_decay) * g[i] * g[i];
+      const double lambda =
+          config.delay_compensation / std::sqrt(squares[i] + 1e-7);
+      g[i] += lambda * g[i] * g[i] * (w[i] - b[i]);
+    }
+    Step(config, std::move(g), factor, t);
+  }
+
   void Step(const OptimizerConfig& config, std::vector<double> g, double factor,
             int t) {
     const double rate = config.learning_rate * factor;
+    if (config.kind == "lamb" || config.kind == "lars") {
+      StepLayer(config, g, rate, t);
+      return;
+    }
     for (double& x : g) {
       x = config.clip_value > 0
               ? std::max(-config.clip_value, std::min(config.clip_value, x))
@@ -92,6 +111,37 @@ struct ReferenceRow {
         w[i] = share * soft[i] /
                ((config.beta + std::sqrt(b[i])) / rate + config.l2);
       }
+    }
+  }
+
+  // The row is the whole variable.
+  void StepLayer(const OptimizerConfig& k, const std::vector<double>& g,
+                 double rate, int t) {
+    if (k.kind == "lars") {  // You et al. 2017, algorithm 1
+      const double divisor = Norm(g) + k.weight_decay * Norm(w);
+      const double local = Norm(w) > 0 && divisor > 0
+                               ? k.trust_coefficient * Norm(w) / divisor
+                               : 1;
+      for (size_t i = 0; i < w.size(); ++i) {
+        a[i] =
+            k.momentum * a[i] + rate * local * (g[i] + k.weight_decay * w[i]);
+        w[i] -= a[i];
+      }
+      return;
+    }
+    std::vector<double> update;  // You et al. 2020, algorithm 2
+    for (size_t i = 0; i < w.size(); ++i) {
+      a[i] = k.beta1 * a[i] + (1 - k.beta1) * g[i];
+      b[i] = k.beta2 * b[i] + (1 - k.beta2) * g[i] * g[i];
+      const double r =
+          a[i] / (1 - std::pow(k.beta1, t)) /
+          (std::sqrt(b[i] / (1 - std::pow(k.beta2, t))) + k.epsilon);
+      update.push_back(r + k.weight_decay * w[i]);
+    }
+    const double ratio =
+        Norm(w) > 0 && Norm(update) > 0 ? Norm(w) / Norm(update) : 1;
+    for (size_t i = 0; i < w.size(); ++i) {
+      w[i] -= rate * ratio * update[i];
     }
   }
 
@@ -171,12 +221,15 @@ OptimizerConfig TestedConfig(const std::string& name) {
   const auto has = [&](std::string_view setting) {
     return name.find(setting) != std::string::npos;
   };
+  config.trust_coefficient = 0.4;
   config.momentum = has("__plain") ? 0 : config.momentum;
   config.centered = has("__centered");
   config.weight_decay = has("__decay") || has("__decoupled") ? 0.3 : 0;
   config.decoupled = has("__decoupled");
   config.clip_value = has("__value") ? 0.7 : 0;
   config.clip_norm = has("__norm") ? 0.9 : 0;
+  config.delay_compensation = has("__delayed") ? 0.3 : 0;
+  config.delay_decay = 0.9;
   return config;
 }
 
@@ -188,7 +241,8 @@ std::vector<std::string> TestedNames() {
         "sgd__decay", "sgd__decoupled", "sgd__value", "sgd__norm",
         "adam__decoupled", "nesterov__decay__value__norm",
         "adagrad__decoupled__value__norm", "group_ftrl__value__norm",
-        "rowwise_adagrad__decay__norm"}) {
+        "rowwise_adagrad__decay__norm", "lamb__decay", "lars__decay",
+        "sgd__delayed", "adagrad__delayed", "adam__delayed__decay__value"}) {
     names.emplace_back(name);
   }
   return names;
@@ -230,6 +284,25 @@ std::vector<float> OptimizerGradients(int64_t n, uint64_t seed) {
   return gradients;
 }
 
+// Apply(), of rows that are variables of their own.
+void ApplyRows(const Optimizer& optimizer, const ApplyBatch& batch) {
+  const NormPhase* const phase = optimizer.norm_phase();
+  for (int64_t i = 0; phase != nullptr && i < batch.num_rows; ++i) {
+    ApplyBatch row = batch;
+    row.rows = batch.rows + i;
+    row.gradients = batch.gradients + i * batch.dim;
+    row.num_rows = 1;
+    const RowNorms norms =
+        phase->Norms(batch.rows[i], row.gradients, batch.dim);
+    row.trust_ratio =
+        phase->TrustRatio(std::sqrt(norms.values), std::sqrt(norms.updates));
+    optimizer.Apply(row);
+  }
+  if (phase == nullptr) {
+    optimizer.Apply(batch);
+  }
+}
+
 class OptimizerTest : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override { path_ = ActiveSimdPath(); }
@@ -260,14 +333,24 @@ TEST_P(OptimizerTest, FiftyStepsMatchTheDoubleReference) {
       const double factor = 1.0 - 0.01 * t;
       const auto gradients = OptimizerGradients(
           kRows * dim, HashKey(static_cast<uint64_t>(dim), t));
-      optimizer->Apply({.rows = rows.rows.data(),
-                        .gradients = gradients.data(),
-                        .num_rows = kRows,
-                        .dim = dim,
-                        .learning_rate_factor = factor});
+      // Of values that are as far from these as gradients are long.
+      const auto before = OptimizerGradients(
+          kRows * dim, HashKey(static_cast<uint64_t>(dim), 1000 + t));
+      ApplyRows(*optimizer, {.rows = rows.rows.data(),
+                             .gradients = gradients.data(),
+                             .num_rows = kRows,
+                             .dim = dim,
+                             .learning_rate_factor = factor,
+                             .computed_from = before.data()});
       for (size_t r = 0; r < want.size(); ++r) {
         const float* g = gradients.data() + static_cast<int64_t>(r) * dim;
-        want[r].Step(config, std::vector<double>(g, g + dim), factor, t);
+        const float* b = before.data() + static_cast<int64_t>(r) * dim;
+        if (config.delay_compensation > 0) {
+          want[r].StepDelayed(config, std::vector<double>(g, g + dim),
+                              std::vector<double>(b, b + dim), factor, t);
+        } else {
+          want[r].Step(config, std::vector<double>(g, g + dim), factor, t);
+        }
       }
       for (int64_t i = 0; i < kRows * dim; ++i) {
         const auto r = static_cast<size_t>(i / dim);
@@ -301,11 +384,11 @@ TEST_P(OptimizerTest, SimdPathsGiveTheSameBits) {
       OptimizerRows rows(*optimizer, kRows, dim, 3);
       for (uint64_t t = 0; t < 20; ++t) {
         const auto gradients = OptimizerGradients(kRows * dim, t);
-        optimizer->Apply({.rows = rows.rows.data(),
-                          .gradients = gradients.data(),
-                          .num_rows = kRows,
-                          .dim = dim,
-                          .learning_rate_factor = 0.3});
+        ApplyRows(*optimizer, {.rows = rows.rows.data(),
+                               .gradients = gradients.data(),
+                               .num_rows = kRows,
+                               .dim = dim,
+                               .learning_rate_factor = 0.3});
       }
       results.push_back(std::move(rows.memory));
       EXPECT_EQ(0, std::memcmp(results[0].data(), results.back().data(),
@@ -492,6 +575,53 @@ TEST(AdamTest, ManyUpdatesOverflowNothing) {
               1e-6);
 }
 
+TEST(LayerwiseTest, WhatBeginsAtZeroLearnsAtTheRate) {
+  for (const char* kind : {"lamb", "lars"}) {
+    const auto optimizer = CreateOptimizer(TestedConfig(kind));
+    ASSERT_TRUE(optimizer.ok());
+    const NormPhase& phase = *(*optimizer)->norm_phase();
+    EXPECT_EQ(phase.TrustRatio(0, 3), 1) << kind;
+    EXPECT_EQ(phase.TrustRatio(3, 0), 1) << kind;
+    EXPECT_EQ(phase.TrustRatio(0, 0), 1) << kind;
+  }
+}
+
+TEST(LayerwiseTest, NormsAreOfTheUpdateThatFollowsAndChangeNothing) {
+  // With a ratio and rate of 1 the change is the update: LAMB's own, of the
+  // moments that come, and of LARS without velocity the gradient.
+  for (const char* kind : {"lamb__decay", "lars"}) {
+    OptimizerConfig config = TestedConfig(kind);
+    config.learning_rate = 1;
+    const auto optimizer = CreateOptimizer(config);
+    ASSERT_TRUE(optimizer.ok());
+    constexpr int64_t kDim = 21;
+    OptimizerRows rows(**optimizer, 1, kDim, 3);
+    const int steps = config.kind == "lamb" ? 5 : 1;
+    for (int t = 0; t < steps; ++t) {
+      const auto gradients = OptimizerGradients(kDim, static_cast<uint64_t>(t));
+      const std::vector<float> before = rows.memory;
+      const RowNorms norms = (*optimizer)
+                                 ->norm_phase()
+                                 ->Norms(rows.rows[0], gradients.data(), kDim);
+      EXPECT_EQ(rows.memory, before);
+      (*optimizer)
+          ->Apply({.rows = rows.rows.data(),
+                   .gradients = gradients.data(),
+                   .num_rows = 1,
+                   .dim = kDim});
+      double values = 0;
+      double updates = 0;
+      for (size_t j = 0; j < kDim; ++j) {
+        const double change = before[j] - rows.rows[0][j];
+        values += static_cast<double>(before[j]) * before[j];
+        updates += change * change;
+      }
+      EXPECT_NEAR(norms.values / values, 1, 1e-14) << kind;
+      EXPECT_NEAR(norms.updates / updates, 1, 1e-5) << kind;
+    }
+  }
+}
+
 TEST(FtrlTest, WeakCoordinatesBecomeZero) {
   const auto optimizer = CreateOptimizer(TestedConfig("ftrl"));
   ASSERT_TRUE(optimizer.ok());
@@ -512,7 +642,7 @@ TEST(CreateOptimizerTest, UnknownNameListsTheKnown) {
 }
 
 TEST(CreateOptimizerTest, ImpossibleNumbersAreRefused) {
-  std::vector<OptimizerConfig> bad(12);
+  std::vector<OptimizerConfig> bad(15);
   bad[0].learning_rate = std::nan("");
   bad[1].learning_rate = -0.1;
   bad[2].epsilon = INFINITY;
@@ -532,6 +662,12 @@ TEST(CreateOptimizerTest, ImpossibleNumbersAreRefused) {
   bad[10].clip_norm = -1;
   bad[11].kind = "rowwise_adagrad";
   bad[11].initial_accumulator = bad[11].epsilon = 0;
+  bad[12].kind = "lamb";
+  bad[12].beta1 = 1;
+  bad[13].kind = "lars";
+  bad[13].clip_value = 1;
+  bad[14].kind = "lars";
+  bad[14].trust_coefficient = -1;
   for (const OptimizerConfig& config : bad) {
     const auto made = CreateOptimizer(config);
     EXPECT_EQ(made.status().code(), StatusCode::kInvalidArgument);

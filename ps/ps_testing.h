@@ -60,6 +60,12 @@ class FakeContext : public comm::NodeContext {
     }
   }
 
+  // What the node had set goes with it, where another takes its place.
+  void ForgetNode() {
+    timers_.clear();
+    works_.clear();
+  }
+
   int64_t num_timers() const { return static_cast<int64_t>(timers_.size()); }
   int64_t num_works() const { return static_cast<int64_t>(works_.size()); }
 

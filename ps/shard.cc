@@ -8,6 +8,7 @@
 #include "ps/checkpoint_format.h"
 #include "ps/protocol.pb.h"
 #include "ps/slots.h"
+#include "ps/step_norms.h"
 #include "ps/storage_answer.h"
 #include "ps/wire.h"
 
@@ -60,6 +61,7 @@ void Shard::OnJoined(const JoinResult& joined) {
     return;
   }
   step_ = joined.step;
+  last_commit_ = joined.last;
   joined_ = true;
   ready_ = !joined.restores;
   Adopt(joined.route);
@@ -136,7 +138,7 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
     case Method::kRouteChange:
       return OnRouteChange(from, std::move(message));
     case Method::kRecover:
-      return AnswerRecover(*context_, from, message, step_);
+      return AnswerRecover(*context_, from, message, step_, &last_commit_);
     case Method::kPrepare:
     case Method::kApply:
     case Method::kSlotStates:
@@ -276,6 +278,9 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
   SHOAL_CHECK(Decode(request, pull).ok());
   wire::PullReply reply;
   reply.set_step(step_);
+  if (last_commit_.next_loss_scale != 1) {
+    reply.set_loss_scale(last_commit_.next_loss_scale);
+  }
   std::vector<Buffer> frames = {Encode(reply)};
   for (size_t g = 0; g < model_.groups.size(); ++g) {
     const auto ids = request.frames[g + 1].As<uint64_t>();
@@ -350,9 +355,7 @@ void Shard::OnPush(comm::EndpointId from, comm::Message request) {
   }
   PushParts push;
   if (status.ok()) {
-    StatusOr<PushParts> read = ReadPush(request, {.model = &model_,
-                                                  .slot_bits = route_.slot_bits,
-                                                  .portion = headed_.get()});
+    StatusOr<PushParts> read = ReadPush(request, ShapeOf(*headed_));
     status = read.status();
     if (read.ok()) {
       push = *std::move(read);
@@ -428,7 +431,7 @@ void Shard::ApplyStaged() {
        it = stages_.erase(it)) {
     if (!Apply(
             {std::make_shared<const Piece>(it->second.pushes.Sum()), headed_},
-            it->second.learning_rate_factor, step_)) {
+            {.learning_rate_factor = it->second.learning_rate_factor}, step_)) {
       return;
     }
     ++step_;
@@ -441,7 +444,7 @@ void Shard::ApplyStaged() {
 void Shard::Prepare() {
   prepared_ = true;
   // Summed while the commit is on its way, if nobody else needs the sum.
-  const bool alone = !HandsOn();
+  const bool alone = !HandsOn() && !needs_norms();
   if (alone) {
     SendPrepared();
   }
@@ -462,6 +465,16 @@ void Shard::SendPrepared() {
   wire::Prepared prepared;
   prepared.set_step(step_);
   prepared.set_version(route_.version);
+  if (needs_norms()) {
+    StepNorms norms;
+    for (const Part& part : parts_) {
+      if (part.portion == headed_) {
+        norms = NormsOf(*part.piece, *headed_, *dense_,
+                        last_commit_.next_loss_scale);
+      }
+    }
+    ToWire(norms, *prepared.mutable_norms());
+  }
   // Who has pushes knows that the commit is due. Who has none may wait for as
   // long as the job evaluates or saves; that the coordinator lives is watched
   // by Member.
@@ -483,11 +496,15 @@ void Shard::OnCommit(const StatusOr<comm::Message>& reply) {
     status = InternalError(
         StrCat("a commit of step ", commit.step(), " came at step ", step_));
   }
-  if (!status.ok()) {
-    Fail(status);
+  StatusOr<StepDecision> decision = status;
+  if (status.ok()) {
+    decision = FromWire(commit);
+  }
+  if (!decision.ok()) {
+    Fail(decision.status());
     return;
   }
-  ApplyCommitted(commit.learning_rate_factor());
+  ApplyCommitted(*decision);
   if (failed_) {
     return;
   }
@@ -503,7 +520,7 @@ void Shard::OnCommit(const StatusOr<comm::Message>& reply) {
   }
 }
 
-void Shard::ApplyCommitted(double learning_rate_factor) {
+void Shard::ApplyCommitted(const StepDecision& decision) {
   const int64_t step = step_;
   int64_t prepared = 0;
   for (const Part& part : parts_) {
@@ -517,11 +534,18 @@ void Shard::ApplyCommitted(double learning_rate_factor) {
                              prepared, " of ", has, " slots here")));
     return;
   }
+  if (!decision.trust_ratios.empty() &&
+      decision.trust_ratios.size() != model_.variables.size()) {
+    Fail(InternalError(StrCat("the commit of step ", step, " has ratios of ",
+                              decision.trust_ratios.size(), " variables, of ",
+                              model_.variables.size())));
+    return;
+  }
   // First what is asked for: nobody pulls from a replica that is no head.
   const auto apply = [&](bool headed) {
     for (const Part& part : parts_) {
-      if ((part.portion == headed_) == headed &&
-          !Apply(part, learning_rate_factor, step)) {
+      if (!decision.skip && (part.portion == headed_) == headed &&
+          !Apply(part, decision, step)) {
         return false;
       }
     }
@@ -531,6 +555,7 @@ void Shard::ApplyCommitted(double learning_rate_factor) {
     return;
   }
   ++step_;
+  last_commit_ = decision;
   prepared_ = false;
   AnswerWaiting();
   for (const auto& [from, request] : std::exchange(unacknowledged_, {})) {
@@ -544,9 +569,14 @@ void Shard::ApplyCommitted(double learning_rate_factor) {
   stages_.clear();
 }
 
-bool Shard::Apply(const Part& part, double learning_rate_factor, int64_t step) {
+bool Shard::Apply(const Part& part, const StepDecision& decision,
+                  int64_t step) {
   SHOAL_TRACE("apply", step);
-  const Piece& piece = *part.piece;
+  const double learning_rate_factor = decision.learning_rate_factor;
+  const bool scales = decision.gradient_scale != 1;
+  const Piece scaled =
+      scales ? Scaled(*part.piece, decision.gradient_scale) : Piece();
+  const Piece& piece = scales ? scaled : *part.piece;
   for (size_t g = 0; g < piece.groups.size(); ++g) {
     const GroupGradients& gradients = piece.groups[g];
     for (size_t t = 0; t < gradients.tables.size(); ++t) {
@@ -556,7 +586,8 @@ bool Shard::Apply(const Part& part, double learning_rate_factor, int64_t step) {
                             &part.portion->slots);
     }
   }
-  dense_->Apply(part.portion->chunks, piece.dense, learning_rate_factor);
+  dense_->Apply(part.portion->chunks, piece.dense, learning_rate_factor,
+                decision.trust_ratios, piece.computed_from);
   dense_values_ = Buffer();
   return CheckTables();
 }

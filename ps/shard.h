@@ -17,6 +17,7 @@
 #include "ps/checkpoint_format.h"
 #include "ps/dense_layout.h"
 #include "ps/dense_store.h"
+#include "ps/global_phase.h"
 #include "ps/links.h"
 #include "ps/member.h"
 #include "ps/memory_plan.h"
@@ -148,9 +149,9 @@ class Shard : public comm::Node {
   void Prepare();
   void SendPrepared();
   void OnCommit(const StatusOr<comm::Message>& reply);
-  void ApplyCommitted(double learning_rate_factor);
+  void ApplyCommitted(const StepDecision& decision);
   // False: it failed.
-  bool Apply(const Part& part, double learning_rate_factor, int64_t step);
+  bool Apply(const Part& part, const StepDecision& decision, int64_t step);
   // False: it failed, since its tables did or take too much memory. After
   // whatever reads or changes them, before anybody is told of it.
   bool CheckTables();
@@ -215,6 +216,17 @@ class Shard : public comm::Node {
   void Fail(const Status& why);
 
   bool commits() const { return plan_.mode == Mode::kSync; }
+  // The step leader asks for the norms of every step.
+  bool needs_norms() const {
+    return plan_.global.NeedsNorms() || dense_->needs_norms();
+  }
+  // Of a push, or what is handed on of one.
+  PushShape ShapeOf(const Portion& portion) const {
+    return {.model = &model_,
+            .slot_bits = route_.slot_bits,
+            .portion = &portion,
+            .may_diverge = plan_.global.loss_scale > 0};
+  }
 
   Options options_;
   comm::NodeContext* context_ = nullptr;
@@ -229,7 +241,8 @@ class Shard : public comm::Node {
   ModelSpec model_;
   ClusterPlan plan_;
   std::optional<DenseLayout> layout_;
-  int64_t step_ = 0;  // steps applied; where they are dealt, pushes
+  int64_t step_ = 0;          // steps applied; where they are dealt, pushes
+  StepDecision last_commit_;  // sync: of the step before, where it is known
   MemoryPlan memory_;
   std::unique_ptr<SpillStore> store_;                 // or none; of tables_
   std::vector<std::unique_ptr<SparseTable>> tables_;  // see MakeTables()

@@ -25,7 +25,8 @@ constexpr int64_t kTransferBytesUnderWay = int64_t{8} << 20;
 constexpr int64_t kCommandBytesMax = int64_t{128} << 20;
 
 int64_t BytesOf(const Piece& piece) {
-  int64_t bytes = static_cast<int64_t>(piece.dense.size_bytes());
+  auto bytes = static_cast<int64_t>(piece.dense.size_bytes() +
+                                    piece.computed_from.size_bytes());
   for (const GroupGradients& group : piece.groups) {
     bytes += static_cast<int64_t>(group.ids.size_bytes());
     for (const auto& table : group.tables) {
@@ -52,7 +53,8 @@ bool Overlap(const Portion& a, const Portion& b) {
 
 // As ReadPush() reads them.
 std::vector<Buffer> FramesOf(Buffer head,
-                             const std::shared_ptr<const Piece>& piece) {
+                             const std::shared_ptr<const Piece>& piece,
+                             bool with_values) {
   const auto share = [&](const void* data, size_t bytes) {
     return Buffer::Wrap(const_cast<void*>(data), static_cast<int64_t>(bytes),
                         piece);
@@ -65,6 +67,10 @@ std::vector<Buffer> FramesOf(Buffer head,
     }
   }
   frames.push_back(share(piece->dense.data(), piece->dense.size_bytes()));
+  if (with_values) {
+    frames.push_back(
+        share(piece->computed_from.data(), piece->computed_from.size_bytes()));
+  }
   return frames;
 }
 
@@ -96,9 +102,11 @@ void Shard::OnRouteChange(comm::EndpointId from, comm::Message request) {
     next_route_ = {from, std::move(request)};
     return;
   }
-  if (commits() && change.committed() == step_ + 1) {
+  const StatusOr<StepDecision> last = FromWire(change.last());
+  if (commits() && change.committed() == step_ + 1 && last.ok() &&
+      last->step == step_) {
     // Decided under the route before, though it has not been heard of here.
-    ApplyCommitted(change.learning_rate_factor());
+    ApplyCommitted(*last);
   } else if (commits() && change.committed() != step_) {
     Fail(InternalError(StrCat("a route of step ", change.committed(),
                               " came at step ", step_)));
@@ -377,9 +385,9 @@ void Shard::Forward(Method method, const wire::Push& head, const Part& part,
     to_next.set_number(links_->NextNumber(next));
     to_next.set_slots(SlotBits(*common));
     ++*missing;
-    links_->Send(next, method,
-                 StrCat("what it is to keep of step ", head.step()),
-                 FramesOf(Encode(to_next), piece), arrived);
+    links_->Send(
+        next, method, StrCat("what it is to keep of step ", head.step()),
+        FramesOf(Encode(to_next), piece, model_.pushes_values()), arrived);
   }
   arrived();
 }
@@ -462,10 +470,8 @@ Status Shard::HandlePush(const LinkMessage& message, const wire::Push& head) {
   SHOAL_TRACE("take part", head.step());
   SHOAL_ASSIGN_OR_RETURN(const std::shared_ptr<const Portion> portion,
                          PortionFrom(head.slots(), message.ticket.shard));
-  SHOAL_ASSIGN_OR_RETURN(
-      PushParts push, ReadPush(message.message, {.model = &model_,
-                                                 .slot_bits = route_.slot_bits,
-                                                 .portion = portion.get()}));
+  SHOAL_ASSIGN_OR_RETURN(PushParts push,
+                         ReadPush(message.message, ShapeOf(*portion)));
   for (int64_t slot = 0; slot < route_.num_slots(); ++slot) {
     if (portion->Has(slot) && !held_->Has(slot) &&
         !received_[static_cast<size_t>(slot)]) {
@@ -669,7 +675,9 @@ Status Shard::TakeCommand(Command command, std::function<void()> acknowledge) {
         last[slot] = command.sequence;
       }
     }
-    if (!Apply(command.part, command.learning_rate_factor, command.step)) {
+    if (!Apply(command.part,
+               {.learning_rate_factor = command.learning_rate_factor},
+               command.step)) {
       return CancelledError("this shard ends");
     }
     ++step_;

@@ -144,7 +144,7 @@ class ShardWorld {
  public:
   explicit ShardWorld(Mode mode = Mode::kSync, Duration timeout = 3600s,
                       const ModelSpec& model = ShardModel(),
-                      const ClusterPlan& plan = {}) {
+                      const ClusterPlan& plan = {}, int replicas = 1) {
     shard_ = std::make_unique<Shard>(Shard::Options{
         .coordinator = kChief, .coordinator_address = "fake:chief"});
     shard_->OnStart(context);
@@ -155,7 +155,8 @@ class ShardWorld {
                        .dense = plan.dense,
                        .staleness = plan.staleness,
                        .virtual_workers = 2,
-                       .timeout = timeout},
+                       .timeout = timeout,
+                       .global = plan.global},
            *reply.mutable_plan());
     RouteTable route = {
         .version = 1,
@@ -166,7 +167,7 @@ class ShardWorld {
         FirstChains(1 << kSlotBits,
                     std::vector<ShardPlace>{{.shard = 0, .server = 0},
                                             {.shard = 1, .server = 1}},
-                    1));
+                    replicas));
     ToWire(route, *reply.mutable_route());
     shard_->OnMessage(
         kChief, comm::MakeReply(context.sent.at(0).message, {Encode(reply)}));
@@ -247,9 +248,12 @@ class ShardWorld {
   }
   void Commit(const comm::Message& prepared, int64_t step, double factor = 1,
               comm::EndpointId from = kChief) {
+    Commit(prepared, {.step = step, .learning_rate_factor = factor}, from);
+  }
+  void Commit(const comm::Message& prepared, const StepDecision& decision,
+              comm::EndpointId from = kChief) {
     wire::Commit commit;
-    commit.set_step(step);
-    commit.set_learning_rate_factor(factor);
+    ToWire(decision, commit);
     shard_->OnMessage(from, comm::MakeReply(prepared, {Encode(commit)}));
   }
 
@@ -666,6 +670,104 @@ TEST(ShardTest, CommitThatMakesNoSenseEndsTheShardAndSaysWhy) {
   }
 }
 
+// --- What needs all gradients of a step ------------------------------------
+
+StepNorms NormsIn(const comm::Message& message) {
+  wire::Prepared prepared;
+  EXPECT_TRUE(Decode(message, prepared).ok());
+  EXPECT_TRUE(prepared.has_norms());
+  const auto norms = FromWire(prepared.norms());
+  EXPECT_TRUE(norms.ok()) << norms.status();
+  return norms.ok() ? *norms : StepNorms();
+}
+
+double LossScaleOf(const comm::Message& reply) {
+  wire::PullReply head;
+  EXPECT_TRUE(Decode(reply, head).ok());
+  return head.loss_scale();
+}
+
+TEST(ShardGlobalTest, NothingIsToldThatNobodyNeeds) {
+  ShardWorld world;
+  ASSERT_TRUE(world.Push({}).ok());
+  wire::Prepared prepared;
+  ASSERT_TRUE(Decode(world.Prepared().at(0), prepared).ok());
+  EXPECT_FALSE(prepared.has_norms());
+}
+
+TEST(ShardGlobalTest, NormsGoUpAndTheFactorComesDown) {
+  const ClusterPlan plan = {.global = {.clip_norm = 1}};
+  ShardWorld world(Mode::kSync, 3600s, ShardModel(), plan);
+  ASSERT_TRUE(world.Push({.nodes = {{2, 0.25F}, {3, 0.5F}}}).ok());
+  // Sums of 0.75 i, squared: 6 and 9 elements of rows, 2 more, 5 of the dense.
+  const auto squares = [](int n) { return n * (n + 1) * (2 * n + 1) / 6; };
+  const StepNorms norms = NormsIn(world.Prepared().at(0));
+  EXPECT_TRUE(norms.finite);
+  EXPECT_EQ(norms.gradients.value(),
+            0.5625 * (squares(6) + squares(9) + squares(2) + squares(5)));
+  EXPECT_THAT(norms.layers, IsEmpty());
+  world.Commit(world.Prepared()[0], {.step = 0, .gradient_scale = 0.25});
+  const auto after =
+      ValuesOf(world.Ask(kOneWorker, Method::kPull, PullFrames(1)));
+  EXPECT_EQ(after[0], AfterSgd(6, 0.1875F));
+  EXPECT_EQ(after[1], AfterSgd(9, 0.1875F));
+  EXPECT_EQ(after[3], AfterSgd(5, 0.1875F));
+}
+
+TEST(ShardGlobalTest, SkippedStepChangesNothingButTheStepAndTheScale) {
+  const ClusterPlan plan = {.global = {.loss_scale = 8}};
+  ShardWorld world(Mode::kSync, 3600s, ShardModel(), plan);
+  std::vector<Buffer> frames = TestPush().Frames();
+  frames[kItem] = RisingFrame(9, std::numeric_limits<float>::infinity());
+  ASSERT_TRUE(world.PushFrames(frames).ok());
+  EXPECT_FALSE(NormsIn(world.Prepared().at(0)).finite);
+  const std::string before = world.Contents(0);
+  world.Commit(world.Prepared()[0],
+               {.step = 0, .skip = true, .next_loss_scale = 4});
+  EXPECT_EQ(world.Contents(1), before);
+  const comm::Message reply =
+      world.Ask(kOneWorker, Method::kPull, PullFrames(1));
+  EXPECT_EQ(StepOf(reply), 1);
+  EXPECT_EQ(LossScaleOf(reply), 4);
+  // And the next one is as any other.
+  ASSERT_TRUE(world.Push({.step = 1, .nodes = {{1, 2.0F}}}).ok());
+  world.Commit(world.Prepared().back(), {.step = 1, .gradient_scale = 0.25});
+  EXPECT_EQ(ValuesOf(world.Ask(kOneWorker, Method::kPull, PullFrames(2)))[0],
+            AfterSgd(6, 0.5F));
+}
+
+TEST(ShardGlobalTest, RatioOfAVariableIsThatOfItsChunks) {
+  ModelSpec model = ShardModel();
+  model.dense_optimizer.kind = "lars";
+  model.dense_optimizer.momentum = 0;
+  ShardWorld world(Mode::kSync, 3600s, model);
+  ASSERT_TRUE(world.Push({.nodes = {{1, 0.25F}}}).ok());
+  const StepNorms norms = NormsIn(world.Prepared().at(0));
+  ASSERT_THAT(norms.layers, SizeIs(2));
+  EXPECT_EQ(norms.layers[0].values.value(), 5);  // ones
+  EXPECT_EQ(norms.layers[0].updates.value(), 0.0625 * 55);
+  EXPECT_EQ(norms.layers[1].values.value(), 0) << "lies elsewhere";
+  world.Commit(world.Prepared()[0], {.step = 0, .trust_ratios = {0.5, 64}});
+  EXPECT_EQ(ValuesOf(world.Ask(kOneWorker, Method::kPull, PullFrames(1)))[3],
+            AfterSgd(5, 0.125F));
+}
+
+TEST(ShardGlobalTest, CommitWithImpossibleFactorsEndsTheShard) {
+  for (const StepDecision& bad :
+       {StepDecision{.gradient_scale = std::nan("")},
+        StepDecision{.gradient_scale = -1}, StepDecision{.trust_ratios = {1}},
+        StepDecision{.trust_ratios = {1, INFINITY}},
+        StepDecision{.next_loss_scale = INFINITY}}) {
+    ShardWorld world;
+    ASSERT_TRUE(world.Push({}).ok());
+    const std::string before = world.Contents(0);
+    world.Commit(world.Prepared().at(0), bad);
+    ASSERT_TRUE(world.context.stopped.has_value());
+    EXPECT_FALSE(world.context.stopped->ok());
+    EXPECT_EQ(world.Contents(0), before);
+  }
+}
+
 TEST(ShardTest, PushCountsOnceHoweverOftenItComes) {
   ShardWorld world;
   const TestPush push = {.nodes = {{2, 0.25F}}};
@@ -936,6 +1038,66 @@ TEST(ShardTest, OutsideSyncAPushWithoutSequenceOrFactorIsRefused) {
   EXPECT_EQ(world.PushFrames(frames).code(), StatusCode::kInvalidArgument);
   EXPECT_TRUE(world.Push({.factor = 0}).ok()) << "a schedule may end at 0";
   EXPECT_TRUE(world.Push({.sequence = 2}).ok());
+}
+
+// A push of a model whose delays are compensated has the values too.
+std::vector<Buffer> DelayedFrames(uint64_t sequence, float value,
+                                  const std::vector<float>& computed_from) {
+  std::vector<Buffer> frames =
+      TestPush{.nodes = {{1, value}}, .sequence = sequence}.Frames();
+  frames.push_back(Buffer::CopyOf(
+      computed_from.data(), static_cast<int64_t>(computed_from.size()) * 4));
+  return frames;
+}
+
+ModelSpec DelayedModel() {
+  ModelSpec model = ShardModel();
+  model.dense_optimizer.delay_compensation = 0.5;
+  model.dense_optimizer.delay_decay = 0.75;
+  return model;
+}
+
+TEST(ShardTest, LateGradientsAreCompensatedByWhatTheyWereComputedFrom) {
+  ShardWorld world(Mode::kAsync, 3600s, DelayedModel());
+  const std::vector<float> first(5, 1);
+  ASSERT_TRUE(world.PushFrames(DelayedFrames(1, 0.25F, first)).ok());
+  // The other worker's is of the first values too, which are not there now.
+  ASSERT_TRUE(
+      world.PushFrames(DelayedFrames(1, 0.5F, first), kOtherWorker).ok());
+  const auto got =
+      ValuesOf(world.Ask(kOneWorker, Method::kPull, PullFrames(2)));
+  for (size_t i = 0; i < 5; ++i) {
+    const double g1 = 0.25 * static_cast<double>(i + 1);
+    const double g2 = 2 * g1;
+    const double w = 1 - 0.5 * g1;
+    const double s = 0.75 * (0.25 * g1 * g1) + 0.25 * g2 * g2;
+    const double g = g2 + 0.5 / std::sqrt(s + 1e-7) * g2 * g2 * (w - 1);
+    EXPECT_NEAR(got[3][i], w - 0.5 * g, 1e-6) << i;
+    EXPECT_GT(std::fabs(g - g2), 0.01);
+  }
+  EXPECT_EQ(got[0], AfterSgd(6, 0.75F)) << "rows are as pushed";
+
+  std::vector<Buffer> without = TestPush{.sequence = 2}.Frames();
+  EXPECT_EQ(world.PushFrames(without).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(world.PushFrames(DelayedFrames(2, 1, {1, 1, 1, 1})).code(),
+            StatusCode::kInvalidArgument);
+  EXPECT_EQ(world.PushFrames(DelayedFrames(2, 1, {1, 1, NAN, 1, 1})).code(),
+            StatusCode::kInvalidArgument);
+}
+
+TEST(ShardTest, ReplicasGetWhatGradientsWereComputedFrom) {
+  ShardWorld world(Mode::kAsync, 3600s, DelayedModel(), {}, 2);
+  const std::vector<float> values = {1, 2, 3, 4, 5};
+  ASSERT_TRUE(world.PushFrames(DelayedFrames(1, 0.25F, values)).ok());
+  const auto handed_on =
+      std::find_if(world.context.sent.begin(), world.context.sent.end(),
+                   [](const auto& sent) {
+                     return sent.message.header.method ==
+                            static_cast<uint16_t>(Method::kApply);
+                   });
+  ASSERT_NE(handed_on, world.context.sent.end());
+  ASSERT_THAT(handed_on->message.frames, SizeIs(8));
+  EXPECT_EQ(FloatsOf(handed_on->message.frames[7]), values);
 }
 
 // --- Outside sync, where workers share steps -------------------------------

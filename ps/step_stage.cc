@@ -28,7 +28,8 @@ bool AllFinite(std::span<const float> values) {
 // Reads a message's array frames one after another.
 class FrameReader {
  public:
-  explicit FrameReader(const comm::Message& message) : message_(message) {}
+  FrameReader(const comm::Message& message, bool may_diverge)
+      : message_(message), may_diverge_(may_diverge) {}
 
   StatusOr<const Buffer*> Next(const std::string& what) {
     if (next_ >= message_.frames.size()) {
@@ -47,7 +48,7 @@ class FrameReader {
       return InvalidArgumentError(StrCat("push: ", what, " has ", frame->size(),
                                          " bytes, expected ", count * 4));
     }
-    if (!AllFinite(floats)) {
+    if (!may_diverge_ && !AllFinite(floats)) {
       return InvalidArgumentError(
           StrCat("push: ", what,
                  " is not finite (the loss has diverged): lower the learning "
@@ -60,6 +61,7 @@ class FrameReader {
 
  private:
   const comm::Message& message_;
+  const bool may_diverge_;
   size_t next_ = 1;
 };
 
@@ -130,7 +132,7 @@ StatusOr<PushParts> ReadPush(const comm::Message& message,
     }
     push.learning_rate_factor = factor;
   }
-  FrameReader frames(message);
+  FrameReader frames(message, shape.may_diverge);
   for (const int64_t node : head.nodes()) {
     Piece piece;
     piece.node = node;
@@ -142,6 +144,11 @@ StatusOr<PushParts> ReadPush(const comm::Message& message,
     SHOAL_ASSIGN_OR_RETURN(
         piece.dense,
         frames.Floats("dense gradient", shape.portion->dense_elements));
+    if (shape.model->pushes_values()) {
+      SHOAL_ASSIGN_OR_RETURN(
+          piece.computed_from,
+          frames.Floats("dense values", shape.portion->dense_elements));
+    }
     piece.owners = message.frames;
     push.pieces.push_back(std::move(piece));
   }
@@ -196,23 +203,29 @@ Piece Select(const Piece& piece, const ModelSpec& model, int slot_bits,
     }
     out.groups.push_back(std::move(selected));
   }
-  Buffer dense =
-      Buffer::Allocate(std::min(from.dense_elements, to.dense_elements) * 4);
-  float* next = dense.MutableAs<float>().data();
-  const float* begin = next;
-  const float* gradients = piece.dense.data();
-  auto wanted = to.chunks.begin();
-  for (const DenseChunk& chunk : from.chunks) {
-    while (wanted != to.chunks.end() && wanted->offset < chunk.offset) {
-      ++wanted;
+  const auto select = [&](std::span<const float> floats) {
+    Buffer selected =
+        Buffer::Allocate(std::min(from.dense_elements, to.dense_elements) * 4);
+    float* next = selected.MutableAs<float>().data();
+    const float* begin = next;
+    const float* at = floats.data();
+    auto wanted = to.chunks.begin();
+    for (const DenseChunk& chunk : from.chunks) {
+      while (wanted != to.chunks.end() && wanted->offset < chunk.offset) {
+        ++wanted;
+      }
+      if (wanted != to.chunks.end() && wanted->offset == chunk.offset) {
+        next = std::copy_n(at, chunk.count, next);
+      }
+      at += chunk.count;
     }
-    if (wanted != to.chunks.end() && wanted->offset == chunk.offset) {
-      next = std::copy_n(gradients, chunk.count, next);
-    }
-    gradients += chunk.count;
+    out.owners.push_back(std::move(selected));
+    return std::span<const float>(begin, next);
+  };
+  out.dense = select(piece.dense);
+  if (!piece.computed_from.empty()) {
+    out.computed_from = select(piece.computed_from);
   }
-  out.dense = {begin, next};
-  out.owners.push_back(std::move(dense));
   return out;
 }
 

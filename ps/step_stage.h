@@ -30,7 +30,9 @@ struct Piece {
   int64_t node = 0;
   std::vector<GroupGradients> groups;  // in the order of ModelSpec::groups
   std::span<const float> dense;        // all chunks of the portion, in order
-  std::vector<Buffer> owners;          // keep the spans alive
+  // As many: the values that the gradients are of; or none.
+  std::span<const float> computed_from;
+  std::vector<Buffer> owners;  // keep the spans alive
 };
 
 // A push as its receiver reads it.
@@ -46,11 +48,12 @@ struct PushShape {
   const ModelSpec* model = nullptr;
   int slot_bits = 10;
   const Portion* portion = nullptr;  // that the push is of
+  bool may_diverge = false;          // gradients need not be finite
 };
 
 // Checks a whole push before anything is written: counts and sizes agree, ids
-// rise and belong to the portion, every gradient is finite, and so is the
-// learning rate factor if there is one.
+// rise and belong to the portion, every gradient is finite (unless the shape
+// says otherwise), and so is the learning rate factor if there is one.
 // Errors: kInvalidArgument naming what is wrong.
 StatusOr<PushParts> ReadPush(const comm::Message& message,
                              const PushShape& shape);

@@ -283,6 +283,13 @@ TEST_F(StepStageTest, SelectTakesTheRowsAndChunksOfThePortion) {
     Piece piece;
     piece.groups = {{.ids = ids, .tables = {rows}}};
     piece.dense = dense;
+    std::vector<float> values;
+    for (const float value : dense) {
+      values.push_back(value + 0.5F);
+    }
+    if (round % 2 == 0) {
+      piece.computed_from = values;
+    }
     const Piece selected = Select(piece, model, 10, from, to);
     // What is there belongs, and nothing that belongs is missing.
     size_t expected = 0;
@@ -298,6 +305,11 @@ TEST_F(StepStageTest, SelectTakesTheRowsAndChunksOfThePortion) {
       ASSERT_EQ(selected.groups[0].tables[0][2 * i + 1], -id);
     }
     ASSERT_EQ(static_cast<int64_t>(selected.dense.size()), to.dense_elements);
+    ASSERT_EQ(selected.computed_from.size(),
+              round % 2 == 0 ? selected.dense.size() : 0);
+    for (size_t i = 0; i < selected.computed_from.size(); ++i) {
+      ASSERT_EQ(selected.computed_from[i], selected.dense[i] + 0.5F);
+    }
     size_t at = 0;
     for (const DenseChunk& chunk : to.chunks) {
       for (int64_t i = 0; i < chunk.count; ++i) {

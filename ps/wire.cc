@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <cstddef>
 #include <iterator>
 #include <utility>
 
@@ -27,6 +29,9 @@ auto NumbersOf(Config& c) {
                     &c.beta,
                     &c.rho,
                     &c.l21,
+                    &c.trust_coefficient,
+                    &c.delay_compensation,
+                    &c.delay_decay,
                     &c.weight_decay,
                     &c.clip_value,
                     &c.clip_norm};
@@ -195,6 +200,13 @@ void ToWire(const ClusterPlan& plan, wire::Plan& out) {
   }
   out.set_memory_per_shard(plan.memory_per_shard);
   out.set_spill_folder(plan.spill_folder);
+  wire::Global& global = *out.mutable_global();
+  global.set_clip_norm(plan.global.clip_norm);
+  global.set_loss_scale(plan.global.loss_scale);
+  global.set_dynamic_scale(plan.global.dynamic_scale);
+  global.set_growth_factor(plan.global.growth_factor);
+  global.set_backoff_factor(plan.global.backoff_factor);
+  global.set_growth_interval(plan.global.growth_interval);
 }
 
 void ToWire(const RouteTable& route, wire::Route& out) {
@@ -294,7 +306,102 @@ StatusOr<ClusterPlan> FromWire(const wire::Plan& in) {
       .collective = in.collective(),
       .allreduce = {in.allreduce().begin(), in.allreduce().end()},
       .memory_per_shard = in.memory_per_shard(),
-      .spill_folder = in.spill_folder()};
+      .spill_folder = in.spill_folder(),
+      .global = {.clip_norm = in.global().clip_norm(),
+                 .loss_scale = in.global().loss_scale(),
+                 .dynamic_scale = in.global().dynamic_scale(),
+                 .growth_factor = in.global().growth_factor(),
+                 .backoff_factor = in.global().backoff_factor(),
+                 .growth_interval = in.global().growth_interval()}};
+}
+
+namespace {
+
+// Without the zeros at the upper end; the lower ones take a byte each.
+void SumToWire(const ExactSum& sum,
+               google::protobuf::RepeatedField<uint64_t>& out) {
+  const auto words = sum.words();
+  size_t n = words.size();
+  while (n > 0 && words[n - 1] == 0) {
+    --n;
+  }
+  out.Add(words.begin(), words.begin() + static_cast<std::ptrdiff_t>(n));
+}
+
+StatusOr<ExactSum> SumFromWire(
+    const google::protobuf::RepeatedField<uint64_t>& in) {
+  return ExactSum::FromWords({in.data(), static_cast<size_t>(in.size())});
+}
+
+}  // namespace
+
+void ToWire(const StepNorms& norms, wire::Norms& out) {
+  out.set_finite(norms.finite);
+  SumToWire(norms.gradients, *out.mutable_gradients());
+  for (const LayerSums& layer : norms.layers) {
+    wire::Norms::Layer& l = *out.add_layers();
+    SumToWire(layer.values, *l.mutable_values());
+    SumToWire(layer.updates, *l.mutable_updates());
+  }
+}
+
+void ToWire(const StepDecision& decision, wire::Commit& out) {
+  out.set_step(decision.step);
+  out.set_learning_rate_factor(decision.learning_rate_factor);
+  if (decision.skip) {
+    out.set_skip(true);
+  }
+  if (decision.gradient_scale != 1) {
+    out.set_gradient_scale(decision.gradient_scale);
+  }
+  out.mutable_trust_ratios()->Add(decision.trust_ratios.begin(),
+                                  decision.trust_ratios.end());
+  if (decision.next_loss_scale != 1) {
+    out.set_next_loss_scale(decision.next_loss_scale);
+  }
+  if (decision.good_steps != 0 || decision.steps_skipped != 0) {
+    out.set_good_steps(decision.good_steps);
+    out.set_steps_skipped(decision.steps_skipped);
+    out.set_skipped_in_turn(decision.skipped_in_turn);
+  }
+}
+
+StatusOr<StepNorms> FromWire(const wire::Norms& in) {
+  StepNorms out;
+  out.finite = in.finite();
+  SHOAL_ASSIGN_OR_RETURN(out.gradients, SumFromWire(in.gradients()));
+  for (const wire::Norms::Layer& l : in.layers()) {
+    LayerSums& layer = out.layers.emplace_back();
+    SHOAL_ASSIGN_OR_RETURN(layer.values, SumFromWire(l.values()));
+    SHOAL_ASSIGN_OR_RETURN(layer.updates, SumFromWire(l.updates()));
+  }
+  return out;
+}
+
+StatusOr<StepDecision> FromWire(const wire::Commit& in) {
+  StepDecision out = {
+      .step = in.step(),
+      .learning_rate_factor = in.learning_rate_factor(),
+      .skip = in.skip(),
+      .gradient_scale = in.gradient_scale(),
+      .trust_ratios = {in.trust_ratios().begin(), in.trust_ratios().end()},
+      .next_loss_scale = in.next_loss_scale(),
+      .good_steps = in.good_steps(),
+      .steps_skipped = in.steps_skipped(),
+      .skipped_in_turn = in.skipped_in_turn()};
+  std::vector<double> numbers = out.trust_ratios;
+  numbers.insert(numbers.end(), {out.gradient_scale, out.next_loss_scale});
+  for (const double number : numbers) {
+    if (!std::isfinite(number) || number < 0) {
+      return InvalidArgumentError(StrCat("the commit of step ", in.step(),
+                                         " has a factor of ", number));
+    }
+  }
+  if (out.good_steps < 0 || out.steps_skipped < 0 || out.skipped_in_turn < 0) {
+    return InvalidArgumentError(
+        StrCat("the commit of step ", in.step(), " counts below zero"));
+  }
+  return out;
 }
 
 namespace {

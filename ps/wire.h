@@ -8,6 +8,7 @@
 #include "base/buffer.h"
 #include "base/status.h"
 #include "comm/message.h"
+#include "ps/global_phase.h"
 #include "ps/model_spec.h"
 #include "ps/route.h"
 
@@ -19,7 +20,9 @@ namespace shoal::ps {
 
 namespace wire {
 class Abort;
+class Commit;
 class Model;
+class Norms;
 class Plan;
 class Route;
 }  // namespace wire
@@ -66,11 +69,15 @@ Status FromWire(const wire::Abort& in);
 void ToWire(const ModelSpec& model, wire::Model& out);
 void ToWire(const ClusterPlan& plan, wire::Plan& out);
 void ToWire(const RouteTable& route, wire::Route& out);
+void ToWire(const StepNorms& norms, wire::Norms& out);
+void ToWire(const StepDecision& decision, wire::Commit& out);
 
 // Errors: kInvalidArgument naming the field.
 StatusOr<ModelSpec> FromWire(const wire::Model& in);
 StatusOr<ClusterPlan> FromWire(const wire::Plan& in);
 StatusOr<RouteTable> FromWire(const wire::Route& in);
+StatusOr<StepNorms> FromWire(const wire::Norms& in);
+StatusOr<StepDecision> FromWire(const wire::Commit& in);
 
 }  // namespace shoal::ps
 

@@ -77,13 +77,25 @@ std::string TablesText(const ConsistencySpec& consistency) {
                                       : consistency.tables();
 }
 
+std::string GlobalKey(const JobSpec& job) {
+  const std::string& kind = job.dense().kind();
+  return job.train().clip_global_norm() > 0          ? "train.clip_global_norm"
+         : job.train().loss_scale().kind() != "none" ? "train.loss_scale.kind"
+         : kind == "lamb" || kind == "lars"          ? "dense.kind"
+                                                     : "";
+}
+
 Consistency ChooseConsistency(const JobSpec& job, const ps::ModelSpec& model) {
   const ConsistencySpec& spec = job.consistency();
   const ClusterSpec& cluster = job.cluster();
   Consistency out;
   out.tables_text = TablesText(spec);
   out.dense_text = DenseText(spec);
-  if (out.dense_text == "auto") {
+  if (out.dense_text == "auto" && !GlobalKey(job).empty()) {
+    out.dense_text = "sync";
+    out.choices.push_back(StrCat("consistency.dense: auto is sync, which ",
+                                 GlobalKey(job), " needs"));
+  } else if (out.dense_text == "auto") {
     const double bytes = static_cast<double>(model.num_dense_elements()) * 4;
     const bool one_host =
         job.transport() == "inproc" || job.transport() == "shm";

@@ -17,6 +17,10 @@ class JobSpec;
 std::string TablesText(const ConsistencySpec& consistency);
 std::string DenseText(const ConsistencySpec& consistency);
 
+// The key of the job that needs the gradients of a whole step at once, as the
+// servers have them in sync; empty: none does.
+std::string GlobalKey(const JobSpec& job);
+
 // How the updates of a job's tables and dense variables meet.
 struct Consistency {
   ps::Mode tables = ps::Mode::kSync;

@@ -16,7 +16,7 @@ StatusOr<double> GradientSums::Run(int64_t step,
     SHOAL_RETURN_IF_ERROR(SumNode(
         call, nodes_[i], {.gradients = sums[i], .added_to = nullptr}, 0));
   }
-  if (!std::isfinite(call.loss)) {
+  if (!may_diverge_ && !std::isfinite(call.loss)) {
     return InvalidArgumentError(
         StrCat("the loss of step ", step, " is ", call.loss,
                ": the training diverges; lower the learning rates, or look "

@@ -23,13 +23,16 @@ namespace shoal::worker {
 class GradientSums {
  public:
   // Of virtual workers [begin, end) of `num_leaves`. The rest must outlive it.
+  // `may_diverge`: losses need not be finite.
   GradientSums(const ps::ModelSpec& model, const ps::DenseLayout& layout,
-               ModelRunner& runner, int num_leaves, int begin, int end)
+               ModelRunner& runner, int num_leaves, int begin, int end,
+               bool may_diverge = false)
       : model_(model),
         layout_(layout),
         runner_(runner),
         tree_(num_leaves),
         begin_(begin),
+        may_diverge_(may_diverge),
         nodes_(tree_.Cover(begin, end)) {}
 
   // Of the step tree, rising; each has a sum.
@@ -66,6 +69,7 @@ class GradientSums {
   ModelRunner& runner_;
   const StepTree tree_;
   const int begin_;
+  const bool may_diverge_;
   const std::vector<int64_t> nodes_;
   std::vector<std::unique_ptr<Gradients>> right_;  // by depth
   std::vector<bool> added_;  // of the leaf under way, by dense variable

@@ -68,6 +68,9 @@ JobSpec ModelPart(const JobSpec& job, bool with_columns) {
   model.clear_l2_dense();
   model.clear_bias_from_data();
   part.mutable_dense()->set_kind(job.dense().kind());
+  if (job.dense().delay_compensation() > 0) {
+    part.mutable_dense()->set_delay_compensation(1);  // It has state.
+  }
   for (const char* name : {"linear", "embedding"}) {
     const auto table = job.tables().find(name);
     const bool own =

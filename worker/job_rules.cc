@@ -631,7 +631,7 @@ Problem CheckOptimizer(const OptimizerSpec& optimizer, const std::string& key) {
     return problem("initial_accumulator",
                    "0 with epsilon 0 divides by zero; raise one of them");
   }
-  if (is({"adam", "lazy_adam", "adamw", "adamax", "amsgrad"}) &&
+  if (is({"adam", "lazy_adam", "adamw", "adamax", "amsgrad", "lamb"}) &&
       (optimizer.beta1() >= 1 || optimizer.beta2() >= 1)) {
     return problem(optimizer.beta1() >= 1 ? "beta1" : "beta2",
                    "1 never forgets and divides by zero; give less than 1");
@@ -710,6 +710,10 @@ Problem CheckTrain(const JobSpec& job) {
       problem.has_value()) {
     return problem;
   }
+  if (Problem problem = CheckKeysOfKind(train.loss_scale(), "train.loss_scale");
+      problem.has_value()) {
+    return problem;
+  }
   const EarlyStoppingSpec& stopping = train.early_stopping();
   if (stopping.patience() == 0) {
     return std::nullopt;
@@ -762,6 +766,9 @@ std::optional<JobProblem> FindJobProblem(const JobSpec& job) {
     return problem;
   }
   if (Problem problem = CheckOptimizers(job); problem.has_value()) {
+    return problem;
+  }
+  if (Problem problem = FindGlobalProblem(job); problem.has_value()) {
     return problem;
   }
   return CheckTrain(job);

@@ -18,6 +18,8 @@ struct JobProblem {
 std::optional<JobProblem> FindJobProblem(const JobSpec& job);
 // Of those, the ones about `tables`.
 std::optional<JobProblem> FindTableProblem(const JobSpec& job);
+// And about what needs the gradients of a whole step at once.
+std::optional<JobProblem> FindGlobalProblem(const JobSpec& job);
 
 }  // namespace shoal::worker
 

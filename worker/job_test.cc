@@ -406,8 +406,8 @@ TEST(JobRulesTest, BrokenRulesNameKeyAndWhatToDo) {
       {{"dense={kind: adam, rho: 0.8}"},
        "dense.rho: adam does not read it (adadelta or rmsprop do)"},
       {{"dense={kind: sgd, momentum: 0.8}"},
-       "dense.momentum: sgd does not read it (momentum, nesterov or rmsprop "
-       "do)"},
+       "dense.momentum: sgd does not read it (momentum, nesterov, rmsprop "
+       "or lars do)"},
       {{"dense={kind: ftrl, weight_decay: 0.1}"},
        "dense.weight_decay: ftrl does not read it"},
       {{"dense={kind: adamw, decoupled: true}"},

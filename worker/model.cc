@@ -29,7 +29,7 @@ ps::OptimizerConfig ToConfig(const OptimizerSpec& spec) {
       .learning_rate = spec.learning_rate(),
       .momentum = kind == "rmsprop" ? 0 : 0.9,
       .initial_accumulator = spec.initial_accumulator(),
-      .epsilon = kind == "adadelta" ? 1e-6 : 1e-8,
+      .epsilon = kind == "adadelta" || kind == "lamb" ? 1e-6 : 1e-8,
       .beta1 = spec.beta1(),
       .beta2 = spec.beta2(),
       .l1 = spec.l1(),
@@ -37,6 +37,9 @@ ps::OptimizerConfig ToConfig(const OptimizerSpec& spec) {
       .beta = spec.beta(),
       .rho = spec.rho(),
       .l21 = spec.l21(),
+      .trust_coefficient = spec.trust_coefficient(),
+      .delay_compensation = spec.delay_compensation(),
+      .delay_decay = spec.delay_decay(),
       .weight_decay = kind == "adamw" ? 0.01 : 0,
       .clip_value = spec.clip_value(),
       .clip_norm = spec.clip_norm(),
@@ -79,6 +82,7 @@ ps::TableSpec TableOf(const JobSpec& job, const graph::Feed& feed) {
   table.name = feed.name;
   table.dim = feed.type.shape.dim(1).offset();
   table.optimizer = ToConfig(job.dense());
+  table.optimizer.delay_compensation = 0;  // Rows are pushed alone.
   // A first-order weight starts at nothing unless the job says otherwise.
   table.initializer = {feed.name == "linear" ? ps::Initializer::Kind::kZero
                                              : ps::Initializer::Kind::kUniform,

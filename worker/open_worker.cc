@@ -187,6 +187,20 @@ ps::TrainPlan MakeTrainPlan(const JobSpec& job, int64_t train_rows,
   return plan;
 }
 
+namespace {
+
+ps::GlobalSettings GlobalOf(const TrainSpec& train) {
+  const LossScaleSpec& scale = train.loss_scale();
+  return {.clip_norm = train.clip_global_norm(),
+          .loss_scale = scale.kind() == "none" ? 0 : scale.scale(),
+          .dynamic_scale = scale.kind() == "dynamic",
+          .growth_factor = scale.growth_factor(),
+          .backoff_factor = scale.backoff_factor(),
+          .growth_interval = scale.growth_interval()};
+}
+
+}  // namespace
+
 ps::ClusterPlan MakeClusterPlan(const JobSpec& job,
                                 const ps::ModelSpec& model) {
   const Consistency consistency = ChooseConsistency(job, model);
@@ -204,7 +218,8 @@ ps::ClusterPlan MakeClusterPlan(const JobSpec& job,
                         job.cluster().allreduce().end()},
           .memory_per_shard =
               job.cluster().memory_per_server() / job.cluster().shards(),
-          .spill_folder = job.cluster().spill_folder()};
+          .spill_folder = job.cluster().spill_folder(),
+          .global = GlobalOf(job.train())};
 }
 
 }  // namespace shoal::worker

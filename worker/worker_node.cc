@@ -46,6 +46,7 @@ struct WorkerNode::Unit {
   std::vector<Gradients> pieces;  // one per node of the cover
   int sends = 0;  // under way: to the shards, to the other workers
   double loss_sum = 0;
+  double loss_scale = 1;
   Status status;
 };
 
@@ -104,7 +105,7 @@ void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
         }
         sums_.emplace(joined_.model, client_->layout(), *job_->runner,
                       joined_.plan.virtual_workers, joined_.virtual_begin,
-                      joined_.virtual_end);
+                      joined_.virtual_end, joined_.plan.global.loss_scale > 0);
         OnOpened();
       });
 }
@@ -149,7 +150,7 @@ void WorkerNode::OnMessage(comm::EndpointId from, comm::Message message) {
   } else if (from == options_.coordinator && method == ps::Method::kCutOrder) {
     OnCutOrder(from, message);
   } else if (from == options_.coordinator && method == ps::Method::kRecover) {
-    ps::AnswerRecover(*context_, from, message, trained_until_);
+    ps::AnswerRecover(*context_, from, message, trained_until_, nullptr);
   } else if (from == options_.coordinator && replica_ != nullptr &&
              method == ps::Method::kSave) {
     OnSave(from, std::move(message));
@@ -285,7 +286,7 @@ void WorkerNode::TakeShare(const ps::wire::Order& order) {
   job_->source->SetShares(joined_.virtual_begin, joined_.virtual_end);
   sums_.emplace(joined_.model, client_->layout(), *job_->runner,
                 joined_.plan.virtual_workers, joined_.virtual_begin,
-                joined_.virtual_end);
+                joined_.virtual_end, joined_.plan.global.loss_scale > 0);
 }
 
 void WorkerNode::BeginOrder() {
@@ -503,6 +504,7 @@ void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
        .groups = unit.input.groups,
        .rows = unit.row_pointers,
        .dense = replica_ == nullptr ? unit.dense.data() : nullptr,
+       .loss_scale = &unit.loss_scale,
        .owner = owner},
       [this, &unit, start](const Status& status) {
         RecordTrace("pull", unit.number, start, context_->Now());
@@ -548,8 +550,10 @@ void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
         }
         if (order_.kind == OrderKind::kTrain) {
           StartPush(owner);
-          loss_sum_ += unit.loss_sum;
-          loss_examples_ += unit.input.examples;
+          if (std::isfinite(unit.loss_sum)) {  // Else the step is skipped.
+            loss_sum_ += unit.loss_sum;
+            loss_examples_ += unit.input.examples;
+          }
           examples_ += unit.input.examples;
           ReportProgress(unit.number + 1, false);
         } else {
@@ -583,6 +587,12 @@ void WorkerNode::Compute(Unit& unit) {
         }
       });
     };
+  }
+  if (unit.loss_scale != 1) {
+    for (ShareInput& share : unit.input.shares) {
+      share.scale *= static_cast<float>(unit.loss_scale);
+      share.fraction *= static_cast<float>(unit.loss_scale);
+    }
   }
   StatusOr<double> loss =
       sums_->Run(unit.number, unit.input.shares, values, unit.pieces, ready);
@@ -626,6 +636,7 @@ void WorkerNode::StartPush(const std::shared_ptr<Unit>& owner) {
        .learning_rate_factor = job_->learning_rate_factor(unit.number),
        .groups = unit.input.groups,
        .pieces = pieces,
+       .computed_from = unit.dense.data(),
        .owner = owner},
       [this, &unit, start = context_->Now(),
        done = SendDone(owner)](const Status& status) {

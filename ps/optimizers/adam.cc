@@ -1,34 +1,12 @@
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "base/strcat.h"
 #include "ps/optimizers/row_loop.h"
+#include "ps/optimizers/update_count.h"
 
 namespace shoal::ps {
 namespace {
-
-// base^n by squaring, n >= 1: plain multiplications, so that it has the same
-// bits everywhere, which std::pow() promises nobody.
-[[gnu::always_inline]] inline double WholePower(double base, uint64_t n) {
-  double power = 1;
-  for (; n > 0; n >>= 1) {
-    power = (n & 1) != 0 ? power * base : power;
-    base *= base;
-  }
-  return power;
-}
-
-// Counts an update of a row. The time of it: `step`, or if that is 0 the row's
-// own number of updates, from 1. It is kept as bits, not as a float: it stays
-// exact however long a job runs.
-[[gnu::always_inline]] inline uint64_t CountUpdate(float* at, uint64_t step) {
-  uint32_t count;
-  std::memcpy(&count, at, sizeof(count));
-  ++count;
-  std::memcpy(at, &count, sizeof(count));
-  return step > 0 ? step : count;
-}
 
 template <bool kAmsgrad>
 struct AdamFn {

@@ -96,6 +96,30 @@ TEST_F(SyncFaultTest, ServersKilledBesideAllreduce) {
   });
 }
 
+// What is decided of all gradients of a step: skips and scales, or ratios.
+TEST_F(SyncFaultTest, ServersKilledWhereStepsHaveAGlobalPhase) {
+  const Words skips = integration::Sets(
+      {"data.features.3.standardize=false",
+       "train.loss_scale={kind: dynamic, scale: 1e29, growth_factor: 1000, "
+       "growth_interval: 3, backoff_factor: 0.01}",
+       "train.clip_global_norm=0.1"});
+  const Words layers = integration::Sets(
+      {"dense={kind: lamb, learning_rate: 0.003, weight_decay: 0.01}"});
+  for (const Words* settings : {&skips, &layers}) {
+    KillDuring({.kills = Nightly() ? 20 : 5}, 30,
+               [&](int epochs, const Disturb& killer) {
+                 ASSERT_NO_FATAL_FAILURE(
+                     TrainUndisturbed("undisturbed", epochs, *settings));
+                 const RunOutcome run = Disturbed(
+                     "out", Join(Cluster(2, epochs, "zmq"), *settings), killer);
+                 ASSERT_EQ(run.exit_code, 0) << run.output;
+                 EXPECT_EQ(Digest("out"), Digest("undisturbed"));
+                 EXPECT_EQ(Count(run.output, "is skipped") > 0,
+                           settings == &skips);
+               });
+  }
+}
+
 // Each step is followed by an evaluation of ten times as many examples.
 TEST_F(SyncFaultTest, ServersKilledDuringEvaluations) {
   const Words evaluations = integration::Sets(

@@ -115,16 +115,18 @@ comm::SimOptions OptionsFor(const RunPlan& plan) {
 
 }  // namespace
 
-StatusOr<std::unique_ptr<SimulatedJob>> SimulatedJob::Create() {
+StatusOr<std::unique_ptr<SimulatedJob>> SimulatedJob::Create(
+    const std::vector<std::string>& overrides) {
+  static int created = 0;
   const std::string folder =
       StrCat(std::filesystem::temp_directory_path().string(),
-             "/shoal-simulation-", getpid());
+             "/shoal-simulation-", getpid(), "-", created++);
   std::filesystem::create_directories(folder);
   WriteRows(StrCat(folder, "/rows.csv"));
   std::string text = kJob;
   text.replace(text.find("ROOT"), 4, folder);
   SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<worker::JobSpec> job,
-                         worker::ParseJob(text, "simulated.yaml", {}));
+                         worker::ParseJob(text, "simulated.yaml", overrides));
   SHOAL_ASSIGN_OR_RETURN(
       worker::PreparedData data,
       worker::Prepare(*job, StrCat(folder, "/data"), nullptr, 1));

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "comm/node.h"
@@ -24,7 +25,9 @@ class SimulatedJob {
   static constexpr int64_t kSteps = 50;
 
   // Writes the data into a folder of its own below the temporary folder.
-  static StatusOr<std::unique_ptr<SimulatedJob>> Create();
+  // `overrides`: KEY=VALUE of the job.
+  static StatusOr<std::unique_ptr<SimulatedJob>> Create(
+      const std::vector<std::string>& overrides = {});
   virtual ~SimulatedJob() = default;
 
   virtual ps::Coordinator::Options CoordinatorOptions() const = 0;

@@ -203,6 +203,28 @@ TEST_F(SimulationTest, OutsideSyncWorkersNeverWaitForEver) {
   }
 }
 
+// Pushes with the values that they were computed from, along chains that break.
+TEST_F(SimulationTest, CompensatedDelaysGoOnWhenServersAreLost) {
+  const auto delayed = SimulatedJob::Create(
+      {"consistency.mode=async",
+       "dense={kind: adagrad, learning_rate: 0.05, delay_compensation: 1}"});
+  ASSERT_TRUE(delayed.ok()) << delayed.status();
+  int crashed = 0;
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    const RunResult result =
+        RunJob(**delayed,
+               {.seed = seed,
+                .mode = seed % 2 == 0 ? ps::Mode::kAsync : ps::Mode::kBounded,
+                .staleness = 2,
+                .replicas = 2 + static_cast<int>(seed % 2),
+                .server_crashes = 2});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    ASSERT_EQ(result.digest.size(), 32U) << "seed " << seed;
+    crashed += result.crashed;
+  }
+  EXPECT_GT(crashed, 20);
+}
+
 // Whatever order their messages come in, workers that hold the dense variables,
 // with all of the optimizer's state or a part, end with the bits of the
 // servers; also beside tables whose rows may be behind by no step. A lost
