@@ -34,6 +34,8 @@ namespace {
 // Whose checkpoints those of the folder are: RunRequest::run.
 constexpr char kRunFile[] = "/run";
 
+bool InStore(const std::string& folder) { return folder.starts_with("s3://"); }
+
 double WallTime() {
   return std::chrono::duration<double>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -118,7 +120,19 @@ StatusOr<std::unique_ptr<JobRun>> JobRun::Prepare(const RunRequest& request) {
   SHOAL_RETURN_IF_ERROR(run->Load());
   SHOAL_RETURN_IF_ERROR(run->PrepareData());
   SHOAL_RETURN_IF_ERROR(run->BuildSpec());
+  SHOAL_RETURN_IF_ERROR(run->MakeWayInStore());
   return run;
+}
+
+// In a store files are copied, one after another: too long for a coordinator
+// whose members wait. Where one goes on for another, nothing is to make way.
+Status JobRun::MakeWayInStore() {
+  if (request_.kind != RunRequest::Kind::kTrain ||
+      !InStore(out_->checkpoints()) ||
+      storage_->ReadFile(out() + kCoordinatorStateFile).ok()) {
+    return OkStatus();
+  }
+  return out_->SetAsideCheckpoints(*storage_, restored_.folder);
 }
 
 Status JobRun::Load() {
@@ -364,7 +378,10 @@ Status JobRun::OnStarted(int64_t step) {
     return OkStatus();
   }
   // What an earlier run left makes way only now that this one can run.
-  SHOAL_RETURN_IF_ERROR(out_->SetAsideCheckpoints(*storage_, restored_.folder));
+  if (!InStore(out_->checkpoints())) {
+    SHOAL_RETURN_IF_ERROR(
+        out_->SetAsideCheckpoints(*storage_, restored_.folder));
+  }
   for (const char* report : {"/metrics.json", "/report.html"}) {
     SHOAL_RETURN_IF_ERROR(storage_->Remove(out() + report));
   }
@@ -423,7 +440,7 @@ Status JobRun::OnRecovered(int64_t step, const std::string& state) {
   }
   seconds_before_ =
       summary_.history.empty() ? 0 : summary_.history.back().seconds;
-  summary_.examples = seen.examples();
+  summary_.examples += seen.examples();
   summary_.seconds = seen.seconds();
   summary_.checkpoint = seen.checkpoint();
   summary_.outcome = seen.outcome();

@@ -91,6 +91,7 @@ class JobRun : public ps::JobObserver {
  private:
   explicit JobRun(const RunRequest& request);
   Status Load();
+  Status MakeWayInStore();
   StatusOr<std::string> OwnCheckpoint();
   Status PrepareData();
   Status BuildSpec();

@@ -154,7 +154,9 @@ StatusOr<std::unique_ptr<OutFolder>> OutFolder::Open(const std::string& path,
   if (training) {
     SHOAL_ASSIGN_OR_RETURN(lock_fd, Lock(path));
   }
-  RemoveDeadData(path);
+  if (!fs::exists(path + kCoordinatorStateFile, error)) {
+    RemoveDeadData(path);  // Else its workers live, and read it still.
+  }
   std::string data = StrCat(path, "/", kDataPrefix, "XXXXXX");
   if (::mkdtemp(data.data()) == nullptr) {
     const Status why = FolderError(path, "write in it", strerror(errno));

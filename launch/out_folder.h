@@ -11,6 +11,9 @@
 
 namespace shoal::launch {
 
+// In the out folder: what a coordinator that is started again goes on from.
+inline constexpr char kCoordinatorStateFile[] = "/coordinator.state";
+
 // The folder that a run leaves its results in. A training has it for itself;
 // evaluations and predictions may run beside it.
 class OutFolder {

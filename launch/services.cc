@@ -18,6 +18,7 @@
 #include "comm/listen.h"
 #include "launch/cluster.h"
 #include "launch/commands.h"
+#include "launch/out_folder.h"
 #include "launch/process_trace.h"
 #include "launch/status_board.h"
 #include "launch/status_server.h"
@@ -27,9 +28,6 @@
 
 namespace shoal::launch {
 namespace {
-
-// In the out folder: what a coordinator that is started again goes on from.
-constexpr char kStateFile[] = "/coordinator.state";
 
 StatusOr<int> OrdinalOfHost() {
   char name[256] = "";
@@ -115,7 +113,7 @@ Status RunCoordinatorService(RunRequest request, Duration join_within,
     ps::Coordinator::Options coordinator = run->CoordinatorOptions();
     coordinator.join_within = join_within;
     if (request.kind == RunRequest::Kind::kTrain) {
-      coordinator.state_file = run->out() + kStateFile;
+      coordinator.state_file = run->out() + kCoordinatorStateFile;
       coordinator.run = request.run;
     }
     SHOAL_RETURN_IF_ERROR(run->Finish(RunCoordinator(

@@ -519,9 +519,15 @@ StatusOr<std::vector<int64_t>> ListCheckpoints(Storage& storage,
   std::vector<int64_t> steps;
   for (const std::string& name : names) {
     const std::optional<int64_t> step = StepOfFolder(name);
-    if (step.has_value() &&
-        ReadManifest(storage, StrCat(parent, "/", name)).ok()) {
+    if (!step.has_value()) {
+      continue;
+    }
+    const Status read =
+        ReadManifest(storage, StrCat(parent, "/", name)).status();
+    if (read.ok()) {
       steps.push_back(*step);
+    } else if (read.code() == StatusCode::kUnavailable) {
+      return read;  // Whether it is one is not known.
     }
   }
   std::sort(steps.begin(), steps.end());

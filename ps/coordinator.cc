@@ -99,6 +99,12 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
     return;
   }
   const auto method = static_cast<Method>(message.header.method);
+  if (recovering_ && method == Method::kAbort && member != members_.end()) {
+    wire::Abort abort;
+    GiveUp(from, Decode(message, abort).ok() ? FromWire(abort)
+                                             : UnavailableError("it ended"));
+    return;
+  }
   if (recovering_ && message.header.kind == comm::MessageKind::kRequest) {
     if (method == Method::kJoin) {
       OnJoinMeanwhile(from);
@@ -248,7 +254,8 @@ Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
       members_.erase(**place);
     }
   }
-  if (!member.is_worker && all_joined_ && !started_) {
+  if (!member.is_worker && all_joined_ && !started_ &&
+      known == members_.end()) {
     return UnavailableError(
         StrCat("join: the others are restoring what ", member.name, " lacks"));
   }
@@ -503,6 +510,11 @@ void Coordinator::OnAskOrder(comm::EndpointId from, comm::Message message) {
     Reply(from, MakeErrorReply(message, status));
     return;
   }
+  if (member.leaves && !state_->settled()) {
+    Reply(from,
+          MakeErrorReply(message, UnavailableError("who stays is being kept")));
+    return;
+  }
   if (member.leaves) {
     ReplyStop({from, std::move(message)});
     // Once to stop, once for its good-bye.
@@ -583,7 +595,8 @@ void Coordinator::Evaluated() {
       Abort(stop.status().WithPrefix(StrCat("evaluation at step ", position_)));
       return;
     }
-    stop_early_ = *stop;
+    // Asked again after a restart, it may not remember.
+    stop_early_ = stop_early_ || *stop;
   }
   SaveCheckpoint();
 }
@@ -638,6 +651,9 @@ void Coordinator::FinishShards() {
   }
   const std::vector<RouteTable::Peer> shards = LiveShards();
   calls_under_way_ = static_cast<int64_t>(shards.size());
+  if (shards.empty()) {
+    End(OkStatus());  // They have ended under the coordinator before this one.
+  }
   for (const RouteTable::Peer& shard : shards) {
     caller_->Start(shard.endpoint, comm::Lane::kUrgent,
                    static_cast<uint16_t>(Method::kFinish), "its end",

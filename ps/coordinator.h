@@ -227,6 +227,7 @@ class Coordinator : public comm::Node {
   void OnScale(comm::EndpointId from, const comm::Message& message);
   Status CheckScale(int servers, int workers, int drain) const;
   bool Leaves(int server) const { return leaving_.contains(server); }
+  void LetExtraWorkersGo();
   void FinishLeavers();
   void OnStatus(comm::EndpointId from, const comm::Message& message);
   // Workers: when all that are wanted are there, the order under way is cut and
@@ -236,8 +237,7 @@ class Coordinator : public comm::Node {
   void CutOrder();
   void SendCuts();
   void CutDone(comm::EndpointId worker);
-  // Gives what those are to be told who have no place any more.
-  std::vector<WaitingMessage> TakeWorkers();
+  std::vector<WaitingMessage> TakeWorkers();  // who have no place any more
 
   // Liveness.
   void Watch();

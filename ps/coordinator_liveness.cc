@@ -173,6 +173,7 @@ void Coordinator::Lost(comm::EndpointId peer, const Status& why) {
     if (!member.leaves) {
       workers_[static_cast<size_t>(member.index)] = WorkerState();
     }
+    CutDone(peer);
     members_.erase(peer);  // Nothing is lost with it.
     return;
   }

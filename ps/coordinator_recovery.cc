@@ -236,10 +236,16 @@ Status Coordinator::CheckLastCommit() {
 }
 
 void Coordinator::GiveUp(comm::EndpointId id, const Status& why) {
+  if (!recovering_) {
+    return;
+  }
   const auto call = recoveries_.find(id);
   if (call != recoveries_.end()) {
     caller_->Forget(call->second);
     OnMemberFound(id, why);
+  } else {
+    members_.at(id).suspect = true;
+    not_found_[id] = why;
   }
 }
 
@@ -263,7 +269,9 @@ void Coordinator::FinishRecovery() {
   }
   const bool all_done = order_.kind == OrderKind::kStop && order_.number > 0;
   Status found = started_ && !all_done ? CheckFound() : OkStatus();
-  if (found.ok() && options_.plan.mode == Mode::kSync) {
+  if (!started_) {
+    committed_ = 0;  // Some may have loaded already what all are to load.
+  } else if (found.ok() && options_.plan.mode == Mode::kSync) {
     found = CheckLastCommit();
   }
   if (!found.ok()) {
@@ -292,6 +300,13 @@ void Coordinator::FinishRecovery() {
   }
   if (cut_) {
     SendCuts();
+  }
+  for (const auto& [id, member] : members_) {
+    if (member.suspect) {
+      not_found_.try_emplace(
+          id, UnavailableError("its connection was lost while the coordinator "
+                               "was started again"));
+    }
   }
   for (const auto& [id, why] : std::exchange(not_found_, {})) {
     if (members_.contains(id) && !ending_) {

@@ -118,6 +118,9 @@ StatusOr<std::string> Coordinator::Scale(int servers, int workers, int drain) {
       workers_.resize(static_cast<size_t>(workers));
     }
   }
+  if (workers != 0) {
+    LetExtraWorkersGo();
+  }
   if (options_.wanted != nullptr) {
     options_.wanted(options_.num_servers,
                     std::max(options_.num_workers, workers_wanted_));
@@ -126,7 +129,25 @@ StatusOr<std::string> Coordinator::Scale(int servers, int workers, int drain) {
     ChangeRoute();
   }
   DealAnew();
+  Keep([] {});
   return text.empty() ? "nothing changes" : text.substr(0, text.size() - 2);
+}
+
+// Those that came for an earlier number, and have no place in this one.
+void Coordinator::LetExtraWorkersGo() {
+  const auto places =
+      static_cast<size_t>(std::max(options_.num_workers, workers_wanted_));
+  for (size_t i = places; i < workers_.size(); ++i) {
+    WorkerState& worker = workers_[i];
+    if (worker.endpoint.has_value()) {
+      members_.at(*worker.endpoint).leaves = true;
+    }
+    if (worker.asking.has_value()) {
+      members_.at(worker.asking->from).told_to_stop = true;
+      ReplyStop(*worker.asking);
+    }
+  }
+  workers_.resize(places);
 }
 
 // Servers that hold nothing any more end.
@@ -291,6 +312,9 @@ std::vector<Coordinator::WaitingMessage> Coordinator::TakeWorkers() {
   std::vector<WaitingMessage> asking;
   cut_ = false;
   cut_sent_ = false;
+  for (const auto& [worker, call] : std::exchange(cuts_, {})) {
+    caller_->Forget(call);  // The order is done.
+  }
   if (workers_wanted_ == 0 || !WantedAreThere()) {
     return asking;
   }

@@ -1412,6 +1412,97 @@ TEST_F(RestartTest, StateOfAnotherRunIsOfNobody) {
   EXPECT_EQ(NumReplies(JoinShard(0)), 0) << "the others are waited for";
 }
 
+// Killed when all of it had ended, before its file was removed.
+TEST_F(RestartTest, JobThatHasEndedEnds) {
+  TrainThreeSteps();
+  for (int step = 3; step < 10; ++step) {
+    Prepared(Shard(0), step);
+    Prepared(Shard(1), step);
+  }
+  BothDone(1);
+  context_.RunStorage();
+  Restart();
+  for (const comm::EndpointId id : Everyone()) {
+    coordinator_->OnPeerDown(id, UnavailableError("nobody takes calls"));
+  }
+  context_.Advance(1s);
+  context_.RunStorage();
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_TRUE(context_.stopped->ok()) << context_.stopped->ToString();
+  EXPECT_FALSE(context_.storage.ReadFile(options_.state_file).ok());
+}
+
+TEST_F(RestartTest, KilledWhileServersLoadAllLoadAgain) {
+  options_.restore_folder = "out/checkpoints/step-5";
+  options_.restore_step = 5;
+  Start();
+  context_.RunStorage();
+  JoinShard(0);
+  JoinShard(1);
+  JoinWorker(0);
+  JoinWorker(1);
+  context_.RunStorage();
+  ASSERT_THAT(AskedOf(Shard(0), Method::kLoad), SizeIs(1));
+  Restart();
+  AnswerRecover(Shard(0), 5);  // It has loaded; the other has not.
+  AnswerRecover(Shard(1), 0);
+  AnswerRecover(Worker(0), 0);
+  // One that has not even had its answer to the join.
+  const uint64_t join = JoinWorker(1);
+  context_.RunStorage();
+  EXPECT_FALSE(context_.stopped.has_value());
+  EXPECT_EQ(ErrorReplyTo(join).code(), StatusCode::kUnavailable);
+  const uint64_t again = JoinShard(1);
+  context_.RunStorage();
+  EXPECT_TRUE(GoodReplyTo<wire::JoinReply>(again).restores());
+  for (const int shard : {0, 1}) {
+    const auto loads = AskedOf(Shard(shard), Method::kLoad);
+    ASSERT_FALSE(loads.empty());
+    Answer(Shard(shard), loads.back(), {});
+  }
+  context_.RunStorage();
+  const auto order = GoodReplyTo<wire::Order>(AskOrder(0, 0));
+  EXPECT_EQ(order.from_step(), 5);
+}
+
+TEST_F(RestartTest, WorkersThatCameForAnotherNumberGo) {
+  TrainThreeSteps();
+  ASSERT_TRUE(coordinator_->Scale(0, 4, -1).ok());
+  JoinWorker(2);
+  JoinWorker(3);
+  context_.RunStorage();
+  ASSERT_TRUE(coordinator_->Scale(0, 2, -1).ok());
+  context_.RunStorage();
+  Restart();
+  EXPECT_FALSE(context_.stopped.has_value()) << context_.stopped->ToString();
+  for (const comm::EndpointId id : Everyone()) {
+    AnswerRecover(id, 3);
+  }
+  AnswerRecover(Worker(2), 0);
+  AnswerRecover(Worker(3), 0);
+  context_.RunStorage();
+  EXPECT_EQ(GoodReplyTo<wire::Order>(AskOrder(3, 0)).kind(), wire::Order::STOP);
+  EXPECT_EQ(GoodReplyTo<wire::Order>(AskOrder(0, 0)).from_step(), 3);
+}
+
+TEST_F(RestartTest, ServerThatFailsMeanwhileIsDroppedAfterwards) {
+  options_.replicas = 2;
+  TrainThreeSteps();
+  Restart();
+  AnswerRecover(Shard(1), 3);
+  Tell(Shard(1), Method::kAbort,
+       AbortMessage(StatusCode::kUnavailable, "its link broke").frames);
+  AnswerRecover(Shard(0), 4);
+  AnswerRecover(Worker(0), 3);
+  EXPECT_THAT(AskedOf(Shard(0), Method::kRouteChange), IsEmpty())
+      << "not before all have answered";
+  AnswerRecover(Worker(1), 3);
+  context_.Advance(1s);
+  context_.RunStorage();
+  EXPECT_FALSE(context_.stopped.has_value());
+  EXPECT_EQ(CommittedOfRoute(Shard(0)), 4);
+}
+
 TEST_F(RestartTest, JobThatIsCalledOffLeavesNothing) {
   TrainThreeSteps();
   EXPECT_TRUE(context_.storage.ReadFile(options_.state_file).ok());

@@ -54,6 +54,9 @@ void DurableState::Keep(Buffer state, std::function<void()> kept) {
     kept();
     return;
   }
+  if (removed_) {
+    return;
+  }
   next_ = std::move(state);
   waiting_.push_back(std::move(kept));
   if (!writing_) {
@@ -94,6 +97,8 @@ void DurableState::Remove(std::function<void()> done) {
     done();
     return;
   }
+  removed_ = true;
+  waiting_.clear();  // Nor is anything written after this.
   context_.StartStorage(
       [path = path_](Storage& storage) -> StatusOr<Buffer> {
         SHOAL_RETURN_IF_ERROR(storage.Remove(path));

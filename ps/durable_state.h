@@ -48,6 +48,7 @@ class DurableState {
   const std::string path_;
   std::function<void(const Status&)> failed_;
   bool writing_ = false;
+  bool removed_ = false;
   Buffer next_;
   std::vector<std::function<void()>> waiting_;  // for `next_`
 };

@@ -72,6 +72,17 @@ TEST_F(DurableStateTest, NewerOnesOvertakeThoseThatWait) {
   EXPECT_EQ(*Read(), "c");
 }
 
+TEST_F(DurableStateTest, NothingIsWrittenAfterTheRemoval) {
+  DurableState state = Make();
+  Keep(state, "under way");
+  Keep(state, "waits");
+  state.Remove([] {});
+  Keep(state, "too late");
+  context_.RunStorage();
+  EXPECT_EQ(*Read(), "");
+  EXPECT_THAT(kept_, ElementsAre("under way"));
+}
+
 TEST_F(DurableStateTest, FullDiskIsToldAndNothingGoesOn) {
   DurableState state = Make();
   context_.storage.SetCapacity(1);

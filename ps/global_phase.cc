@@ -115,7 +115,11 @@ StatusOr<StepDecision> GlobalPhase::Decide(int64_t step,
     decision.skip = true;
     ++steps_skipped_;
     good_steps_ = 0;
-    loss_scale_ *= settings_.dynamic_scale ? settings_.backoff_factor : 1;
+    // Its inverse stays a number that a float can be.
+    constexpr double kLossScaleMin = 1e-30;
+    loss_scale_ = std::max(
+        loss_scale_ * (settings_.dynamic_scale ? settings_.backoff_factor : 1),
+        kLossScaleMin);
     LogWarning("step ", step,
                " is skipped, its gradients are not finite: ", steps_skipped_,
                " skipped so far; the loss scale was ", scale, " and is ",

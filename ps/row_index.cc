@@ -111,6 +111,13 @@ void RowIndex::Erase(uint64_t hash, uint64_t id) {
     }
     was_full = !last;
   }
+  // Rows that come in the order of their hash and go to disk fill one part
+  // after another: what is left of each must not keep the size of all.
+  if (part.bucket_bits > 0 &&
+      Fits(2 * uint64_t{part.count},
+           static_cast<uint8_t>(part.bucket_bits - 1))) {
+    Resize(part, static_cast<uint8_t>(part.bucket_bits - 1));
+  }
 }
 
 void RowIndex::EraseIf(int64_t index,

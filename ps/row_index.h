@@ -82,7 +82,7 @@ class RowIndex {
   // Adds an id that is not there.
   void Insert(uint64_t hash, uint64_t id, uint32_t number);
 
-  // Removes an id that is there. The part keeps its size.
+  // Removes an id that is there. A part that is mostly empty shrinks.
   void Erase(uint64_t hash, uint64_t id);
 
   // Removes the entries of a part for which `gone(id, number)`.

@@ -1,5 +1,6 @@
 #include "ps/row_index.h"
 
+#include <algorithm>
 #include <unordered_map>
 #include <vector>
 
@@ -84,6 +85,30 @@ TEST(HugeBlocksTest, WhatIsFreedIsUsedAgain) {
   EXPECT_EQ(blocks.bytes(), most + (4 << 20));
   blocks.Free(large, 16);
   EXPECT_EQ(blocks.bytes(), most);
+}
+
+// As rows do that are loaded in the order of their hash and go to disk.
+TEST(RowIndexTest, PartsThatAreMostlyEmptyShrink) {
+  RowIndex index(4);
+  std::vector<uint64_t> ids;
+  for (uint64_t id = 0; id < 100000; ++id) {
+    ids.push_back(id);
+  }
+  std::sort(ids.begin(), ids.end(),
+            [](uint64_t a, uint64_t b) { return IdHash(a) < IdHash(b); });
+  constexpr size_t kKept = 1000;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    index.Insert(IdHash(ids[i]), ids[i], static_cast<uint32_t>(i));
+    if (i >= kKept) {
+      index.Erase(IdHash(ids[i - kKept]), ids[i - kKept]);
+    }
+  }
+  EXPECT_LT(index.bytes(), 1 << 20) << "16 to 32 bytes an entry";
+  for (size_t i = 0; i < ids.size(); ++i) {
+    ASSERT_EQ(
+        index.Find(IdHash(ids[i]), ids[i]),
+        i + kKept < ids.size() ? RowIndex::kNone : static_cast<uint32_t>(i));
+  }
 }
 
 }  // namespace

@@ -190,7 +190,8 @@ StatusOr<std::unique_ptr<OwnFolder>> MakeFolder(const SpillOptions& options) {
   const std::string& parent = options.parent;
   std::error_code error;
   fs::create_directories(parent, error);
-  if (!fs::is_directory(parent)) {
+  const bool is_folder = !error && fs::is_directory(parent, error);
+  if (!is_folder) {
     return CantUse(parent, error ? error.message() : "it is no folder");
   }
   struct statfs found = {};

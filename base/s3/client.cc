@@ -360,7 +360,8 @@ S3Client::Try S3Client::SendOnce(const S3Request& request,
   set(CURLOPT_ERRORBUFFER, detail);
   set(CURLOPT_CONNECTTIMEOUT_MS, Milliseconds(options_.connect_within));
   set(CURLOPT_TIMEOUT_MS, Milliseconds(options_.request_within));
-  set(CURLOPT_LOW_SPEED_LIMIT, kStalledBytesPerSecond);
+  set(CURLOPT_LOW_SPEED_LIMIT,
+      request.store_works ? 0L : kStalledBytesPerSecond);
   set(CURLOPT_LOW_SPEED_TIME,
       (Milliseconds(options_.stalled_within) + 999) / 1000);
   set(CURLOPT_NOPROGRESS, 0L);

@@ -50,6 +50,8 @@ struct S3Request {
   std::span<const Buffer> pieces;
   int64_t begin = 0;
   int64_t size = 0;
+  // The answer may take long, while nothing is sent either way.
+  bool store_works = false;
 };
 
 struct S3Reply {

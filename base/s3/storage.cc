@@ -86,28 +86,34 @@ class S3Storage : public Storage, public Cancellable {
     SHOAL_ASSIGN_OR_RETURN(const S3Path source, FileOf(from));
     SHOAL_ASSIGN_OR_RETURN(const S3Path target, FileOf(to));
     const size_t skipped = FolderPrefix(source).size();
-    int64_t copied = 0;
+    std::vector<std::string> keys;
     SHOAL_RETURN_IF_ERROR(
         List(source, "", [&](const S3Listing& page) -> Status {
-          for (const std::string& key : page.keys) {
-            SHOAL_RETURN_IF_ERROR(
-                client_
-                    .Send({.method = "PUT",
-                           .path = {.bucket = target.bucket,
-                                    .key = FolderPrefix(target) +
-                                           key.substr(skipped)},
-                           .headers = {StrCat("x-amz-copy-source: /",
-                                              source.bucket, "/",
-                                              PercentEncoded(key, true))}})
-                    .status());
-            ++copied;
-          }
+          keys.insert(keys.end(), page.keys.begin(), page.keys.end());
           return OkStatus();
         }));
-    return copied == 0 ? NotFoundError(StrCat("move '", from,
-                                              "': there is no file of that "
-                                              "folder"))
-                       : Remove(from);
+    if (keys.empty()) {
+      return NotFoundError(
+          StrCat("move '", from, "': there is no file of that folder"));
+    }
+    // What makes a folder whole, a manifest, is to be there when all else is,
+    // also if this is cut off half way.
+    std::stable_partition(keys.begin(), keys.end(), [](const std::string& key) {
+      return !key.ends_with(".json");
+    });
+    for (const std::string& key : keys) {
+      SHOAL_RETURN_IF_ERROR(
+          client_
+              .Send(
+                  {.method = "PUT",
+                   .path = {.bucket = target.bucket,
+                            .key = FolderPrefix(target) + key.substr(skipped)},
+                   .headers = {StrCat("x-amz-copy-source: /", source.bucket,
+                                      "/", PercentEncoded(key, true))},
+                   .store_works = true})
+              .status());
+    }
+    return Remove(from);
   }
 
  private:
@@ -203,7 +209,8 @@ class S3Storage : public Storage, public Cancellable {
                                          .path = file,
                                          .query = {{"uploadId", upload}},
                                          .pieces = {&end, 1},
-                                         .size = end.size()}));
+                                         .size = end.size(),
+                                         .store_works = true}));
     return ParseS3Answer(done.body.text(), "CompleteMultipartUploadResult",
                          "ETag")
         .status()

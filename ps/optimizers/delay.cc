@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -21,6 +22,7 @@ struct DelayFn {
                int64_t dim)
   const {
     constexpr float kEpsilon = 1e-7F;
+    constexpr float kLargest = std::numeric_limits<float>::max();
     float* __restrict squares = row + squares_at;
     float* __restrict out = to + (gradient - from);
     const float* __restrict before =
@@ -29,9 +31,11 @@ struct DelayFn {
     const auto take = static_cast<float>(1 - decay);
     for (int64_t j = 0; j < dim; ++j) {
       const float g = gradient[j];
-      squares[j] = keep * squares[j] + take * (g * g);
+      // One whose square is no number is left as it is.
+      const float square = g * g <= kLargest ? g * g : 0.0F;
+      squares[j] = keep * squares[j] + take * square;
       const float lambda = strength / std::sqrt(squares[j] + kEpsilon);
-      out[j] = g + lambda * (g * g) * (row[j] - before[j]);
+      out[j] = g + lambda * square * (row[j] - before[j]);
     }
   }
 };
