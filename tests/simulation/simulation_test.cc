@@ -57,6 +57,36 @@ class SimulationTest : public ::testing::Test {
   static SimulatedJob* job;
   static std::string undisturbed_digest;
 
+  // Runs `seeds` clusters, or as many as the environment says; each must end
+  // well, with the bits of the undisturbed run, and what `count` counts must
+  // have come about more than once in each, as a mean.
+  static void ExpectBits(uint64_t seeds,
+                         const std::function<RunPlan(int seed)>& plan_of,
+                         int RunResult::*count) {
+    seeds = NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", seeds);
+    const uint64_t first =
+        NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
+    int64_t events = 0;
+    int counted = 0;
+    for (uint64_t seed = first; seed < first + seeds; ++seed) {
+      RunPlan plan = plan_of(static_cast<int>(seed));
+      plan.seed = seed;
+      const RunResult result = RunJob(*job, plan);
+      ASSERT_TRUE(result.status.ok())
+          << "seed " << seed << ": " << result.status;
+      ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
+      events += result.num_events;
+      counted += count == nullptr ? 0 : result.*count;
+    }
+    std::cout << "seeds " << first << " to " << first + seeds - 1 << ": "
+              << events << " events";
+    if (count != nullptr) {
+      std::cout << ", of what is tried here " << counted;
+      EXPECT_GT(counted, static_cast<int>(seeds));
+    }
+    std::cout << "\n";
+  }
+
   // Runs seeds until one shows that something is wrong; whether any did.
   static bool Finds(const Decorate& decorate, uint64_t seeds) {
     for (uint64_t seed = 1; seed <= seeds; ++seed) {
@@ -79,90 +109,51 @@ SimulatedJob* SimulationTest::job = nullptr;
 std::string SimulationTest::undisturbed_digest;
 
 TEST_F(SimulationTest, FaultsLeaveTheBitsOfTheUndisturbedRun) {
-  const uint64_t seeds = NumberFromEnvironment(
-      "SHOAL_SIMULATION_SEEDS",
-      std::getenv("SHOAL_NIGHTLY") == nullptr ? 600 / kShare : 10000);
-  const uint64_t first =
-      NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
-  int64_t events = 0;
-  for (uint64_t seed = first; seed < first + seeds; ++seed) {
-    const RunResult result = RunJob(*job, {.seed = seed});
-    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
-    ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
-    events += result.num_events;
-  }
-  std::cout << "seeds " << first << " to " << first + seeds - 1 << ": "
-            << events << " events\n";
+  ExpectBits(
+      std::getenv("SHOAL_NIGHTLY") == nullptr ? 600 / kShare : 10000,
+      [](int) { return RunPlan(); }, nullptr);
 }
 
 // Servers are killed while everything else goes wrong too, each as soon as all
 // slots have their replicas again.
 TEST_F(SimulationTest, LostServersLeaveTheBitsOfTheUndisturbedRun) {
-  const uint64_t seeds =
-      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 400 / kShare);
-  const uint64_t first =
-      NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
-  int crashed = 0;
-  for (uint64_t seed = first; seed < first + seeds; ++seed) {
-    const RunResult result =
-        RunJob(*job, {.seed = seed,
-                      .replicas = 2 + static_cast<int>(seed % 2),
-                      .server_crashes = 3});
-    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
-    ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
-    crashed += result.crashed;
-  }
-  std::cout << crashed << " servers were killed\n";
-  EXPECT_GT(crashed, static_cast<int>(seeds));
+  ExpectBits(
+      400 / kShare,
+      [](int seed) {
+        return RunPlan{.replicas = 2 + seed % 2, .server_crashes = 3};
+      },
+      &RunResult::crashed);
 }
 
 // The coordinator is killed at any moment, before, while and after servers and
 // workers are, and another goes on from its file.
 TEST_F(SimulationTest, LostCoordinatorsLeaveTheBitsOfTheUndisturbedRun) {
-  const uint64_t seeds =
-      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 400 / kShare);
-  const uint64_t first =
-      NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
-  int crashed = 0;
-  for (uint64_t seed = first; seed < first + seeds; ++seed) {
-    const int replicas = 1 + static_cast<int>(seed % 3);
-    const RunResult result =
-        RunJob(*job, {.seed = seed,
-                      .crashes = 1,
-                      .replicas = replicas,
-                      .server_crashes = replicas > 1 ? 2 : 0,
-                      .coordinator_crashes = 3,
-                      .scales = seed % 4 == 0 ? 2 : 0});
-    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
-    ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
-    crashed += result.coordinators_crashed;
-  }
-  std::cout << crashed << " coordinators were killed\n";
-  EXPECT_GT(crashed, static_cast<int>(seeds));
+  ExpectBits(
+      400 / kShare,
+      [](int seed) {
+        const int replicas = 1 + seed % 3;
+        return RunPlan{.crashes = 1,
+                       .replicas = replicas,
+                       .server_crashes = replicas > 1 ? 2 : 0,
+                       .coordinator_crashes = 3,
+                       .scales = seed % 4 == 0 ? 2 : 0};
+      },
+      &RunResult::coordinators_crashed);
 }
 
 // Members come and go on command, while servers are killed and all else goes
 // wrong.
 TEST_F(SimulationTest, OtherNumbersOfMembersLeaveTheBitsOfTheUndisturbedRun) {
-  const uint64_t seeds =
-      NumberFromEnvironment("SHOAL_SIMULATION_SEEDS", 200 / kShare);
-  const uint64_t first =
-      NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
-  int scaled = 0;
-  for (uint64_t seed = first; seed < first + seeds; ++seed) {
-    const int replicas = 1 + static_cast<int>(seed % 3);
-    const RunResult result =
-        RunJob(*job, {.seed = seed,
-                      .crashes = 1,
-                      .replicas = replicas,
-                      .server_crashes = replicas > 1 ? 1 : 0,
-                      .scales = 3});
-    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
-    ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
-    scaled += result.scaled;
-  }
-  std::cout << scaled << " times to other numbers\n";
-  EXPECT_GT(scaled, static_cast<int>(seeds));
+  ExpectBits(
+      200 / kShare,
+      [](int seed) {
+        const int replicas = 1 + seed % 3;
+        return RunPlan{.crashes = 1,
+                       .replicas = replicas,
+                       .server_crashes = replicas > 1 ? 1 : 0,
+                       .scales = 3};
+      },
+      &RunResult::scaled);
 }
 
 // One worker that waits for its pushes leaves no choice of an order: whatever
