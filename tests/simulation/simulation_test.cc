@@ -33,10 +33,11 @@ uint64_t NumberFromEnvironment(const char* name, uint64_t otherwise) {
 
 // Under sanitizers all takes ten times as long.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr uint64_t kShare = 6;
+constexpr uint64_t kShare = 10;
 #else
 constexpr uint64_t kShare = 1;
 #endif
+constexpr uint64_t kFewer = kShare > 1 ? 2 : 1;  // where each is of more kinds
 
 class SimulationTest : public ::testing::Test {
  protected:
@@ -180,7 +181,7 @@ TEST_F(SimulationTest, OutsideSyncEveryPushIsAppliedOnce) {
 
 TEST_F(SimulationTest, OutsideSyncWorkersNeverWaitForEver) {
   for (const ps::Mode mode : {ps::Mode::kBounded, ps::Mode::kAsync}) {
-    for (uint64_t seed = 1; seed <= 50; ++seed) {
+    for (uint64_t seed = 1; seed <= 50 / kFewer; ++seed) {
       const RunPlan plan{.seed = seed,
                          .mode = mode,
                          .staleness = static_cast<int64_t>(seed % 3),
@@ -228,7 +229,7 @@ TEST_F(SimulationTest, DenseVariablesOnWorkersHaveTheBitsOfTheServers) {
       {.mode = ps::Mode::kBounded, .dense = ps::DensePlace::kWorkerParts}};
   for (size_t kind = 0; kind < kinds.size(); ++kind) {
     int lost = 0;
-    for (uint64_t seed = 1; seed <= 30; ++seed) {
+    for (uint64_t seed = 1; seed <= 30 / kFewer; ++seed) {
       SCOPED_TRACE(StrCat("kind ", kind, ", seed ", seed));
       RunPlan plan = kinds[kind];
       plan.seed = seed;
@@ -316,7 +317,7 @@ TEST_F(SimulationTest, RowsBesideAllReduceAreAsFreshAsTheirModeSays) {
         mode == ps::Mode::kAsync ? 3 : std::min<int64_t>(staleness, 3);
     std::map<std::pair<int64_t, int64_t>, int> lags;
     int late = 0;
-    for (uint64_t seed = 1; seed <= 50; ++seed) {
+    for (uint64_t seed = 1; seed <= 50 / kFewer; ++seed) {
       SCOPED_TRACE(StrCat("staleness ", staleness, ", seed ", seed));
       const RunResult result = RunJob(
           *job, {.seed = seed,
