@@ -34,8 +34,6 @@ namespace {
 // Whose checkpoints those of the folder are: RunRequest::run.
 constexpr char kRunFile[] = "/run";
 
-bool InStore(const std::string& folder) { return folder.starts_with("s3://"); }
-
 double WallTime() {
   return std::chrono::duration<double>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -128,7 +126,7 @@ StatusOr<std::unique_ptr<JobRun>> JobRun::Prepare(const RunRequest& request) {
 // whose members wait. Where one goes on for another, nothing is to make way.
 Status JobRun::MakeWayInStore() {
   if (request_.kind != RunRequest::Kind::kTrain ||
-      !InStore(out_->checkpoints()) ||
+      !IsS3Path(out_->checkpoints()) ||
       storage_->ReadFile(out() + kCoordinatorStateFile).ok()) {
     return OkStatus();
   }
@@ -378,7 +376,7 @@ Status JobRun::OnStarted(int64_t step) {
     return OkStatus();
   }
   // What an earlier run left makes way only now that this one can run.
-  if (!InStore(out_->checkpoints())) {
+  if (!IsS3Path(out_->checkpoints())) {
     SHOAL_RETURN_IF_ERROR(
         out_->SetAsideCheckpoints(*storage_, restored_.folder));
   }

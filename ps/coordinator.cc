@@ -510,12 +510,12 @@ void Coordinator::OnAskOrder(comm::EndpointId from, comm::Message message) {
     Reply(from, MakeErrorReply(message, status));
     return;
   }
-  if (member.leaves && !state_->settled()) {
-    Reply(from,
-          MakeErrorReply(message, UnavailableError("who stays is being kept")));
-    return;
-  }
   if (member.leaves) {
+    if (!state_->settled()) {
+      Reply(from, MakeErrorReply(message,
+                                 UnavailableError("who stays is being kept")));
+      return;
+    }
     ReplyStop({from, std::move(message)});
     // Once to stop, once for its good-bye.
     if (std::exchange(members_.at(from).told_to_stop, true)) {

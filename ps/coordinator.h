@@ -227,7 +227,7 @@ class Coordinator : public comm::Node {
   void OnScale(comm::EndpointId from, const comm::Message& message);
   Status CheckScale(int servers, int workers, int drain) const;
   bool Leaves(int server) const { return leaving_.contains(server); }
-  void LetExtraWorkersGo();
+  std::vector<WaitingMessage> LetWorkersGo(int places);
   void FinishLeavers();
   void OnStatus(comm::EndpointId from, const comm::Message& message);
   // Workers: when all that are wanted are there, the order under way is cut and

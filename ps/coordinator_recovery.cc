@@ -318,21 +318,18 @@ void Coordinator::FinishRecovery() {
 // Of every slot there must be a replica: no one else knows what it holds, nor
 // which steps were committed.
 Status Coordinator::CheckFound() const {
+  const auto found = [this](int shard) {
+    const auto& place = shards_[static_cast<size_t>(shard)];
+    return place.has_value() && !not_found_.contains(*place);
+  };
   for (const Chain& chain : route_.chains) {
-    Status lost;
-    for (const int shard : chain.members) {
-      const auto& place = shards_[static_cast<size_t>(shard)];
-      const auto why =
-          place.has_value() ? not_found_.find(*place) : not_found_.end();
-      if (place.has_value() && why == not_found_.end()) {
-        lost = OkStatus();
-        break;
-      }
-      lost = place.has_value()
-                 ? why->second.WithPrefix(members_.at(*place).name)
-                 : UnavailableError(StrCat("shard ", shard, " was lost"));
+    if (std::any_of(chain.members.begin(), chain.members.end(), found)) {
+      continue;
     }
-    SHOAL_RETURN_IF_ERROR(lost);
+    const auto& place = shards_[static_cast<size_t>(chain.tail())];
+    return place.has_value()
+               ? not_found_.at(*place).WithPrefix(members_.at(*place).name)
+               : UnavailableError(StrCat("shard ", chain.tail(), " was lost"));
   }
   return OkStatus();
 }

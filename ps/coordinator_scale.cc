@@ -119,7 +119,11 @@ StatusOr<std::string> Coordinator::Scale(int servers, int workers, int drain) {
     }
   }
   if (workers != 0) {
-    LetExtraWorkersGo();
+    // Those that came for an earlier number.
+    for (const WaitingMessage& asking :
+         LetWorkersGo(std::max(options_.num_workers, workers_wanted_))) {
+      ReplyStop(asking);
+    }
   }
   if (options_.wanted != nullptr) {
     options_.wanted(options_.num_servers,
@@ -133,21 +137,22 @@ StatusOr<std::string> Coordinator::Scale(int servers, int workers, int drain) {
   return text.empty() ? "nothing changes" : text.substr(0, text.size() - 2);
 }
 
-// Those that came for an earlier number, and have no place in this one.
-void Coordinator::LetExtraWorkersGo() {
-  const auto places =
-      static_cast<size_t>(std::max(options_.num_workers, workers_wanted_));
-  for (size_t i = places; i < workers_.size(); ++i) {
+// Those beyond `places` have none any more; gives the asking ones, which are to
+// be told.
+std::vector<Coordinator::WaitingMessage> Coordinator::LetWorkersGo(int places) {
+  std::vector<WaitingMessage> asking;
+  for (size_t i = static_cast<size_t>(places); i < workers_.size(); ++i) {
     WorkerState& worker = workers_[i];
     if (worker.endpoint.has_value()) {
       members_.at(*worker.endpoint).leaves = true;
     }
     if (worker.asking.has_value()) {
-      members_.at(worker.asking->from).told_to_stop = true;
-      ReplyStop(*worker.asking);
+      asking.push_back(*std::exchange(worker.asking, std::nullopt));
+      members_.at(asking.back().from).told_to_stop = true;
     }
   }
-  workers_.resize(places);
+  workers_.resize(static_cast<size_t>(places));
+  return asking;
 }
 
 // Servers that hold nothing any more end.
@@ -309,28 +314,16 @@ void Coordinator::CutDone(comm::EndpointId worker) {
 
 // At the end of an order: from here on there are those that are wanted.
 std::vector<Coordinator::WaitingMessage> Coordinator::TakeWorkers() {
-  std::vector<WaitingMessage> asking;
   cut_ = false;
   cut_sent_ = false;
   for (const auto& [worker, call] : std::exchange(cuts_, {})) {
     caller_->Forget(call);  // The order is done.
   }
   if (workers_wanted_ == 0 || !WantedAreThere()) {
-    return asking;
-  }
-  for (int i = workers_wanted_; i < options_.num_workers; ++i) {
-    WorkerState& worker = workers_[static_cast<size_t>(i)];
-    if (worker.asking.has_value()) {
-      asking.push_back(*std::exchange(worker.asking, std::nullopt));
-      members_.at(asking.back().from).told_to_stop = true;
-    }
-    if (worker.endpoint.has_value()) {
-      members_.at(*worker.endpoint).leaves = true;
-    }
+    return {};
   }
   options_.num_workers = std::exchange(workers_wanted_, 0);
-  workers_.resize(static_cast<size_t>(options_.num_workers));
-  return asking;
+  return LetWorkersGo(options_.num_workers);
 }
 
 }  // namespace shoal::ps

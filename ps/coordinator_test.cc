@@ -1259,8 +1259,8 @@ class RestartTest : public CoordinatorTest {
  protected:
   RestartTest() { options_.state_file = "out/coordinator.state"; }
 
-  // Both workers have the order to train; three steps are committed.
-  void TrainThreeSteps() {
+  // All have joined, and that is kept.
+  void StartKeeping() {
     Start();
     context_.RunStorage();
     JoinShard(0);
@@ -1268,6 +1268,10 @@ class RestartTest : public CoordinatorTest {
     JoinWorker(0);
     JoinWorker(1);
     context_.RunStorage();
+  }
+  // Both workers have the order to train; three steps are committed.
+  void TrainThreeSteps() {
+    StartKeeping();
     BothDone(0);
     for (int step = 0; step < 3; ++step) {
       Prepared(Shard(0), step);
@@ -1435,13 +1439,7 @@ TEST_F(RestartTest, JobThatHasEndedEnds) {
 TEST_F(RestartTest, KilledWhileServersLoadAllLoadAgain) {
   options_.restore_folder = "out/checkpoints/step-5";
   options_.restore_step = 5;
-  Start();
-  context_.RunStorage();
-  JoinShard(0);
-  JoinShard(1);
-  JoinWorker(0);
-  JoinWorker(1);
-  context_.RunStorage();
+  StartKeeping();
   ASSERT_THAT(AskedOf(Shard(0), Method::kLoad), SizeIs(1));
   Restart();
   AnswerRecover(Shard(0), 5);  // It has loaded; the other has not.

@@ -103,9 +103,7 @@ void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
         if (newer_route_.has_value()) {
           client_->Adopt(*std::exchange(newer_route_, std::nullopt));
         }
-        sums_.emplace(joined_.model, client_->layout(), *job_->runner,
-                      joined_.plan.virtual_workers, joined_.virtual_begin,
-                      joined_.virtual_end, joined_.plan.global.loss_scale > 0);
+        MakeSums();
         OnOpened();
       });
 }
@@ -284,6 +282,10 @@ void WorkerNode::TakeShare(const ps::wire::Order& order) {
   joined_.virtual_begin = order.virtual_begin();
   joined_.virtual_end = order.virtual_end();
   job_->source->SetShares(joined_.virtual_begin, joined_.virtual_end);
+  MakeSums();
+}
+
+void WorkerNode::MakeSums() {
   sums_.emplace(joined_.model, client_->layout(), *job_->runner,
                 joined_.plan.virtual_workers, joined_.virtual_begin,
                 joined_.virtual_end, joined_.plan.global.loss_scale > 0);

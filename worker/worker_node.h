@@ -89,6 +89,7 @@ class WorkerNode : public comm::Node {
   void AskOrder();
   void OnOrder(const comm::Message& reply);
   void TakeShare(const ps::wire::Order& order);
+  void MakeSums();
   void BeginOrder();
 
   // Starts whatever may start; called after every event.

@@ -163,21 +163,27 @@ std::vector<pid_t> FaultTest::ServicesWith(const std::string& at,
                    StrCat(" ", role, " --index 1 --coordinator ", at));
 }
 
+void FaultTest::UntilLongEnough(
+    int epochs, const std::function<bool(int epochs)>& attempt) {
+  constexpr int kMostTimes = 8;
+  for (int times = 1; times <= kMostTimes; times *= 2) {
+    if (attempt(epochs * times) || HasFatalFailure()) {
+      return;
+    }
+    std::cout << "a job of " << epochs * times
+              << " epochs ended before all kills\n";
+  }
+  FAIL() << "the job ended before all kills";
+}
+
 void FaultTest::KillDuring(
     const Killer::Options& options, int epochs,
     const std::function<void(int epochs, const Disturb& killer)>& attempt) {
-  constexpr int kMostTimes = 8;
-  for (int times = 1; times <= kMostTimes; times *= 2) {
+  UntilLongEnough(epochs, [&](int so_many) {
     Killer killer(options);
-    ASSERT_NO_FATAL_FAILURE(attempt(
-        epochs * times, [&killer](const JobView& job) { killer(job); }));
-    if (killer.kills() == options.kills) {
-      return;
-    }
-    std::cout << "the job of " << epochs * times << " epochs ended after "
-              << killer.kills() << " of " << options.kills << " kills\n";
-  }
-  FAIL() << "the job ended before all kills";
+    attempt(so_many, [&killer](const JobView& job) { killer(job); });
+    return killer.kills() == options.kills;
+  });
 }
 
 void FaultTest::TrainUndisturbed(const std::string& out, int epochs,

@@ -79,6 +79,11 @@ class FaultTest : public integration::JobsTest {
   RunOutcome Disturbed(const std::string& out, const Words& settings,
                        const Disturb& disturb) const;
 
+  // Calls `attempt` with a number of epochs, and with twice as many for as long
+  // as it says that its job ended too soon.
+  static void UntilLongEnough(int epochs,
+                              const std::function<bool(int epochs)>& attempt);
+
   // Calls `attempt` with a number of epochs and a killer to disturb its job
   // with: again with twice as many epochs while the job ends before all kills.
   static void KillDuring(

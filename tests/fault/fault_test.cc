@@ -410,32 +410,26 @@ class CoordinatorFaultTest : public DealtFaultTest {
 TEST_F(CoordinatorFaultTest, SyncEndsWithTheBitsOfTheUndisturbedRun) {
   for (const char* transport : {"zmq", "auto"}) {
     SCOPED_TRACE(transport);
-    int epochs = 60;
-    ASSERT_NO_FATAL_FAILURE(TrainUndisturbed("undisturbed", epochs));
-    while (!TrainWithKills(Cluster(2, epochs, transport)) && epochs < 500) {
-      epochs *= 2;
-      ASSERT_NO_FATAL_FAILURE(TrainUndisturbed("undisturbed", epochs));
-    }
-    ASSERT_LT(epochs, 500) << "the job ended before all were killed";
-    EXPECT_EQ(Digest("out"), Digest("undisturbed"));
+    UntilLongEnough(60, [&](int epochs) {
+      const bool all = TrainWithKills(Cluster(2, epochs, transport));
+      TrainUndisturbed("undisturbed", epochs);
+      EXPECT_EQ(Digest("out"), Digest("undisturbed"));
+      return all;
+    });
   }
 }
 
 TEST_F(CoordinatorFaultTest, OtherModesApplyEveryPushOnce) {
   for (const char* mode : {"bounded", "async"}) {
     SCOPED_TRACE(mode);
-    int epochs = 60;
-    const auto settings = [&] {
-      return Join(Join(Cluster(2, epochs, "auto"), Counting()),
-                  integration::Sets({StrCat("consistency.mode=", mode)}));
-    };
-    while (!TrainWithKills(settings()) && epochs < 500) {
-      epochs *= 2;
-    }
-    ASSERT_LT(epochs, 500) << "the job ended before all were killed";
-    ASSERT_NO_FATAL_FAILURE(
-        TrainUndisturbed("undisturbed", epochs, Counting()));
-    EXPECT_EQ(UpdateCounts("out"), UpdateCounts("undisturbed"));
+    UntilLongEnough(60, [&](int epochs) {
+      const bool all = TrainWithKills(
+          Join(Join(Cluster(2, epochs, "auto"), Counting()),
+               integration::Sets({StrCat("consistency.mode=", mode)})));
+      TrainUndisturbed("undisturbed", epochs, Counting());
+      EXPECT_EQ(UpdateCounts("out"), UpdateCounts("undisturbed"));
+      return all;
+    });
   }
 }
 
