@@ -25,6 +25,7 @@
 #include "ps/route.h"
 #include "ps/sparse_table.h"
 #include "ps/step_stage.h"
+#include "ps/storage_answer.h"
 
 namespace shoal::ps {
 
@@ -156,7 +157,8 @@ class Shard : public comm::Node {
   // whatever reads or changes them, before anybody is told of it.
   bool CheckTables();
   Status TablesStatus() const {
-    return CheckMemory(model_, memory_, tables_, dense_->memory_bytes(),
+    return CheckMemory(model_, memory_, tables_,
+                       dense_->memory_bytes() + saves_->kept_bytes(),
                        store_.get());
   }
 
@@ -197,7 +199,7 @@ class Shard : public comm::Node {
   // Checkpoints.
   void OnSave(comm::EndpointId from, comm::Message request);
   void OnLoad(comm::EndpointId from, const comm::Message& request);
-  void EndStorage();
+  void EndLoad();
   ShardState StateOf(const Portion& portion) {
     return {.model = &model_,
             .tables = tables_,
@@ -247,6 +249,7 @@ class Shard : public comm::Node {
   std::unique_ptr<SpillStore> store_;                 // or none; of tables_
   std::vector<std::unique_ptr<SparseTable>> tables_;  // see MakeTables()
   std::unique_ptr<DenseStore> dense_;
+  std::optional<SaveAnswerer> saves_;  // goes before what it reads
   Buffer dense_values_;  // of headed_, until they change
 
   RouteTable route_;
@@ -260,8 +263,8 @@ class Shard : public comm::Node {
   std::map<int, std::vector<bool>> hands_on_;
   std::map<int, Transfer> transfers_;
   std::map<int, std::deque<LinkMessage>> link_messages_;
-  // A new one waits while storage reads or writes what it would change.
-  int storage_works_ = 0;
+  // A new one waits while storage writes what it would change.
+  int loads_ = 0;
   std::optional<WaitingMessage> next_route_;
 
   // Where steps are shared: the pushes of step_ and, outside sync, of those

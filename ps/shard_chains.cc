@@ -98,7 +98,7 @@ void Shard::OnRouteChange(comm::EndpointId from, comm::Message request) {
     Reply(from, MakeReply(request, {}));
     return;
   }
-  if (storage_works_ > 0) {
+  if (loads_ > 0) {
     next_route_ = {from, std::move(request)};
     return;
   }
@@ -437,7 +437,7 @@ bool Shard::Handle(const LinkMessage& message) {
       (slots ? Decode(message.message, states) : Decode(message.message, push))
           .ok());
   const int64_t step = slots ? states.step() : push.step();
-  if ((slots && storage_works_ > 0) ||
+  if ((slots && loads_ > 0) ||
       (commits() && !states.kept() && step > step_)) {
     return false;  // The commit of the step before is on its way.
   }

@@ -257,8 +257,21 @@ class ShardWorld {
     shard_->OnMessage(from, comm::MakeReply(prepared, {Encode(commit)}));
   }
 
+  // The error of either request, or the reply to the second.
   comm::Message Save(int64_t step, const std::string& folder,
                      comm::EndpointId from = kChief) {
+    const comm::Message cut = Cut(step, folder, from);
+    return ErrorOf(cut).ok() ? Parts(folder, from) : cut;
+  }
+  comm::Message Parts(const std::string& folder,
+                      comm::EndpointId from = kChief) {
+    wire::Parts parts;
+    parts.set_folder(folder);
+    parts.set_name("part-0");
+    return Ask(from, Method::kParts, {Encode(parts)});
+  }
+  comm::Message Cut(int64_t step, const std::string& folder,
+                    comm::EndpointId from = kChief) {
     wire::Save save;
     save.set_folder(folder);
     save.set_name("part-0");
@@ -1242,7 +1255,7 @@ TEST(ShardTest, LoadGivesWhatWasSavedAndItsStep) {
   ASSERT_TRUE(from.Push({}).ok());
   from.Commit(from.Prepared().at(0), 0);
   const comm::Message saved = from.Save(1, "out/step-1");
-  wire::SaveReply entry;
+  wire::PartsReply entry;
   ASSERT_TRUE(Decode(saved, entry).ok());
   ASSERT_TRUE(PublishManifest(from.context.storage, "out/step-1", 1,
                               {entry.parts().begin(), entry.parts().end()}, {})

@@ -14,6 +14,7 @@
 #include "ps/caller.h"
 #include "ps/client.h"
 #include "ps/member.h"
+#include "ps/storage_answer.h"
 #include "worker/dense_replica.h"
 #include "worker/gradient_sums.h"
 #include "worker/model_runner.h"
@@ -84,7 +85,7 @@ class WorkerNode : public comm::Node {
   void OnCutOrder(comm::EndpointId from, const comm::Message& request);
   void DropBeyondOrder();
   void OnRouteChange(comm::EndpointId from, const comm::Message& request);
-  void OnSave(comm::EndpointId from, comm::Message request);
+  void OnSave(comm::EndpointId from, const comm::Message& request);
   void OnLoad(comm::EndpointId from, comm::Message request);
   void AskOrder();
   void OnOrder(const comm::Message& reply);
@@ -122,6 +123,7 @@ class WorkerNode : public comm::Node {
   std::optional<ps::Member> member_;
   std::optional<ps::Client> client_;
   std::unique_ptr<DenseReplica> replica_;  // null: the shards hold it
+  std::optional<ps::SaveAnswerer> saves_;  // of it
   // Of the collective, before this worker has joined.
   std::vector<std::pair<comm::EndpointId, comm::Message>> early_;
   ps::JoinResult joined_;
