@@ -241,6 +241,12 @@ Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
                                      " still counts as running, on host ",
                                      before.host, " pid ", before.pid));
     }
+    if (member.is_worker && all_joined_ && options_.plan.dense_on_workers()) {
+      return FailedPreconditionError(
+          StrCat("join: ", before.name,
+                 " was lost with the dense variables that it held; start the "
+                 "job from its last checkpoint"));
+    }
     if (!member.is_worker && all_joined_) {
       if (!CanDrop(member.server)) {
         return FailedPreconditionError(

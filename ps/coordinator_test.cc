@@ -489,6 +489,19 @@ TEST_F(CoordinatorTest, LostShardIsNotReplacedOnceTrainingHasBegun) {
   EXPECT_THAT(refused.message(), HasSubstr("checkpoint"));
 }
 
+TEST_F(CoordinatorTest, WorkerThatHeldDenseVariablesIsNotReplaced) {
+  options_.replace_within = 30s;
+  options_.plan.dense = DensePlace::kWorkers;
+  StartAndJoin();
+  coordinator_->OnPeerDown(Worker(1), UnavailableError("connection reset"));
+  const Status refused = ErrorReplyTo(JoinWorker(1, comm::EndpointId{300}));
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+  EXPECT_THAT(refused.message(), HasSubstr("checkpoint"));
+  PassAlive(2s, {Shard(0), Shard(1), Worker(0)});
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_THAT(context_.stopped->message(), HasSubstr("worker 1"));
+}
+
 // --- Restoring -------------------------------------------------------------
 
 TEST_F(CoordinatorTest, OrdersComeWhenAllShardsHaveLoaded) {
@@ -1135,6 +1148,22 @@ TEST_F(CoordinatorSaveTest, EveryWorkerIsAskedForItsPart) {
   EXPECT_THAT(AskedOf(Worker(1), Method::kSave), SizeIs(1));
 }
 
+// It would be waited for until storage is given up.
+TEST_F(CoordinatorSaveTest, ServerThatEndsMeanwhileIsNotAskedForItsPart) {
+  StartAndJoin();
+  ASSERT_TRUE(coordinator_->Scale(1, 0, -1).ok());
+  BothDone(1);
+  ASSERT_THAT(AskedOf(Shard(0), Method::kSave), SizeIs(1));
+  ASSERT_THAT(AskedOf(Shard(1), Method::kSave), SizeIs(1));
+  wire::CaughtUp caught_up;
+  caught_up.set_version(coordinator_->route_version());
+  caught_up.set_joining(0);
+  Ask(Shard(1), Method::kCaughtUp, caught_up);
+  EXPECT_THAT(AskedOf(Shard(1), Method::kFinish), SizeIs(1));
+  EXPECT_THAT(AskedOf(Shard(0), Method::kSave), SizeIs(2));
+  EXPECT_THAT(AskedOf(Shard(1), Method::kSave), SizeIs(1));
+}
+
 TEST_F(CoordinatorSaveTest, ManifestComesAfterAllParts) {
   Train();
   observer_.texts = {{"job", "name: test"}};  // as they are when it is saved
@@ -1379,6 +1408,21 @@ TEST_F(RestartTest, ServerThatIsNotThereEndsTheJobNamingIt) {
       << "nobody is to go on with it";
 }
 
+TEST_F(RestartTest, ServerThatCantBeReachedForAWhileIsWaitedFor) {
+  TrainThreeSteps();
+  Restart();
+  AnswerRecover(Shard(0), 3);
+  AnswerRecover(Worker(0), 3);
+  AnswerRecover(Worker(1), 3);
+  coordinator_->OnPeerDown(Shard(1), UnavailableError("nobody takes calls"));
+  context_.Advance(options_.plan.timeout / 2 - 100ms);
+  EXPECT_FALSE(context_.stopped.has_value());
+  AnswerRecover(Shard(1), 3);
+  context_.RunStorage();
+  EXPECT_EQ(CommittedOfRoute(Shard(1)), 3);
+  EXPECT_FALSE(context_.stopped.has_value());
+}
+
 TEST_F(RestartTest, ServerThatIsNotThereIsDroppedIfThereAreReplicas) {
   options_.replicas = 2;
   TrainThreeSteps();
@@ -1393,6 +1437,23 @@ TEST_F(RestartTest, ServerThatIsNotThereIsDroppedIfThereAreReplicas) {
   EXPECT_EQ(CommittedOfRoute(Shard(0)), 3);
   EXPECT_FALSE(coordinator_->replicated());
   Prepared(Shard(0), 3);
+}
+
+// A launcher may see it end while the members are asked.
+TEST_F(RestartTest, ServerThatIsSeenToEndMeanwhileIsDroppedAfterwards) {
+  options_.replicas = 2;
+  TrainThreeSteps();
+  Restart();
+  EXPECT_EQ(coordinator_->ProcessEnded("server 1", UnavailableError("killed")),
+            Coordinator::Ended::kReplace);
+  AnswerRecover(Shard(0), 3);
+  AnswerRecover(Worker(0), 3);
+  AnswerRecover(Worker(1), 3);
+  coordinator_->OnPeerDown(Shard(1), UnavailableError("nobody takes calls"));
+  context_.Advance(options_.plan.timeout);
+  context_.RunStorage();
+  EXPECT_FALSE(context_.stopped.has_value());
+  EXPECT_EQ(CommittedOfRoute(Shard(0)), 3);
 }
 
 TEST_F(RestartTest, StateOfAnotherJobIsRefusedAndStays) {
