@@ -992,6 +992,18 @@ TEST_F(CoordinatorTest, ReplacedWorkerGoesOnAtTheClockOfTheLostOne) {
   EXPECT_EQ(order.from_step(), 7) << "its own after 1, 3 and 5";
 }
 
+// The two come in any order when both are sent again.
+TEST_F(CoordinatorTest, OlderReportOfAClockDoesNotTakeThePlaceOfANewer) {
+  options_.plan = {.mode = Mode::kBounded, .staleness = 1};
+  StartAndJoin();
+  const uint64_t newer = Clock(0, 4, 3);
+  const uint64_t older = Clock(0, 3, 2);
+  EXPECT_EQ(GoodReplyTo<wire::ClockReply>(older).minimum(), 0);
+  EXPECT_EQ(NumReplies(newer), 0);
+  Clock(1, 3, 0);
+  EXPECT_EQ(GoodReplyTo<wire::ClockReply>(newer).minimum(), 3);
+}
+
 TEST_F(CoordinatorTest, WaitForAReplacementEndsInTime) {
   options_.replace_within = 10s;
   StartAndJoin();
