@@ -60,7 +60,8 @@ struct RunPlan {
   int replicas = 1;
   int server_crashes = 0;  // one after another, each repaired before the next
   int coordinator_crashes = 0;
-  int scales = 0;      // to other numbers of servers and workers
+  bool loses_state = false;  // the coordinator, its file, with each crash
+  int scales = 0;            // to other numbers of servers and workers
   int partitions = 0;  // of two processes, or of one and all, one way or both
   int slow_processes = 0;  // for a while
   int full_disks = 0;      // times in which nothing can be written

@@ -351,6 +351,9 @@ void SimulatedCluster::CrashCoordinator() {
     ++result_.coordinators_crashed;
     ++result_.faults;
     Kill(kCoordinator, FromSeconds(Uniform(0.01, 0.51)));
+    if (plan_.loses_state) {
+      (void)world_.storage().Remove(kStateFile);
+    }
   }
 }
 

@@ -117,7 +117,7 @@ std::map<int64_t, std::string> SimulationTest::undisturbed_digests;
 
 TEST_F(SimulationTest, FaultsLeaveTheBitsOfTheUndisturbedRun) {
   ExpectBits(
-      std::getenv("SHOAL_NIGHTLY") == nullptr ? 600 / kShare : 10000,
+      std::getenv("SHOAL_NIGHTLY") == nullptr ? 500 / kShare : 10000,
       [](int seed) {
         return RunPlan{.partitions = seed % 3, .slow_processes = seed % 2};
       },
@@ -147,7 +147,7 @@ TEST_F(SimulationTest, PartitionsLeaveTheBitsOfTheUndisturbedRun) {
 // slots have their replicas again.
 TEST_F(SimulationTest, LostServersLeaveTheBitsOfTheUndisturbedRun) {
   ExpectBits(
-      400 / kShare,
+      350 / kShare,
       [](int seed) {
         return RunPlan{.replicas = 2 + seed % 2,
                        .server_crashes = 3,
@@ -160,7 +160,7 @@ TEST_F(SimulationTest, LostServersLeaveTheBitsOfTheUndisturbedRun) {
 // workers are, and another goes on from its file.
 TEST_F(SimulationTest, LostCoordinatorsLeaveTheBitsOfTheUndisturbedRun) {
   ExpectBits(
-      400 / kShare,
+      350 / kShare,
       [](int seed) {
         const int replicas = 1 + seed % 3;
         return RunPlan{.crashes = 1,

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 #include "base/strcat.h"
@@ -14,6 +15,9 @@
 
 namespace shoal::simulation {
 namespace {
+
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
 
 class StorageFaultsTest : public ::testing::Test {
  protected:
@@ -68,6 +72,35 @@ TEST_F(StorageFaultsTest, PowerFailureLeavesTheLastCheckpoint) {
   EXPECT_GT(static_cast<uint64_t>(restored_), 80 / kShare);
 }
 
+// A coordinator whose file is gone is that of a new job: its members end, and
+// whoever started them starts them for that. Checkpoints that are there are
+// written over. Where members of both meet, it may end naming them.
+TEST_F(StorageFaultsTest, CoordinatorThatLosesItsFileBeginsAnew) {
+  int crashed = 0;
+  uint64_t ended_well = 0;
+  for (uint64_t seed = 1; seed <= 50 / kShare; ++seed) {
+    SCOPED_TRACE(StrCat("seed ", seed));
+    const RunResult result = RunJob(*job_, {.seed = seed,
+                                            .crashes = 0,
+                                            .coordinator_crashes = 2,
+                                            .loses_state = true,
+                                            .digests = calm_.digests});
+    ASSERT_TRUE(result.ended) << result.status;
+    EXPECT_EQ(result.violation, "");
+    if (result.status.ok()) {
+      ++ended_well;
+      EXPECT_EQ(result.digest, calm_.digest);
+    } else {
+      EXPECT_THAT(result.status.message(),
+                  AnyOf(HasSubstr("server"), HasSubstr("worker")));
+      EXPECT_LT(result.seconds, 60);
+    }
+    crashed += result.coordinators_crashed;
+  }
+  EXPECT_GT(static_cast<uint64_t>(crashed), 50 / kShare);
+  EXPECT_GE(ended_well, 40 / kShare);
+}
+
 // A job whose disk is full ends with what was not written; nothing of it is
 // taken for a checkpoint.
 TEST_F(StorageFaultsTest, FullDiskEndsTheJobAndLeavesTheCheckpointsBefore) {
@@ -89,13 +122,10 @@ TEST_F(StorageFaultsTest, FullDiskEndsTheJobAndLeavesTheCheckpointsBefore) {
       continue;
     }
     // Or the coordinator died while it ended the job, and another found nobody.
-    EXPECT_TRUE(result.status.message().find("do not fit") !=
-                    std::string::npos ||
-                (result.coordinators_crashed > 0 &&
-                 result.status.message().find("did not answer the coordinator, "
-                                              "which was started again") !=
-                     std::string::npos))
-        << result.status;
+    EXPECT_THAT(result.status.message(),
+                AnyOf(HasSubstr("do not fit"),
+                      HasSubstr("did not answer the coordinator, which was "
+                                "started again")));
     ++ended;
     ExpectRest(result, seed);
   }
