@@ -176,7 +176,16 @@ void Coordinator::OnJoin(comm::EndpointId from, comm::Message message) {
     if (!members_.at(from).is_worker) {
       LetShardIn(from);
     }
-    Keep([this, waiting] { AnswerJoin(waiting); });
+    Keep([this, waiting] {
+      if (state_->settled()) {
+        AnswerJoin(waiting);
+        return;
+      }
+      // It would be told a newer route than is kept.
+      Reply(waiting.from,
+            MakeErrorReply(waiting.message,
+                           UnavailableError("a newer route is being kept")));
+    });
     return;
   }
   waiting_joins_.push_back(std::move(waiting));

@@ -609,10 +609,11 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
     return;
   }
   if (save.version() < route_.version) {
+    // It is about to be asked for anew, under that one.
     ReplyError(from, request,
-               FailedPreconditionError(
-                   StrCat("save: is for version ", save.version(),
-                          " of the route, but ", route_.version, " counts")));
+               UnavailableError(StrCat("save: is for version ", save.version(),
+                                       " of the route, but ", route_.version,
+                                       " counts")));
     return;
   }
   if (save.version() > route_.version || (commits() && save.step() > step_)) {
