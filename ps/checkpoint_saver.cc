@@ -91,11 +91,15 @@ void CheckpointSaver::Fail(size_t writer, const Status& why) {
 
 void CheckpointSaver::OnLost(comm::EndpointId writer) {
   for (size_t i = 0; i < writers_.size(); ++i) {
-    // Where training waits others are asked in its place.
-    if (writing() && !stops() && writers_[i].peer.endpoint == writer &&
-        !writers_[i].ended) {
-      caller_.Forget(writers_[i].call);
+    if (writers_[i].peer.endpoint != writer || writers_[i].ended) {
+      continue;
+    }
+    caller_.Forget(writers_[i].call);
+    if (stops()) {
+      writers_[i].has_cut = false;  // Others will be asked in its place.
+    } else {
       Fail(i, AbortedError("was lost before it had written its part"));
+      return;  // Perhaps it was the last that was missing.
     }
   }
 }

@@ -63,7 +63,8 @@ class CheckpointSaver {
   // Runs when what is being written is done.
   void WhenDone(std::function<void()> then) { then_ = std::move(then); }
 
-  // It is no member any more.
+  // It is no member any more. Where stops(), Save() follows with those who take
+  // its place.
   void OnLost(comm::EndpointId writer);
 
  private:

@@ -44,22 +44,21 @@ void Coordinator::OnStart(comm::NodeContext& context) {
   caller_.emplace(context);
   state_.emplace(context, options_.state_file,
                  [this](const Status& why) { Abort(why); });
-  saver_.emplace(
-      context, *caller_,
-      CheckpointSaver::Options{.parent = options_.checkpoint_folder,
-                               .kept = options_.checkpoints_kept,
-                               .asynchronous =
-                                   options_.asynchronous_checkpoints,
-                               .texts = [this] {
-                                 std::map<std::string, std::string> texts;
-                                 if (options_.observer != nullptr) {
-                                   texts = options_.observer->CheckpointTexts();
-                                 }
-                                 if (phase_->scales_losses()) {
-                                   texts[kGlobalPhaseText] = phase_->ToText();
-                                 }
-                                 return texts;
-                               }});
+  saver_.emplace(context, *caller_,
+                 CheckpointSaver::Options{
+                     .parent = options_.checkpoint_folder,
+                     .kept = options_.checkpoints_kept,
+                     .asynchronous = options_.asynchronous_checkpoints,
+                     .texts = [this] {
+                       std::map<std::string, std::string> texts;
+                       if (options_.observer != nullptr) {
+                         texts = options_.observer->CheckpointTexts();
+                       }
+                       if (phase_->scales_losses()) {
+                         texts[kGlobalPhaseText] = phase_->ToText();
+                       }
+                       return texts;
+                     }});
   if (!called_off_.ok()) {
     Abort(called_off_);
     return;
@@ -178,7 +177,16 @@ void Coordinator::OnJoin(comm::EndpointId from, comm::Message message) {
     if (!members_.at(from).is_worker) {
       LetShardIn(from);
     }
-    Keep([this, waiting] { AnswerJoin(waiting); });
+    Keep([this, waiting] {
+      if (state_->settled()) {
+        AnswerJoin(waiting);
+        return;
+      }
+      // It would be told a newer route than is kept.
+      Reply(waiting.from,
+            MakeErrorReply(waiting.message,
+                           UnavailableError("a newer route is being kept")));
+    });
     return;
   }
   waiting_joins_.push_back(std::move(waiting));
@@ -242,6 +250,12 @@ Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
       return UnavailableError(StrCat("join: ", before.name,
                                      " still counts as running, on host ",
                                      before.host, " pid ", before.pid));
+    }
+    if (member.is_worker && all_joined_ && options_.plan.dense_on_workers()) {
+      return FailedPreconditionError(
+          StrCat("join: ", before.name,
+                 " was lost with the dense variables that it held; start the "
+                 "job from its last checkpoint"));
     }
     if (!member.is_worker && all_joined_) {
       if (!CanDrop(member.server)) {
@@ -646,6 +660,9 @@ void Coordinator::SaveCheckpoint() {
       [this, saved](const Status& status, bool stopped) {
         if (status.ok() && !ending_) {
           saved(stopped);
+          if (!stopped) {
+            Keep([] {});  // With where it is.
+          }
         } else if (status.code() == StatusCode::kAborted && !stopped) {
           if (options_.observer != nullptr) {
             options_.observer->OnNotSaved(status);

@@ -89,10 +89,10 @@ void Coordinator::ChangeRoute() {
       return;  // The next one is on its way.
     }
     SendRoute();
+    FinishLeavers();  // Before: one that ends writes no part.
     if (saver_->stops()) {
       SaveCheckpoint();  // Its parts are others' now.
     }
-    FinishLeavers();
   });
 }
 
@@ -223,6 +223,9 @@ Coordinator::Ended Coordinator::ProcessEnded(const std::string& name,
                                              const Status& why) {
   if (!started_ || ending_) {
     return ending_ ? Ended::kGone : Ended::kNeeded;
+  }
+  if (recovering_) {
+    return Ended::kReplace;  // Who is needed shows when all were asked.
   }
   const auto member =
       std::find_if(members_.begin(), members_.end(), [&](const auto& entry) {

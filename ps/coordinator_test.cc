@@ -492,6 +492,19 @@ TEST_F(CoordinatorTest, LostShardIsNotReplacedOnceTrainingHasBegun) {
   EXPECT_THAT(refused.message(), HasSubstr("checkpoint"));
 }
 
+TEST_F(CoordinatorTest, WorkerThatHeldDenseVariablesIsNotReplaced) {
+  options_.replace_within = 30s;
+  options_.plan.dense = DensePlace::kWorkers;
+  StartAndJoin();
+  coordinator_->OnPeerDown(Worker(1), UnavailableError("connection reset"));
+  const Status refused = ErrorReplyTo(JoinWorker(1, comm::EndpointId{300}));
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+  EXPECT_THAT(refused.message(), HasSubstr("checkpoint"));
+  PassAlive(2s, {Shard(0), Shard(1), Worker(0)});
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_THAT(context_.stopped->message(), HasSubstr("worker 1"));
+}
+
 // --- Restoring -------------------------------------------------------------
 
 TEST_F(CoordinatorTest, OrdersComeWhenAllShardsHaveLoaded) {
@@ -982,6 +995,18 @@ TEST_F(CoordinatorTest, ReplacedWorkerGoesOnAtTheClockOfTheLostOne) {
   EXPECT_EQ(order.from_step(), 7) << "its own after 1, 3 and 5";
 }
 
+// The two come in any order when both are sent again.
+TEST_F(CoordinatorTest, OlderReportOfAClockDoesNotTakeThePlaceOfANewer) {
+  options_.plan = {.mode = Mode::kBounded, .staleness = 1};
+  StartAndJoin();
+  const uint64_t newer = Clock(0, 4, 3);
+  const uint64_t older = Clock(0, 3, 2);
+  EXPECT_EQ(GoodReplyTo<wire::ClockReply>(older).minimum(), 0);
+  EXPECT_EQ(NumReplies(newer), 0);
+  Clock(1, 3, 0);
+  EXPECT_EQ(GoodReplyTo<wire::ClockReply>(newer).minimum(), 3);
+}
+
 TEST_F(CoordinatorTest, WaitForAReplacementEndsInTime) {
   options_.replace_within = 10s;
   StartAndJoin();
@@ -1142,6 +1167,22 @@ TEST_F(CoordinatorSaveTest, EveryWorkerIsAskedForItsPart) {
   EXPECT_THAT(AskedOf(Worker(1), Method::kSave), SizeIs(1));
 }
 
+// It would be waited for until storage is given up.
+TEST_F(CoordinatorSaveTest, ServerThatEndsMeanwhileIsNotAskedForItsPart) {
+  StartAndJoin();
+  ASSERT_TRUE(coordinator_->Scale(1, 0, -1).ok());
+  BothDone(1);
+  ASSERT_THAT(AskedOf(Shard(0), Method::kSave), SizeIs(1));
+  ASSERT_THAT(AskedOf(Shard(1), Method::kSave), SizeIs(1));
+  wire::CaughtUp caught_up;
+  caught_up.set_version(coordinator_->route_version());
+  caught_up.set_joining(0);
+  Ask(Shard(1), Method::kCaughtUp, caught_up);
+  EXPECT_THAT(AskedOf(Shard(1), Method::kFinish), SizeIs(1));
+  EXPECT_THAT(AskedOf(Shard(0), Method::kSave), SizeIs(2));
+  EXPECT_THAT(AskedOf(Shard(1), Method::kSave), SizeIs(1));
+}
+
 TEST_F(CoordinatorSaveTest, ManifestComesAfterAllParts) {
   observer_.texts = {{"job", "name: test"}};
   Train();
@@ -1242,6 +1283,47 @@ TEST_F(AsynchronousSaveTest, OneThatIsGivenUpEndsNothingAndTheNextOneStops) {
     Answer(Shard(shard), AskedOf(Shard(shard), Method::kSave)[1], {});
   }
   EXPECT_EQ(NumReplies(next), 0);
+}
+
+TEST_F(AsynchronousSaveTest, WriterLostBeforeAllHaveCutIsNotWaitedFor) {
+  options_.replicas = 2;
+  options_.state_file = "out/coordinator.state";
+  Start();
+  context_.RunStorage();
+  JoinShard(0);
+  JoinShard(1);
+  JoinWorker(0);
+  JoinWorker(1);
+  context_.RunStorage();
+  BothDone(1);
+  context_.RunStorage();
+  Cut(1);
+  // The route without it is kept before the other is asked anew.
+  coordinator_->ProcessEnded("server 1", UnavailableError("killed"));
+  Cut(0);
+  EXPECT_THAT(AskedOf(Shard(0), Method::kSave), SizeIs(1));
+  context_.RunStorage();
+  ASSERT_THAT(AskedOf(Shard(0), Method::kSave), SizeIs(2));
+  Answer(Shard(0), AskedOf(Shard(0), Method::kSave)[1], {});
+  context_.RunStorage();
+  const uint64_t next = AskOrder(0, 1);
+  context_.RunStorage();
+  EXPECT_EQ(GoodReplyTo<wire::Order>(next).kind(), wire::Order::TRAIN);
+}
+
+TEST_F(AsynchronousSaveTest, WriterLostAfterTheCutGivesItUp) {
+  options_.replicas = 2;
+  TrainTo(1);
+  Cut(0);
+  Cut(1);
+  coordinator_->ProcessEnded("server 1", UnavailableError("killed"));
+  EXPECT_FALSE(context_.stopped.has_value());
+  SaveAndAnswer(0);
+  context_.RunStorage();
+  EXPECT_FALSE(context_.stopped.has_value());
+  ASSERT_THAT(observer_.not_saved, SizeIs(1));
+  EXPECT_THAT(observer_.not_saved[0].message(), HasSubstr("server 1 shard 0"));
+  EXPECT_FALSE(context_.storage.ListFolder("out/step-2").ok());
 }
 
 TEST_F(AsynchronousSaveTest, FailedPartEndsTheJobThoughItHasGoneOn) {
@@ -1473,6 +1555,21 @@ TEST_F(RestartTest, ServerThatIsNotThereEndsTheJobNamingIt) {
       << "nobody is to go on with it";
 }
 
+TEST_F(RestartTest, ServerThatCantBeReachedForAWhileIsWaitedFor) {
+  TrainThreeSteps();
+  Restart();
+  AnswerRecover(Shard(0), 3);
+  AnswerRecover(Worker(0), 3);
+  AnswerRecover(Worker(1), 3);
+  coordinator_->OnPeerDown(Shard(1), UnavailableError("nobody takes calls"));
+  context_.Advance(options_.plan.timeout / 2 - 100ms);
+  EXPECT_FALSE(context_.stopped.has_value());
+  AnswerRecover(Shard(1), 3);
+  context_.RunStorage();
+  EXPECT_EQ(CommittedOfRoute(Shard(1)), 3);
+  EXPECT_FALSE(context_.stopped.has_value());
+}
+
 TEST_F(RestartTest, ServerThatIsNotThereIsDroppedIfThereAreReplicas) {
   options_.replicas = 2;
   TrainThreeSteps();
@@ -1487,6 +1584,23 @@ TEST_F(RestartTest, ServerThatIsNotThereIsDroppedIfThereAreReplicas) {
   EXPECT_EQ(CommittedOfRoute(Shard(0)), 3);
   EXPECT_FALSE(coordinator_->replicated());
   Prepared(Shard(0), 3);
+}
+
+// A launcher may see it end while the members are asked.
+TEST_F(RestartTest, ServerThatIsSeenToEndMeanwhileIsDroppedAfterwards) {
+  options_.replicas = 2;
+  TrainThreeSteps();
+  Restart();
+  EXPECT_EQ(coordinator_->ProcessEnded("server 1", UnavailableError("killed")),
+            Coordinator::Ended::kReplace);
+  AnswerRecover(Shard(0), 3);
+  AnswerRecover(Worker(0), 3);
+  AnswerRecover(Worker(1), 3);
+  coordinator_->OnPeerDown(Shard(1), UnavailableError("nobody takes calls"));
+  context_.Advance(options_.plan.timeout);
+  context_.RunStorage();
+  EXPECT_FALSE(context_.stopped.has_value());
+  EXPECT_EQ(CommittedOfRoute(Shard(0)), 3);
 }
 
 TEST_F(RestartTest, StateOfAnotherJobIsRefusedAndStays) {

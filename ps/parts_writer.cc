@@ -1,5 +1,6 @@
 #include "ps/parts_writer.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/strcat.h"
@@ -66,13 +67,15 @@ StatusOr<std::optional<PartsWriter::File>> PartsWriter::Next(
   }
   while (at_ < tables_.size()) {
     Table& table = tables_[at_];
+    const int64_t row_bytes = FormOf(*table.table).row_bytes();
     if (!gathered_.has_value()) {
       gathered_.emplace(FormOf(*table.table));
+      gathered_->Reserve(
+          std::min(table.table->num_rows(), part_bytes_max_ / row_bytes + 1));
     }
-    const int64_t row_bytes = FormOf(*table.table).row_bytes();
-    const bool more = table.snapshot->Next(
-        [&](uint64_t id, std::span<const std::byte> values,
-            std::span<const float> state) {
+    const bool more =
+        table.snapshot->Next([&](uint64_t id, std::span<const std::byte> values,
+                                 std::span<const float> state) {
           gathered_->Add(id, values, state);
           bytes_max -= row_bytes;
           return bytes_max > 0 && !gathered_->IsFull(part_bytes_max_);
@@ -82,7 +85,9 @@ StatusOr<std::optional<PartsWriter::File>> PartsWriter::Next(
       return AbortedError("slots went to another shard before they were read");
     }
     if (gathered_->IsFull(part_bytes_max_)) {
-      return std::optional<File>(FileOfRows());
+      std::optional<File> file = FileOfRows();
+      gathered_.reset();
+      return file;
     }
     if (more) {
       return std::optional<File>();
@@ -147,6 +152,14 @@ PartsSaver::PartsSaver(comm::NodeContext& context, std::string folder,
 void PartsSaver::Start(std::function<void(StatusOr<Entries>)> done) {
   done_ = std::move(done);
   Read();
+}
+
+void PartsSaver::GiveUp(const Status& why) {
+  if (failure_.ok()) {
+    failure_ = why;
+  }
+  writer_.reset();
+  MaybeEnd();
 }
 
 void PartsSaver::Stop() {

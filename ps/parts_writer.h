@@ -84,6 +84,8 @@ class PartsSaver : public std::enable_shared_from_this<PartsSaver> {
   // PartsWriter::File::Publish().
   void Start(std::function<void(StatusOr<Entries>)> done);
 
+  // Lets the rows go at once; `done` gets `why` when nothing is under way.
+  void GiveUp(const Status& why);
   // Writes no more than what is under way already, and tells nobody.
   void Stop();
 

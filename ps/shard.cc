@@ -122,8 +122,8 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
   const auto method = static_cast<Method>(message.header.method);
   if (from != options_.coordinator &&
       (method == Method::kSave || method == Method::kParts ||
-       method == Method::kLoad || method == Method::kFinish || method == Method::kRouteChange ||
-       method == Method::kRecover)) {
+       method == Method::kLoad || method == Method::kFinish ||
+       method == Method::kRouteChange || method == Method::kRecover)) {
     ReplyError(from, message,
                FailedPreconditionError(
                    StrCat("only the coordinator may ask a shard for method ",
@@ -621,10 +621,11 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
     return;
   }
   if (save.version() < route_.version) {
+    // It is about to be asked for anew, under that one.
     ReplyError(from, request,
-               FailedPreconditionError(
-                   StrCat("save: is for version ", save.version(),
-                          " of the route, but ", route_.version, " counts")));
+               UnavailableError(StrCat("save: is for version ", save.version(),
+                                       " of the route, but ", route_.version,
+                                       " counts")));
     return;
   }
   if (save.version() > route_.version || (commits() && save.step() > step_)) {

@@ -250,7 +250,7 @@ class Shard : public comm::Node {
   std::vector<std::unique_ptr<SparseTable>> tables_;  // see MakeTables()
   std::unique_ptr<DenseStore> dense_;
   std::optional<SaveAnswerer> saves_;  // goes before what it reads
-  Buffer dense_values_;  // of headed_, until they change
+  Buffer dense_values_;                // of headed_, until they change
 
   RouteTable route_;
   std::shared_ptr<const Portion> headed_;  // slots that it is head of

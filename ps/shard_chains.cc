@@ -437,8 +437,7 @@ bool Shard::Handle(const LinkMessage& message) {
       (slots ? Decode(message.message, states) : Decode(message.message, push))
           .ok());
   const int64_t step = slots ? states.step() : push.step();
-  if ((slots && loads_ > 0) ||
-      (commits() && !states.kept() && step > step_)) {
+  if ((slots && loads_ > 0) || (commits() && !states.kept() && step > step_)) {
     return false;  // The commit of the step before is on its way.
   }
   const Status status =

@@ -216,7 +216,7 @@ void SparseTable::ForEachAway(
 
 void SparseTable::DropAway(int64_t part, std::span<const uint64_t> ids) {
   if (!ids.empty()) {
-    if (snapshot_ != nullptr) {
+    if (snapshot_ != nullptr && snapshot_->Covers(part)) {
       std::vector<float> row(row_size());
       static_cast<void>(options_.spill->Get(
           options_.spill_table, ids,

@@ -75,8 +75,7 @@ void SaveAnswerer::End(StatusOr<PartsSaver::Entries> entries) {
 
 void SaveAnswerer::GiveUp(const std::string& why) {
   if (saver_ != nullptr && !written_.has_value()) {
-    saver_->Stop();
-    End(AbortedError(why));
+    saver_->GiveUp(AbortedError(why));
   }
 }
 

@@ -39,7 +39,8 @@ class SaveAnswerer {
               const wire::Save& save, const ShardState& state);
   void OnParts(comm::EndpointId from, comm::Message request);
 
-  // Tells so who waits for the part under way, if there is one.
+  // Tells so who waits for the part under way, if there is one, when nothing of
+  // it is written any more.
   void GiveUp(const std::string& why);
   // Of rows that changed before they were written.
   int64_t kept_bytes() const {

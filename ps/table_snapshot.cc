@@ -21,8 +21,7 @@ TableSnapshot::TableSnapshot(SparseTable& table, const std::vector<bool>* slots)
     : table_(table),
       slots_(slots),
       row_size_(table.row_size()),
-      kept_(std::countr_zero(
-          static_cast<uint64_t>(table.index_.num_parts()))) {
+      kept_(std::countr_zero(static_cast<uint64_t>(table.index_.num_parts()))) {
   SHOAL_CHECK(table_.snapshot_ == nullptr);
   table_.snapshot_ = this;
 }
@@ -107,10 +106,9 @@ bool TableSnapshot::Gather() {
       }
     });
     if (!pending_.empty()) {
-      std::sort(pending_.begin(), pending_.end(),
-                [](const Pending& a, const Pending& b) {
-                  return a.hash < b.hash;
-                });
+      std::sort(
+          pending_.begin(), pending_.end(),
+          [](const Pending& a, const Pending& b) { return a.hash < b.hash; });
       return true;
     }
   }
@@ -126,10 +124,9 @@ const float* TableSnapshot::RowOf(const Pending& pending) const {
                                    : KeptRow(number);
 }
 
-bool TableSnapshot::Next(
-    FunctionRef<bool(uint64_t, std::span<const std::byte>,
-                     std::span<const float>)>
-        visit) {
+bool TableSnapshot::Next(FunctionRef<bool(uint64_t, std::span<const std::byte>,
+                                          std::span<const float>)>
+                             visit) {
   while (!broken_) {
     for (; at_ < pending_.size(); ++at_) {
       if (copies_.empty() && at_ + kAhead < pending_.size()) {
@@ -139,12 +136,11 @@ bool TableSnapshot::Next(
         }
       }
       const float* row = RowOf(pending_[at_]);
-      const bool more = visit(
-          pending_[at_].id,
-          {reinterpret_cast<const std::byte*>(row),
-           static_cast<size_t>(table_.value_bytes())},
-          {row + table_.value_words_,
-           static_cast<size_t>(table_.state_floats())});
+      const bool more = visit(pending_[at_].id,
+                              {reinterpret_cast<const std::byte*>(row),
+                               static_cast<size_t>(table_.value_bytes())},
+                              {row + table_.value_words_,
+                               static_cast<size_t>(table_.state_floats())});
       if (!more) {
         ++at_;
         return true;

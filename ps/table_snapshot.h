@@ -40,6 +40,8 @@ class TableSnapshot {
   // Of rows that were kept, with what finds them.
   int64_t kept_bytes() const;
 
+  // Whether rows of this part of the index are yet to be visited.
+  bool Covers(int64_t part) const;
   // For the table, before it does so. `row` lies as in the table.
   void BeforeChange(uint64_t hash, uint64_t id, const float* row);
   void BeforeInsert(uint64_t hash, uint64_t id);
@@ -55,7 +57,6 @@ class TableSnapshot {
     uint32_t row;  // of the table, if it is not kept, or of copies_
   };
 
-  bool Covers(int64_t part) const;
   // The next part that has rows; false: there is none.
   bool Gather();
   const float* RowOf(const Pending& pending) const;

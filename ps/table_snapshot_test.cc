@@ -18,7 +18,6 @@
 namespace shoal::ps {
 namespace {
 
-
 struct SnapshotRow {
   uint64_t id;
   std::vector<std::byte> values;
@@ -85,9 +84,8 @@ class TableSnapshotTest : public ::testing::TestWithParam<SnapshotCase> {
     for (uint64_t i = random.Below(60); i > 0; --i) {
       ids.push_back(random.Below(1 + random.Below(kIds)));
     }
-    std::sort(ids.begin(), ids.end(), [](uint64_t a, uint64_t b) {
-      return IdHash(a) < IdHash(b);
-    });
+    std::sort(ids.begin(), ids.end(),
+              [](uint64_t a, uint64_t b) { return IdHash(a) < IdHash(b); });
     ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
     const std::vector<float> gradients(ids.size() * kDim, 0.5F);
     table_->Apply(ids, gradients.data(), 1, ++step_);
@@ -189,12 +187,12 @@ class SnapshotOfSlotsTest : public ::testing::Test {
 TEST_F(SnapshotOfSlotsTest, GivesTheirRows) {
   TableSnapshot snapshot(*table_, &slots_);
   int64_t rows = 0;
-  EXPECT_FALSE(snapshot.Next([&](uint64_t id, std::span<const std::byte>,
-                                 std::span<const float>) {
-    EXPECT_NE(SlotOfHash(IdHash(id), 2), 1);
-    ++rows;
-    return true;
-  }));
+  EXPECT_FALSE(snapshot.Next(
+      [&](uint64_t id, std::span<const std::byte>, std::span<const float>) {
+        EXPECT_NE(SlotOfHash(IdHash(id), 2), 1);
+        ++rows;
+        return true;
+      }));
   EXPECT_EQ(rows, 100 - table_->num_rows_in(1));
 }
 

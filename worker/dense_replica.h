@@ -89,9 +89,8 @@ class DenseReplica {
   // Of all variables, or this worker's part of them, for a checkpoint. While
   // nothing else goes on here.
   ps::ShardState state() const {
-    return {.model = &model_,
-            .dense = store_.get(),
-            .chunks = store_->chunks()};
+    return {
+        .model = &model_, .dense = store_.get(), .chunks = store_->chunks()};
   }
   // And back, as ps::LoadParts(), with the step that it is of: all values, and
   // for as long as that takes all state. On the storage thread, while nothing
