@@ -431,14 +431,17 @@ StatusOr<std::vector<int64_t>> ListCheckpoints(Storage& storage,
   return steps;
 }
 
+Status RemoveCheckpoint(Storage& storage, const std::string& folder) {
+  SHOAL_RETURN_IF_ERROR(storage.Remove(StrCat(folder, "/", kManifestFile)));
+  return storage.Remove(folder);
+}
+
 Status PruneCheckpoints(Storage& storage, const std::string& parent, int kept) {
   SHOAL_ASSIGN_OR_RETURN(const std::vector<int64_t> steps,
                          ListCheckpoints(storage, parent));
   for (size_t i = 0; i + static_cast<size_t>(kept) < steps.size(); ++i) {
-    const std::string folder = StrCat(parent, "/step-", steps[i]);
-    // The manifest goes first: what is half removed is no checkpoint.
-    SHOAL_RETURN_IF_ERROR(storage.Remove(StrCat(folder, "/", kManifestFile)));
-    SHOAL_RETURN_IF_ERROR(storage.Remove(folder));
+    SHOAL_RETURN_IF_ERROR(
+        RemoveCheckpoint(storage, StrCat(parent, "/step-", steps[i])));
   }
   return OkStatus();
 }

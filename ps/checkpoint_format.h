@@ -103,8 +103,11 @@ StatusOr<Manifest> ReadManifest(Storage& storage, const std::string& folder);
 Status LoadParts(Storage& storage, const std::string& folder,
                  const ShardState& state);
 
-// Removes the oldest checkpoints in `parent` beyond the newest `kept` >= 1,
-// each manifest first.
+// The manifest first: what is half removed is no checkpoint. Nothing there is
+// fine.
+Status RemoveCheckpoint(Storage& storage, const std::string& folder);
+
+// Removes the oldest checkpoints in `parent` beyond the newest `kept` >= 1.
 Status PruneCheckpoints(Storage& storage, const std::string& parent, int kept);
 
 // For what is to be written where nothing is. Errors: those of

@@ -32,12 +32,37 @@ void CheckpointSaver::Save(Request request, std::function<void()> go_on,
                       ? StrCat("part-", i)
                       : StrCat("part-", request.version, "-", i);
   }
+  if (!request.replaces) {
+    AskAll(request.version);
+    return;
+  }
+  context_.StartStorage(
+      [folder = Folder(step_)](Storage& storage) -> StatusOr<Buffer> {
+        SHOAL_RETURN_IF_ERROR(RemoveCheckpoint(storage, folder));
+        return Buffer();
+      },
+      [this, version = request.version,
+       number = ++asked_](const StatusOr<Buffer>& removed) {
+        if (number != asked_) {
+          return;  // Asked anew meanwhile.
+        }
+        if (removed.ok()) {
+          AskAll(version);
+        } else {
+          writers_.clear();
+          End(removed.status().WithPrefix(
+              StrCat("checkpoint of step ", step_)));
+        }
+      });
+}
+
+void CheckpointSaver::AskAll(uint64_t version) {
   for (size_t i = 0; i < writers_.size(); ++i) {
     wire::Save save;
     save.set_folder(Folder(step_));
     save.set_name(writers_[i].name);
     save.set_step(step_);
-    save.set_version(request.version);
+    save.set_version(version);
     Ask(i, Method::kSave, StrCat("the cut of the checkpoint of step ", step_),
         kStorageWithin, Encode(save));
   }

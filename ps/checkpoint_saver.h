@@ -48,6 +48,9 @@ class CheckpointSaver {
     uint64_t version = 0;  // of the route
     std::vector<RouteTable::Peer> writers;
     bool last = false;  // of the job, which ends when it is written
+    // One of this step may be there, of the run that this one goes back behind:
+    // it goes first, so that no manifest is of other files than are there.
+    bool replaces = false;
   };
   // `go_on` runs once training may: at the cut, or when all is written if it is
   // the last, or none may be written meanwhile, or the one before was given up.
@@ -77,6 +80,7 @@ class CheckpointSaver {
     std::vector<std::string> parts;
   };
 
+  void AskAll(uint64_t version);
   void Ask(size_t writer, Method method, const std::string& what,
            Duration within, Buffer frame);
   void OnReply(size_t writer, const StatusOr<comm::Message>& reply);
@@ -92,6 +96,7 @@ class CheckpointSaver {
   Caller& caller_;
   const Options options_;
   bool gave_up_ = false;  // the one before
+  int asked_ = 0;         // times, of those that replace
   std::function<void()> then_;
 
   // Of the one being written.

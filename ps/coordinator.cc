@@ -651,7 +651,8 @@ void Coordinator::SaveCheckpoint() {
       {.step = position_,
        .version = route_.version,
        .writers = std::move(writers),
-       .last = stop_early_ || position_ >= options_.train.total_steps},
+       .last = stop_early_ || position_ >= options_.train.total_steps,
+       .replaces = !options_.restore_folder.empty()},
       [this] {
         if (!ending_) {
           AfterCheckpoint();

@@ -177,7 +177,8 @@ void Coordinator::OnCaughtUp(comm::EndpointId from,
 bool Coordinator::CanDrop(int server) const {
   const auto goes = [&](int shard) {
     const auto& place = shards_[static_cast<size_t>(shard)];
-    return !place.has_value() || members_.at(*place).server == server;
+    return !place.has_value() || members_.at(*place).server == server ||
+           not_found_.contains(*place);  // While it recovers: given up too.
   };
   return started_ && !ending_ &&
          std::none_of(route_.chains.begin(), route_.chains.end(),
