@@ -659,7 +659,10 @@ void Coordinator::SaveCheckpoint() {
         }
       },
       [this, saved](const Status& status, bool stopped) {
-        if (status.ok() && !ending_) {
+        if (ending_) {
+          return;
+        }
+        if (status.ok()) {
           saved(stopped);
           if (!stopped) {
             Keep([] {});  // With where it is.

@@ -103,6 +103,16 @@ class CoordinatorTest : public ::testing::Test {
   }
   void StartAndJoin() {
     Start();
+    JoinAll();
+  }
+  // The same where that is kept.
+  void StartKeeping() {
+    Start();
+    context_.RunStorage();
+    JoinAll();
+    context_.RunStorage();
+  }
+  void JoinAll() {
     JoinShard(0);
     JoinShard(1);
     JoinWorker(0);
@@ -1288,13 +1298,7 @@ TEST_F(AsynchronousSaveTest, OneThatIsGivenUpEndsNothingAndTheNextOneStops) {
 TEST_F(AsynchronousSaveTest, WriterLostBeforeAllHaveCutIsNotWaitedFor) {
   options_.replicas = 2;
   options_.state_file = "out/coordinator.state";
-  Start();
-  context_.RunStorage();
-  JoinShard(0);
-  JoinShard(1);
-  JoinWorker(0);
-  JoinWorker(1);
-  context_.RunStorage();
+  StartKeeping();
   BothDone(1);
   context_.RunStorage();
   Cut(1);
@@ -1435,16 +1439,6 @@ class RestartTest : public CoordinatorTest {
  protected:
   RestartTest() { options_.state_file = "out/coordinator.state"; }
 
-  // All have joined, and that is kept.
-  void StartKeeping() {
-    Start();
-    context_.RunStorage();
-    JoinShard(0);
-    JoinShard(1);
-    JoinWorker(0);
-    JoinWorker(1);
-    context_.RunStorage();
-  }
   // Both workers have the order to train; three steps are committed.
   void TrainThreeSteps() {
     StartKeeping();

@@ -272,12 +272,15 @@ class ShardWorld {
   }
   comm::Message Cut(int64_t step, const std::string& folder,
                     comm::EndpointId from = kChief) {
+    return Ask(from, Method::kSave, {SaveFrame(step, folder)});
+  }
+  static Buffer SaveFrame(int64_t step, const std::string& folder) {
     wire::Save save;
     save.set_folder(folder);
     save.set_name("part-0");
     save.set_step(step);
     save.set_version(1);
-    return Ask(from, Method::kSave, {Encode(save)});
+    return Encode(save);
   }
   // All rows, chunks and optimizer states, as a checkpoint has them.
   std::string Contents(int64_t step) {
@@ -1220,13 +1223,9 @@ TEST(SharedStepsTest, OnlyTheStepThatItIsAtIsSaved) {
 TEST(ShardTest, SavedStepIsTheOneThatWasAskedFor) {
   ShardWorld world;
   ASSERT_TRUE(world.Push({}).ok());
-  wire::Save save;
-  save.set_folder("out");
-  save.set_name("part-0");
-  save.set_step(1);
-  save.set_version(1);
   // The commit is still on its way.
-  const uint64_t request = world.Send(kChief, Method::kSave, {Encode(save)});
+  const uint64_t request =
+      world.Send(kChief, Method::kSave, {ShardWorld::SaveFrame(1, "out")});
   world.context.RunStorage();
   EXPECT_THAT(world.Replies(kChief, request), IsEmpty());
   world.Commit(world.Prepared().at(0), 0);
@@ -1246,18 +1245,14 @@ TEST(ShardTest, WhatIsSavedIsOfTheCutThoughTrainingGoesOn) {
   ASSERT_TRUE(world.Push({}).ok());
   world.Commit(world.Prepared().at(0), 0);
   const std::string want = world.Contents(1);
-  wire::Save save;
-  save.set_folder("out");
-  save.set_name("part-0");
-  save.set_step(1);
-  save.set_version(1);
-  const uint64_t request = world.Send(kChief, Method::kSave, {Encode(save)});
+  const Buffer save = ShardWorld::SaveFrame(1, "out");
+  const uint64_t request = world.Send(kChief, Method::kSave, {save});
   ASSERT_THAT(world.Replies(kChief, request), SizeIs(1)) << "before it writes";
   EXPECT_EQ(world.FilesOf("out"), "");
   ASSERT_TRUE(world.Push({.step = 1}).ok());
   world.Commit(world.Prepared().at(1), 1);
   // It is asked again by who has not heard the answer; the cut stays.
-  const uint64_t again = world.Send(kChief, Method::kSave, {Encode(save)});
+  const uint64_t again = world.Send(kChief, Method::kSave, {save});
   ASSERT_THAT(world.Replies(kChief, again), SizeIs(1));
   EXPECT_TRUE(ErrorOf(world.Parts("out")).ok());
   EXPECT_EQ(world.FilesOf("out"), want);

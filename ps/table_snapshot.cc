@@ -51,7 +51,7 @@ void TableSnapshot::BeforeChange(uint64_t hash, uint64_t id, const float* row) {
     kept_rows_.push_back(std::make_unique_for_overwrite<float[]>(
         size_t{kBlockRows} * row_size_));
   }
-  std::copy_n(row, row_size_, const_cast<float*>(KeptRow(number)));
+  std::copy_n(row, row_size_, KeptRow(number));
   kept_.Insert(hash, id, number);
 }
 
@@ -68,7 +68,7 @@ void TableSnapshot::BeforeErase(int64_t slot) {
   }
 }
 
-const float* TableSnapshot::KeptRow(uint32_t number) const {
+float* TableSnapshot::KeptRow(uint32_t number) const {
   return kept_rows_[number / kBlockRows].get() +
          size_t{number % kBlockRows} * row_size_;
 }

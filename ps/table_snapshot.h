@@ -60,7 +60,7 @@ class TableSnapshot {
   // The next part that has rows; false: there is none.
   bool Gather();
   const float* RowOf(const Pending& pending) const;
-  const float* KeptRow(uint32_t number) const;
+  float* KeptRow(uint32_t number) const;
 
   SparseTable& table_;
   const std::vector<bool>* const slots_;
