@@ -12,6 +12,7 @@
 #include "comm/pump.h"
 #include "ps/caller.h"
 #include "ps/protocol.pb.h"
+#include "ps/staleness.h"
 #include "ps/wire.h"
 
 namespace shoal::launch {
@@ -145,6 +146,12 @@ Status RunStatus(const JobAddress& job) {
   if (status.has_loss_scale()) {
     std::printf("loss scale %g, %lld steps skipped\n", status.loss_scale(),
                 static_cast<long long>(status.steps_skipped()));
+  }
+  if (status.has_staleness()) {
+    SHOAL_ASSIGN_OR_RETURN(const Histogram staleness,
+                           ps::FromWire(status.staleness()));
+    std::printf("staleness of gradients in clocks: %s\n",
+                staleness.ToString().c_str());
   }
   std::printf(
       "%lld slots with %d replica%s each: %lld lack some, %lld are "

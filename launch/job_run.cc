@@ -527,6 +527,13 @@ void JobRun::OnProgress(int64_t step, int64_t window, double loss_sum,
   }
 }
 
+void JobRun::OnStaleness(const Histogram& staleness) {
+  summary_.staleness = staleness;
+  if (request_.board != nullptr) {
+    request_.board->Set("shoal_staleness_clocks", "", staleness);
+  }
+}
+
 StatusOr<bool> JobRun::OnEvaluated(int64_t step, std::span<const float> scores,
                                    std::span<const float> labels) {
   if (request_.kind == RunRequest::Kind::kPredict) {

@@ -82,6 +82,8 @@ class Client {
     std::span<float* const> rows;
     float* dense = nullptr;  // DenseLayout::size() floats, written; null: none
     double* loss_scale = nullptr;  // of the step, written; null: none
+    // In clocks, the worst of all shards, see ps/staleness.h; null: none.
+    int64_t* staleness = nullptr;
     std::shared_ptr<const void> owner;
   };
 
@@ -131,6 +133,7 @@ class Client {
     std::vector<float*> rows;      // pull
     float* dense = nullptr;        // pull
     double* loss_scale = nullptr;  // pull
+    int64_t* staleness = nullptr;  // pull
     std::vector<PushPiece> pieces;
     std::vector<std::vector<const float*>> piece_rows;
     const float* computed_from = nullptr;  // push

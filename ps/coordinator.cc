@@ -7,6 +7,7 @@
 #include "base/strcat.h"
 #include "ps/protocol.pb.h"
 #include "ps/slots.h"
+#include "ps/staleness.h"
 #include "ps/wire.h"
 
 namespace shoal::ps {
@@ -353,7 +354,7 @@ void Coordinator::AnswerJoin(const WaitingMessage& waiting) {
   reply.set_num_workers(num_workers);
   reply.set_job_text(options_.job_text);
   reply.set_restores(!options_.restore_folder.empty() && !started_);
-  reply.set_step(committed_);
+  reply.set_step(options_.plan.mode == Mode::kSync ? committed_ : position_);
   StepDecision last = last_commit_;
   last.next_loss_scale = phase_->loss_scale();
   ToWire(last, *reply.mutable_last());
@@ -675,9 +676,16 @@ void Coordinator::OnProgress(const comm::Message& message) {
       progress.window() > progress.step() || progress.examples() < 0) {
     return;
   }
+  const StatusOr<Histogram> staleness = FromWire(progress.staleness());
+  if (progress.has_staleness() && staleness.ok()) {
+    staleness_.Merge(*staleness);
+  }
   if (options_.observer != nullptr) {
     options_.observer->OnProgress(progress.step(), progress.window(),
                                   progress.loss_sum(), progress.examples());
+    if (progress.has_staleness()) {
+      options_.observer->OnStaleness(staleness_);
+    }
     // What it has seen is told by nobody else.
     if (state_->settled() && context_->Now() >= kept_at_ + kKeepEvery) {
       Keep([] {});

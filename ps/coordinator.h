@@ -11,9 +11,11 @@
 #include <utility>
 #include <vector>
 
+#include "base/histogram.h"
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/checkpoint_saver.h"
+#include "ps/coordinator_records.h"
 #include "ps/durable_state.h"
 #include "ps/global_phase.h"
 #include "ps/job_observer.h"
@@ -97,6 +99,8 @@ class Coordinator : public comm::Node {
   // thread.
   bool replicated() const;
   uint64_t route_version() const { return route_.version; }
+  // Of all gradients so far that workers told of, see ps/staleness.h.
+  const Histogram& staleness() const { return staleness_; }
 
   // Other numbers of servers and workers (0: as many as there are), or the
   // server that is to go (-1: none); gives what happens now, in words. On the
@@ -118,25 +122,6 @@ class Coordinator : public comm::Node {
     Time last_heard;
     bool suspect = false;  // its connection ended; it may come back
     Time suspect_since;
-  };
-  struct WaitingMessage {
-    comm::EndpointId from;
-    comm::Message message;
-  };
-  struct PreparedShard {
-    WaitingMessage waiting;
-    StepNorms norms;
-  };
-  // What one worker has done.
-  struct WorkerState {
-    std::optional<comm::EndpointId> endpoint;
-    int64_t clock = 0;       // its own steps whose pushes are acknowledged
-    int64_t done_order = 0;  // number of the last order it finished
-    std::optional<WaitingMessage> asking;
-    std::optional<WaitingMessage> awaiting_clock;
-    int64_t clock_wanted = 0;
-    Buffer scores;
-    Buffer labels;
   };
   enum class OrderKind : uint8_t { kTrain, kEvaluate, kStop };
   struct CurrentOrder {
@@ -293,6 +278,7 @@ class Coordinator : public comm::Node {
   bool stop_early_ = false;
   std::unordered_map<comm::EndpointId, PreparedShard> prepared_;
   int64_t calls_under_way_ = 0;
+  Histogram staleness_;
 };
 
 }  // namespace shoal::ps

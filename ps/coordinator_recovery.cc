@@ -10,6 +10,7 @@
 #include "base/strcat.h"
 #include "ps/coordinator.h"
 #include "ps/protocol.pb.h"
+#include "ps/staleness.h"
 #include "ps/wire.h"
 
 namespace shoal::ps {
@@ -53,6 +54,7 @@ Buffer Coordinator::EncodeState() const {
   state.set_stop_early(stop_early_);
   state.set_started(started_);
   state.set_run(options_.run);
+  ToWire(staleness_, *state.mutable_staleness());
   if (options_.observer != nullptr && started_) {
     state.set_observer(options_.observer->State());
   }
@@ -157,6 +159,7 @@ Status Coordinator::TakeState(const wire::CoordinatorState& state) {
     workers_[i].clock = ClockAt(i, position_);
   }
   observed_ = state.observer();
+  SHOAL_ASSIGN_OR_RETURN(staleness_, FromWire(state.staleness()));
   return OkStatus();
 }
 

@@ -6,6 +6,7 @@
 #include "base/strcat.h"
 #include "ps/coordinator.h"
 #include "ps/protocol.pb.h"
+#include "ps/staleness.h"
 #include "ps/wire.h"
 
 namespace shoal::ps {
@@ -139,7 +140,7 @@ StatusOr<std::string> Coordinator::Scale(int servers, int workers, int drain) {
 
 // Those beyond `places` have none any more; gives the asking ones, which are to
 // be told.
-std::vector<Coordinator::WaitingMessage> Coordinator::LetWorkersGo(int places) {
+std::vector<WaitingMessage> Coordinator::LetWorkersGo(int places) {
   std::vector<WaitingMessage> asking;
   for (size_t i = static_cast<size_t>(places); i < workers_.size(); ++i) {
     WorkerState& worker = workers_[i];
@@ -199,6 +200,9 @@ void Coordinator::OnStatus(comm::EndpointId from,
   if (phase_->scales_losses()) {
     status.set_loss_scale(phase_->loss_scale());
     status.set_steps_skipped(phase_->steps_skipped());
+  }
+  if (!staleness_.empty()) {
+    ToWire(staleness_, *status.mutable_staleness());
   }
   status.set_version(route_.version);
   status.set_slots(all_joined_ ? route_.num_slots() : 0);
@@ -313,7 +317,7 @@ void Coordinator::CutDone(comm::EndpointId worker) {
 }
 
 // At the end of an order: from here on there are those that are wanted.
-std::vector<Coordinator::WaitingMessage> Coordinator::TakeWorkers() {
+std::vector<WaitingMessage> Coordinator::TakeWorkers() {
   cut_ = false;
   cut_sent_ = false;
   for (const auto& [worker, call] : std::exchange(cuts_, {})) {

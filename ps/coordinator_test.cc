@@ -16,6 +16,7 @@
 #include "base/strcat.h"
 #include "ps/checkpoint_format.h"
 #include "ps/protocol.pb.h"
+#include "ps/staleness.h"
 #include "ps/ps_testing.h"
 #include "ps/wire.h"
 
@@ -47,6 +48,7 @@ class WatchingObserver : public JobObserver {
                   int64_t examples) override {
     progress.emplace_back(step, window, loss_sum, examples);
   }
+  void OnStaleness(const Histogram& all) override { staleness = all; }
   StatusOr<bool> OnEvaluated(int64_t step, std::span<const float> s,
                              std::span<const float> l) override {
     evaluated.push_back(step);
@@ -64,6 +66,7 @@ class WatchingObserver : public JobObserver {
   std::vector<int64_t> started;
   std::vector<std::pair<int64_t, std::string>> recovered;
   std::vector<std::tuple<int64_t, int64_t, double, int64_t>> progress;
+  Histogram staleness;
   std::vector<int64_t> evaluated;
   std::vector<float> scores;
   std::vector<float> labels;
@@ -689,6 +692,21 @@ TEST_F(CoordinatorTest, ProgressReachesTheObserver) {
   Tell(Worker(0), Method::kProgress, {Encode(progress)});
   Tell(kStranger, Method::kProgress, {Encode(progress)});
   EXPECT_THAT(observer_.progress, ElementsAre(std::tuple(6, 1, 2.5, 64)));
+}
+
+TEST_F(CoordinatorTest, StalenessOfAllWorkersIsAddedUp) {
+  StartAndJoin();
+  wire::Progress progress;
+  progress.set_step(6);
+  Histogram one;
+  one.Add(3);
+  ToWire(one, *progress.mutable_staleness());
+  Tell(Worker(0), Method::kProgress, {Encode(progress)});
+  Tell(Worker(1), Method::kProgress, {Encode(progress)});
+  progress.mutable_staleness()->add_buckets(7);  // No histogram.
+  Tell(Worker(1), Method::kProgress, {Encode(progress)});
+  one.Add(3);
+  EXPECT_EQ(observer_.staleness.ToString(), one.ToString());
 }
 
 // --- Steps -----------------------------------------------------------------

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "base/histogram.h"
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/global_phase.h"
@@ -45,6 +46,7 @@ struct MemberReport {
   int64_t rows_admitted = 0;
   int64_t rows_evicted = 0;
   int64_t dense_bytes = 0;  // worker that holds dense variables
+  Histogram staleness;      // worker: of its gradients, see ps/staleness.h
 };
 using ReportFn = std::function<void(const MemberReport&)>;
 inline constexpr Duration kReportEvery = std::chrono::seconds(1);

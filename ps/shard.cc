@@ -61,6 +61,8 @@ void Shard::OnJoined(const JoinResult& joined) {
     return;
   }
   step_ = joined.step;
+  num_workers_ = joined.num_workers;
+  clocks_.Begin(joined.step, num_workers_);
   last_commit_ = joined.last;
   joined_ = true;
   ready_ = !joined.restores;
@@ -256,6 +258,12 @@ bool Shard::MayAnswer(int64_t step) const {
   return step - (plan_.mode == Mode::kBounded ? plan_.staleness : 0) <= step_;
 }
 
+int64_t Shard::StalenessOf(int64_t step) {
+  return plan_.shares_steps()
+             ? std::max<int64_t>(step - step_, 0)
+             : clocks_.Staleness(step, sequences_, *headed_);
+}
+
 void Shard::AnswerWaiting() {
   std::vector<WaitingPull> ready;
   std::erase_if(waiting_, [&](auto& entry) {
@@ -280,6 +288,9 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
   reply.set_step(step_);
   if (last_commit_.next_loss_scale != 1) {
     reply.set_loss_scale(last_commit_.next_loss_scale);
+  }
+  if (!commits()) {
+    reply.set_staleness(StalenessOf(pull.step()));
   }
   std::vector<Buffer> frames = {Encode(reply)};
   for (size_t g = 0; g < model_.groups.size(); ++g) {
@@ -665,6 +676,7 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
       },
       [this, step = load.step()] {
         step_ = step;
+        clocks_.Begin(step, num_workers_);
         ready_ = true;
         dense_values_ = Buffer();
       },

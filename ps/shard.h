@@ -24,6 +24,7 @@
 #include "ps/model_spec.h"
 #include "ps/route.h"
 #include "ps/sparse_table.h"
+#include "ps/staleness.h"
 #include "ps/step_stage.h"
 
 namespace shoal::ps {
@@ -139,6 +140,7 @@ class Shard : public comm::Node {
   Status StagePush(PushParts push);
   // Outside sync: applies the steps whose pushes have all come.
   void ApplyStaged();
+  int64_t StalenessOf(int64_t step);
   // Whether a pull of `step` waits for nothing.
   bool MayAnswer(int64_t step) const;
   void AnswerWaiting();
@@ -281,7 +283,9 @@ class Shard : public comm::Node {
 
   // Where steps are dealt: by client and slot, the last push that was applied;
   // and those that others may lack.
-  std::unordered_map<uint64_t, std::vector<uint64_t>> sequences_;
+  WorkerClocks::Sequences sequences_;
+  WorkerClocks clocks_;
+  int num_workers_ = 1;  // that they are dealt to
   uint64_t next_command_ = 1;
   std::map<uint64_t, Command> commands_;
   int64_t command_bytes_ = 0;

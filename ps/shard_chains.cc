@@ -145,6 +145,7 @@ void Shard::Adopt(RouteTable route) {
   }
   const std::shared_ptr<const Portion> had = held_;
   FindPortions();
+  clocks_.Invalidate();
   for (int64_t slot = 0; slot < route_.num_slots(); ++slot) {
     const auto s = static_cast<size_t>(slot);
     if (!first && held_->Has(slot) && !had->Has(slot) && !received_[s]) {
@@ -313,6 +314,10 @@ void Shard::SendSlotsTo(int shard, Transfer& transfer) {
     for (const auto& [client, sequences] : sequences_) {
       wire::SlotStates::Client& of_client = *head.add_clients();
       of_client.set_client(client);
+      if (const auto origin = clocks_.OriginOf(client)) {
+        of_client.set_worker(origin->worker);
+        of_client.set_clock_offset(origin->offset);
+      }
       for (size_t slot = 0; slot < slots.size(); ++slot) {
         if (slots[slot]) {
           of_client.add_sequences(sequences[slot]);
@@ -574,7 +579,12 @@ Status Shard::HandleSlots(const LinkMessage& message,
         sequences[slot] = client.sequences(next++);
       }
     }
+    if (client.has_worker()) {
+      clocks_.OnSlots(client.client(), {.worker = client.worker(),
+                                        .offset = client.clock_offset()});
+    }
   }
+  clocks_.Invalidate();
   AddSlots(portion->slots, received_);
   links_->Answer(message.ticket);
   return OkStatus();
@@ -681,6 +691,7 @@ Status Shard::TakeCommand(Command command, std::function<void()> acknowledge) {
       return CancelledError("this shard ends");
     }
     ++step_;
+    clocks_.OnPush(command.client, command.sequence, command.step);
     if (HandsOn()) {
       added = next_command_++;
       command_bytes_ += command.bytes;

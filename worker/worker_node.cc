@@ -8,6 +8,7 @@
 #include "base/strcat.h"
 #include "base/trace.h"
 #include "ps/protocol.pb.h"
+#include "ps/staleness.h"
 #include "ps/wire.h"
 
 namespace shoal::worker {
@@ -47,6 +48,7 @@ struct WorkerNode::Unit {
   int sends = 0;  // under way: to the shards, to the other workers
   double loss_sum = 0;
   double loss_scale = 1;
+  int64_t staleness = 0;  // of its values, in clocks
   Status status;
 };
 
@@ -507,6 +509,7 @@ void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
        .rows = unit.row_pointers,
        .dense = replica_ == nullptr ? unit.dense.data() : nullptr,
        .loss_scale = &unit.loss_scale,
+       .staleness = &unit.staleness,
        .owner = owner},
       [this, &unit, start](const Status& status) {
         RecordTrace("pull", unit.number, start, context_->Now());
@@ -557,6 +560,10 @@ void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
             loss_examples_ += unit.input.examples;
           }
           examples_ += unit.input.examples;
+          if (joined_.plan.mode != ps::Mode::kSync) {
+            staleness_.Add(unit.staleness);
+            staleness_of_all_.Add(unit.staleness);
+          }
           ReportProgress(unit.number + 1, false);
         } else {
           OnUnitDone(unit);
@@ -724,6 +731,9 @@ void WorkerNode::ReportProgress(int64_t step, bool force) {
   progress.set_window(window);
   progress.set_loss_sum(std::exchange(loss_sum_, 0));
   progress.set_examples(std::exchange(loss_examples_, 0));
+  if (!staleness_.empty()) {
+    ps::ToWire(std::exchange(staleness_, {}), *progress.mutable_staleness());
+  }
   comm::Message message;
   message.header.method = static_cast<uint16_t>(ps::Method::kProgress);
   message.frames.push_back(ps::Encode(progress));
@@ -740,7 +750,8 @@ void WorkerNode::Report() {
       {.ready = true,
        .step = std::max<int64_t>(done_until_, 0),
        .examples = examples_,
-       .dense_bytes = replica_ == nullptr ? 0 : replica_->memory_bytes()});
+       .dense_bytes = replica_ == nullptr ? 0 : replica_->memory_bytes(),
+       .staleness = staleness_of_all_});
   context_->SetTimer(context_->Now() + ps::kReportEvery, [this] { Report(); });
 }
 

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/histogram.h"
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/client.h"
@@ -157,7 +158,9 @@ class WorkerNode : public comm::Node {
   int64_t window_ = 0;
   double loss_sum_ = 0;
   int64_t loss_examples_ = 0;
+  Histogram staleness_;   // of gradients, outside sync
   int64_t examples_ = 0;  // of the whole training
+  Histogram staleness_of_all_;
   Time last_report_;
 
   std::vector<float> scores_;  // of the evaluation under way

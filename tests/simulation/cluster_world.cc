@@ -334,6 +334,10 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
   const StatusOr<std::string> digest = ps::DigestCheckpoint(
       world.storage(), StrCat(kCheckpoints, "/step-", SimulatedJob::kSteps));
   result.digest = digest.ok() ? *digest : "";
+  if (const auto* coordinator =
+          dynamic_cast<const ps::Coordinator*>(world.node("coordinator"))) {
+    result.staleness = coordinator->staleness();
+  }
   return result;
 }
 

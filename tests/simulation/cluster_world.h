@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/histogram.h"
 #include "base/status.h"
 #include "comm/node.h"
 #include "comm/sim.h"
@@ -61,8 +62,9 @@ struct RunResult {
   int64_t num_events = 0;
   int crashed = 0;  // servers that were
   int coordinators_crashed = 0;
-  int scaled = 0;      // commands that were taken
-  double seconds = 0;  // of the virtual clock
+  int scaled = 0;       // commands that were taken
+  double seconds = 0;   // of the virtual clock
+  Histogram staleness;  // of gradients, as the coordinator was told
 };
 
 RunResult RunJob(const SimulatedJob& job, const RunPlan& plan);

@@ -195,6 +195,46 @@ TEST_F(SimulationTest, OutsideSyncWorkersNeverWaitForEver) {
   }
 }
 
+// What workers measure, whoever is lost on the way: in bounded no gradient is
+// staler than the mode allows, with either placement of the dense variables.
+TEST_F(SimulationTest, GradientsAreAsStaleAsTheirModeAllows) {
+  for (const int64_t staleness : {0, 1, 3}) {
+    Histogram all;
+    for (uint64_t seed = 1; seed <= 60 / kFewer; ++seed) {
+      const bool on_workers = seed % 4 == 0;
+      const int replicas = on_workers ? 1 : 1 + static_cast<int>(seed % 3);
+      const RunResult result =
+          RunJob(*job, {.seed = seed,
+                        .mode = ps::Mode::kBounded,
+                        .staleness = staleness,
+                        .workers = 2 + static_cast<int>(seed % 3),
+                        .dense = on_workers ? ps::DensePlace::kWorkers
+                                            : ps::DensePlace::kShards,
+                        .faults = !on_workers,
+                        .crashes = on_workers ? 0 : 2,
+                        .replicas = replicas,
+                        .server_crashes = replicas > 1 ? 2 : 0,
+                        .coordinator_crashes = on_workers ? 0 : 1});
+      ASSERT_TRUE(result.status.ok())
+          << "seed " << seed << ": " << result.status;
+      ASSERT_LE(result.staleness.max(), staleness) << "seed " << seed;
+      all.Merge(result.staleness);
+    }
+    // A report that is lost with its connection leaves a gap; most are there.
+    EXPECT_GT(all.count(), static_cast<int64_t>(60 / kFewer * 30));
+    EXPECT_EQ(all.max(), staleness) << all.ToString();
+  }
+  Histogram async;
+  for (uint64_t seed = 1; seed <= 20 / kFewer; ++seed) {
+    const RunResult result =
+        RunJob(*job, {.seed = seed, .mode = ps::Mode::kAsync, .crashes = 0});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    async.Merge(result.staleness);
+  }
+  EXPECT_GT(async.max(), 1) << async.ToString();
+  EXPECT_TRUE(RunJob(*job, {.seed = 1}).staleness.empty()) << "in sync";
+}
+
 // Pushes with the values that they were computed from, along chains that break.
 TEST_F(SimulationTest, CompensatedDelaysGoOnWhenServersAreLost) {
   const auto delayed = SimulatedJob::Create(
@@ -410,6 +450,45 @@ TEST_F(SimulationTest, FindsAPushAcknowledgedBeforeItIsStaged) {
         return std::make_unique<AcknowledgesEarly>(std::move(node));
       },
       3));
+}
+
+// Believes that the slowest worker is three clocks further than it is.
+class HurriesNode : public ForwardingNode {
+ public:
+  using ForwardingNode::ForwardingNode;
+  void OnMessage(comm::EndpointId from, comm::Message message) override {
+    ps::wire::ClockReply reply;
+    if (message.header.kind == comm::MessageKind::kReply &&
+        message.header.status == 0 &&
+        message.header.method == static_cast<uint16_t>(ps::Method::kClock) &&
+        ps::Decode(message, reply).ok()) {
+      reply.set_minimum(reply.minimum() + 3);
+      message.frames[0] = ps::Encode(reply);
+    }
+    ForwardingNode::OnMessage(from, std::move(message));
+  }
+};
+
+TEST_F(SimulationTest, FindsAGateThatLetsWorkersThroughEarly) {
+  int64_t worst = 0;
+  for (uint64_t seed = 1; seed <= 20 && worst <= 1; ++seed) {
+    const RunResult result =
+        RunJob(*job, {.seed = seed,
+                      .mode = ps::Mode::kBounded,
+                      .staleness = 1,
+                      .crashes = 0,
+                      .decorate = [](const std::string& name,
+                                     std::unique_ptr<comm::Node> node)
+                          -> std::unique_ptr<comm::Node> {
+                        if (name != "worker 1") {
+                          return node;
+                        }
+                        return std::make_unique<HurriesNode>(std::move(node));
+                      }});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    worst = std::max(worst, result.staleness.max());
+  }
+  EXPECT_GT(worst, 1);
 }
 
 // Keeps what it acknowledged with the connection, and drops it with that.
