@@ -23,6 +23,7 @@
 #include "worker/job.h"
 #include "worker/job.pb.h"
 #include "worker/metrics/metrics.h"
+#include "worker/mode_change.h"
 #include "worker/model.h"
 #include "worker/open_worker.h"
 #include "worker/report/metrics_json.h"
@@ -363,6 +364,11 @@ ps::Coordinator::Options JobRun::CoordinatorOptions() {
   options.restore_step = restored_.step;
   options.restore_global_phase = restored_.global_phase;
   options.observer = this;
+  options.plan_for = [this](const ps::ClusterPlan& now,
+                            const std::string& tables,
+                            const std::string& dense) {
+    return worker::PlanWithModes(*job_, spec_, now, tables, dense);
+  };
   return options;
 }
 
@@ -531,6 +537,19 @@ void JobRun::OnStaleness(const Histogram& staleness) {
   summary_.staleness = staleness;
   if (request_.board != nullptr) {
     request_.board->Set("shoal_staleness_clocks", "", staleness);
+  }
+}
+
+void JobRun::OnModeChanged(int64_t step, const std::string& text) {
+  summary_.mode += StrCat(", from step ", step, " ", text);
+  if (summary_.dense != "allreduce") {
+    summary_.dense = summary_.mode;
+  }
+  const std::string note = StrCat("from step ", step, " on: ", text);
+  if (progress_ != nullptr) {
+    progress_->Note(note);
+  } else {
+    std::fprintf(stderr, "%s\n", note.c_str());
   }
 }
 

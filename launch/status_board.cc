@@ -60,9 +60,8 @@ std::string HistogramText(std::string_view metric, const std::string& labels,
   int64_t up_to = 0;
   for (size_t i = 0; i < Histogram::kBuckets; ++i) {
     up_to += histogram.buckets()[i];
-    const std::string bound = i < Histogram::kBounds.size()
-                                  ? StrCat(Histogram::kBounds[i])
-                                  : "+Inf";
+    const std::string bound =
+        i < Histogram::kBounds.size() ? StrCat(Histogram::kBounds[i]) : "+Inf";
     text += StrCat(metric, "_bucket{", labels, labels.empty() ? "" : ",",
                    "le=\"", bound, "\"} ", up_to, "\n");
   }

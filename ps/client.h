@@ -116,6 +116,9 @@ class Client {
 
   // Goes on with `route`, if it is newer.
   void Adopt(RouteTable route);
+  // The shards have forgotten its pushes, of which none is under way: another
+  // mode counts from here on.
+  void BeginSequences() { next_sequence_ = 1; }
 
  private:
   // The ids and rows of an operation, divided by the heads of now.

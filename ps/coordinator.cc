@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/strcat.h"
+#include "ps/mode_switch.h"
 #include "ps/protocol.pb.h"
 #include "ps/slots.h"
 #include "ps/staleness.h"
@@ -26,6 +27,7 @@ Coordinator::Coordinator(Options options) : options_(std::move(options)) {
   if (options_.plan.dense_on_workers()) {
     options_.replace_within = Duration::zero();  // A collective has no spares.
   }
+  modes_ = std::make_unique<ModeSwitch>();
   StatusOr<std::unique_ptr<GlobalPhase>> phase =
       GlobalPhase::Create(options_.model, options_.plan);
   called_off_ = phase.status();
@@ -121,6 +123,9 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
   }
   if (method == Method::kScale) {
     return OnScale(from, message);
+  }
+  if (method == Method::kSetMode) {
+    return OnSetMode(from, message);
   }
   if (method == Method::kStatus) {
     return OnStatus(from, message);
@@ -251,8 +256,9 @@ Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
       }
       DropShardsOf(member.server, UnavailableError("another takes its place"));
     } else {
-      CutDone(**place);  // Another takes the order as it is then.
-      members_.erase(**place);
+      const comm::EndpointId lost = *std::exchange(*place, std::nullopt);
+      members_.erase(lost);
+      CutDone(lost);  // Another takes the order as it is then.
     }
   }
   if (!member.is_worker && all_joined_ && !started_ &&
@@ -361,6 +367,7 @@ void Coordinator::AnswerJoin(const WaitingMessage& waiting) {
   ToWire(route_, *reply.mutable_route());
   ToWire(options_.model, *reply.mutable_model());
   ToWire(options_.plan, *reply.mutable_plan());
+  reply.set_mode_number(modes_->now.number);
   std::vector<Buffer> frames;
   if (member.is_worker) {
     const bool parts = options_.plan.shares_steps();
@@ -431,6 +438,9 @@ void Coordinator::OnReady() {
 
 void Coordinator::GiveOrder(OrderKind kind, int64_t from, int64_t until) {
   const std::vector<WaitingMessage> leavers = TakeWorkers();
+  if (kind == OrderKind::kTrain) {
+    TakeMode(from);
+  }
   order_ = {order_.number + 1, kind, from, until};
   for (WorkerState& worker : workers_) {
     worker.scores = Buffer();
@@ -461,7 +471,7 @@ void Coordinator::AnswerOrders() {
 void Coordinator::AnswerOrder(int worker) {
   WorkerState& state = workers_[static_cast<size_t>(worker)];
   if (!state.asking.has_value() || state.done_order >= order_.number ||
-      !state_->settled()) {
+      !state_->settled() || modes_->holding) {
     return;  // What is not kept yet, nobody may do.
   }
   wire::Order order;
@@ -474,6 +484,10 @@ void Coordinator::AnswerOrder(int worker) {
   order.set_num_workers(options_.num_workers);
   order.set_virtual_begin(begin);
   order.set_virtual_end(end);
+  if (modes_->now.number > 0) {
+    ToWire(modes_->now, *order.mutable_mode());
+    ToWire(route_, *order.mutable_route());
+  }
   switch (order_.kind) {
     case OrderKind::kTrain: {
       order.set_kind(wire::Order::TRAIN);
@@ -561,7 +575,9 @@ void Coordinator::OnOrderDone() {
   switch (order_.kind) {
     case OrderKind::kTrain:
       position_ = order_.until;
-      AfterBoundary();
+      // One that was cut before its first step did nothing after the last
+      // boundary.
+      order_.until > order_.from ? AfterBoundary() : AfterCheckpoint();
       break;
     case OrderKind::kEvaluate:
       Evaluated();

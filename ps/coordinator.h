@@ -29,6 +29,7 @@ namespace wire {
 class Commit;
 class CoordinatorState;
 }  // namespace wire
+struct ModeSwitch;
 
 // Lets members in, deals virtual workers, leads the steps of `sync`, keeps the
 // clocks of `bounded`, and drives the job from boundary to boundary: train,
@@ -69,6 +70,12 @@ class Coordinator : public comm::Node {
     // Of the tries of one training; a state that another run left is of nobody
     // any more. Empty: one that is there must be of this job.
     std::string run;
+    // The plan of the job with other modes, see wire::SetMode; null: it has
+    // none. Errors: why the job can't have them.
+    std::function<StatusOr<ClusterPlan>(const ClusterPlan& now,
+                                        const std::string& tables,
+                                        const std::string& dense)>
+        plan_for;
     // Called with how many servers and workers there are to be, when that
     // changes; whoever runs the job starts those that are not there. Those that
     // are to go end by themselves. May be empty: others start them.
@@ -106,6 +113,9 @@ class Coordinator : public comm::Node {
   // server that is to go (-1: none); gives what happens now, in words. On the
   // node's thread. Errors: kFailedPrecondition, kInvalidArgument: why not.
   StatusOr<std::string> Scale(int servers, int workers, int drain);
+  // Other modes, as wire::SetMode has them; the same otherwise.
+  StatusOr<std::string> SetMode(const std::string& tables,
+                                const std::string& dense);
 
  private:
   struct Member {
@@ -123,14 +133,6 @@ class Coordinator : public comm::Node {
     bool suspect = false;  // its connection ended; it may come back
     Time suspect_since;
   };
-  enum class OrderKind : uint8_t { kTrain, kEvaluate, kStop };
-  struct CurrentOrder {
-    int64_t number = 0;  // 0: none yet
-    OrderKind kind = OrderKind::kTrain;
-    int64_t from = 0;
-    int64_t until = 0;
-  };
-
   // Its own restart.
   void WaitForMembers();
   // Keeps all that a coordinator in the place of this one needs; then `kept`
@@ -219,10 +221,19 @@ class Coordinator : public comm::Node {
   // the next one is dealt to them.
   bool WantedAreThere() const;
   void DealAnew();
-  void CutOrder();
+  void CutOrder(int64_t until);
   void SendCuts();
   void CutDone(comm::EndpointId worker);
   std::vector<WaitingMessage> TakeWorkers();  // who have no place any more
+
+  // Another mode, see ModeSwitch.
+  void OnSetMode(comm::EndpointId from, const comm::Message& message);
+  void HoldWorkers();
+  void HoldDone(comm::EndpointId worker);
+  void EndHold();
+  void TakeMode(int64_t step);
+  StepDecision LastCommitOf(int64_t step) const;
+  void TellMode();
 
   // Liveness.
   void Watch();
@@ -279,6 +290,7 @@ class Coordinator : public comm::Node {
   std::unordered_map<comm::EndpointId, PreparedShard> prepared_;
   int64_t calls_under_way_ = 0;
   Histogram staleness_;
+  std::unique_ptr<ModeSwitch> modes_;
 };
 
 }  // namespace shoal::ps

@@ -33,6 +33,14 @@ struct WorkerState {
   Buffer labels;
 };
 
+enum class OrderKind : uint8_t { kTrain, kEvaluate, kStop };
+struct CurrentOrder {
+  int64_t number = 0;  // 0: none yet
+  OrderKind kind = OrderKind::kTrain;
+  int64_t from = 0;
+  int64_t until = 0;
+};
+
 }  // namespace shoal::ps
 
 #endif  // SHOAL_PS_COORDINATOR_RECORDS_H_

@@ -35,6 +35,10 @@ class JobObserver {
   // outside sync.
   virtual void OnStaleness(const Histogram& staleness) = 0;
 
+  // From `step` on the job is in another mode, which `text` names; or was, when
+  // a coordinator in the place of a lost one goes on.
+  virtual void OnModeChanged(int64_t step, const std::string& text) = 0;
+
   // Scores and labels of the whole test part at `step`, in no fixed order:
   // labels [n], scores [n] or [n, classes]. True ends the training early.
   virtual StatusOr<bool> OnEvaluated(int64_t step,

@@ -62,6 +62,7 @@ void Shard::OnJoined(const JoinResult& joined) {
   }
   step_ = joined.step;
   num_workers_ = joined.num_workers;
+  mode_number_ = joined.mode_number;
   clocks_.Begin(joined.step, num_workers_);
   last_commit_ = joined.last;
   joined_ = true;
@@ -140,7 +141,8 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
     case Method::kRouteChange:
       return OnRouteChange(from, std::move(message));
     case Method::kRecover:
-      return AnswerRecover(*context_, from, message, step_, &last_commit_);
+      return AnswerRecover(*context_, from, message, step_, &last_commit_,
+                           mode_number_);
     case Method::kPrepare:
     case Method::kApply:
     case Method::kSlotStates:
@@ -259,9 +261,8 @@ bool Shard::MayAnswer(int64_t step) const {
 }
 
 int64_t Shard::StalenessOf(int64_t step) {
-  return plan_.shares_steps()
-             ? std::max<int64_t>(step - step_, 0)
-             : clocks_.Staleness(step, sequences_, *headed_);
+  return plan_.shares_steps() ? std::max<int64_t>(step - step_, 0)
+                              : clocks_.Staleness(step, sequences_, *headed_);
 }
 
 void Shard::AnswerWaiting() {

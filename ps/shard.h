@@ -33,6 +33,7 @@ namespace wire {
 class Push;
 class SlotStates;
 }  // namespace wire
+struct ModeState;
 
 // One shard of a server: holds the slots whose chains it is in, and answers
 // pulls and pushes for those that it is head of. See docs/architecture.md, "One
@@ -174,6 +175,7 @@ class Shard : public comm::Node {
 
   // Chains.
   void OnRouteChange(comm::EndpointId from, comm::Message request);
+  void TakeMode(const ModeState& mode);
   void Adopt(RouteTable route);
   void FindPortions();
   void BeginTransfers();
@@ -242,6 +244,7 @@ class Shard : public comm::Node {
   int index_ = 0;  // among all shards
   ModelSpec model_;
   ClusterPlan plan_;
+  int64_t mode_number_ = 0;  // of its mode, see ModeState
   std::optional<DenseLayout> layout_;
   int64_t step_ = 0;          // steps applied; where they are dealt, pushes
   StepDecision last_commit_;  // sync: of the step before, where it is known

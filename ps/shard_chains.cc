@@ -6,6 +6,7 @@
 
 #include "base/strcat.h"
 #include "base/trace.h"
+#include "ps/mode_switch.h"
 #include "ps/protocol.pb.h"
 #include "ps/shard.h"
 #include "ps/slot_states.h"
@@ -86,6 +87,11 @@ void Shard::OnRouteChange(comm::EndpointId from, comm::Message request) {
     route = FromWire(change.route());
     status = route.status();
   }
+  StatusOr<ModeState> mode = ModeState();
+  if (status.ok() && change.has_mode()) {
+    mode = FromWire(change.mode());
+    status = mode.status();
+  }
   if (status.ok() && (route->slot_bits != route_.slot_bits ||
                       route->shards.size() < route_.shards.size())) {
     status = InvalidArgumentError("route change: of another job");
@@ -102,20 +108,40 @@ void Shard::OnRouteChange(comm::EndpointId from, comm::Message request) {
     next_route_ = {from, std::move(request)};
     return;
   }
+  const bool switches = mode->number > mode_number_;
+  const int64_t committed = switches ? mode->from_step : change.committed();
   const StatusOr<StepDecision> last = FromWire(change.last());
-  if (commits() && change.committed() == step_ + 1 && last.ok() &&
-      last->step == step_) {
+  if (commits() && committed == step_ + 1 && last.ok() && last->step == step_) {
     // Decided under the route before, though it has not been heard of here.
     ApplyCommitted(*last);
-  } else if (commits() && change.committed() != step_) {
-    Fail(InternalError(StrCat("a route of step ", change.committed(),
-                              " came at step ", step_)));
+  } else if (commits() && committed != step_) {
+    Fail(InternalError(
+        StrCat("a route of step ", committed, " came at step ", step_)));
   }
   if (failed_) {
     return;
   }
+  if (switches) {
+    TakeMode(*mode);
+  }
   Adopt(*std::move(route));
   Reply(from, MakeReply(request, {}));
+}
+
+// Nothing is under way: what was done in the mode before is done everywhere,
+// and clients begin with new sequences.
+void Shard::TakeMode(const ModeState& mode) {
+  mode_number_ = mode.number;
+  plan_.mode = mode.mode;
+  plan_.staleness = mode.staleness;
+  num_workers_ = mode.num_workers;
+  step_ = mode.from_step;
+  last_commit_ = {.step = step_ - 1};
+  clocks_.Begin(step_, num_workers_);
+  sequences_.clear();
+  stages_.clear();
+  commands_.clear();
+  command_bytes_ = 0;
 }
 
 void Shard::Adopt(RouteTable route) {

@@ -84,11 +84,14 @@ class WorkerNode : public comm::Node {
   void OnOpened();
   void OnCutOrder(comm::EndpointId from, const comm::Message& request);
   void DropBeyondOrder();
+  // The first step from `step` on that is this worker's own.
+  int64_t NextOwn(int64_t step) const;
   void OnRouteChange(comm::EndpointId from, const comm::Message& request);
   void OnSave(comm::EndpointId from, comm::Message request);
   void OnLoad(comm::EndpointId from, comm::Message request);
   void AskOrder();
   void OnOrder(const comm::Message& reply);
+  Status TakeMode(const ps::wire::Order& order);
   void TakeShare(const ps::wire::Order& order);
   void MakeSums();
   void BeginOrder();
@@ -141,6 +144,7 @@ class WorkerNode : public comm::Node {
   bool filling_ = false;
   bool computing_ = false;
   bool pulling_ = false;
+  bool held_ = false;  // it begins no step until its order is cut
   // The order is to be asked for again, once nothing of it is under way.
   bool restarting_ = false;
   int64_t aborted_step_ = -1;

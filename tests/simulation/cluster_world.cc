@@ -14,6 +14,7 @@
 #include "worker/input/prepare.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
+#include "worker/mode_change.h"
 #include "worker/model.h"
 #include "worker/open_worker.h"
 #include "worker/worker_node.h"
@@ -84,6 +85,11 @@ class PreparedSimulatedJob : public SimulatedJob {
     options.setup = worker::EncodeSetup(data_);
     options.checkpoint_folder = kCheckpoints;
     options.replace_within = std::chrono::seconds(30);
+    options.plan_for = [this](const ps::ClusterPlan& now,
+                              const std::string& tables,
+                              const std::string& dense) {
+      return worker::PlanWithModes(*job_, spec_, now, tables, dense);
+    };
     return options;
   }
 
@@ -302,6 +308,28 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
         ++result.scaled;
       }
     });
+  }
+  // Asked for again until it is taken.
+  size_t next_mode = 0;
+  std::function<void()> switch_mode = [&] {
+    if (next_mode == plan.modes.size() ||
+        world.stopped("coordinator").has_value()) {
+      return;
+    }
+    auto* coordinator =
+        dynamic_cast<ps::Coordinator*>(world.node("coordinator"));
+    const std::string& mode = plan.modes[next_mode];
+    const std::string dense = plan.dense == ps::DensePlace::kShards ? mode : "";
+    Duration pause = 10ms;
+    if (coordinator != nullptr && coordinator->SetMode(mode, dense).ok()) {
+      ++result.switched;
+      ++next_mode;
+      pause = FromSeconds(0.4 * random.Uniform());
+    }
+    world.At(world.Now() + pause, switch_mode);
+  };
+  if (!plan.modes.empty()) {
+    world.At(start + FromSeconds(0.3 * random.Uniform()), switch_mode);
   }
   // Killed while members join, train or end; it comes back with its file.
   for (int crash = 0; crash < plan.coordinator_crashes; ++crash) {

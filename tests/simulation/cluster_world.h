@@ -51,6 +51,8 @@ struct RunPlan {
   int server_crashes = 0;  // one after another, each repaired before the next
   int coordinator_crashes = 0;
   int scales = 0;  // to other numbers of servers and workers
+  // To these in turn, at times drawn from the seed.
+  std::vector<std::string> modes = {};
   Decorate decorate = {};
 };
 
@@ -63,6 +65,7 @@ struct RunResult {
   int crashed = 0;  // servers that were
   int coordinators_crashed = 0;
   int scaled = 0;       // commands that were taken
+  int switched = 0;     // the same, of modes
   double seconds = 0;   // of the virtual clock
   Histogram staleness;  // of gradients, as the coordinator was told
 };

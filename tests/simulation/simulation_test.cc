@@ -235,6 +235,48 @@ TEST_F(SimulationTest, GradientsAreAsStaleAsTheirModeAllows) {
   EXPECT_TRUE(RunJob(*job, {.seed = 1}).staleness.empty()) << "in sync";
 }
 
+// With one worker that waits for its pushes, bounded trains what sync does: so
+// whatever is switched when, and whoever is lost on the way, the bits stay.
+TEST_F(SimulationTest, OtherModesLeaveTheBitsWhereTheyMeanTheSame) {
+  ExpectBits(
+      300 / kShare,
+      [](int seed) {
+        const int replicas = 1 + seed % 3;
+        return RunPlan{.workers = 1,
+                       .crashes = 0,
+                       .replicas = replicas,
+                       .server_crashes = replicas > 1 ? 2 : 0,
+                       .coordinator_crashes = seed % 2,
+                       .modes = {"bounded:0", "sync", "bounded:0", "sync"}};
+      },
+      &RunResult::switched);
+}
+
+// Among workers that are not at one clock when they are told.
+TEST_F(SimulationTest, ModesChangeWhileMembersAreLost) {
+  int switched = 0;
+  for (uint64_t seed = 1; seed <= 120 / kShare; ++seed) {
+    const bool on_workers = seed % 4 == 0;
+    const int replicas = on_workers ? 1 : 1 + static_cast<int>(seed % 3);
+    const RunResult result = RunJob(
+        *job,
+        {.seed = seed,
+         .workers = 2 + static_cast<int>(seed % 3),
+         .dense =
+             on_workers ? ps::DensePlace::kWorkers : ps::DensePlace::kShards,
+         .faults = !on_workers,
+         .crashes = on_workers ? 0 : 2,
+         .replicas = replicas,
+         .server_crashes = replicas > 1 ? 2 : 0,
+         .coordinator_crashes = on_workers ? 0 : static_cast<int>(seed % 2),
+         .modes = {"bounded:1", "async", "sync", "bounded:2", "sync"}});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    ASSERT_EQ(result.digest.size(), 32U) << "seed " << seed;
+    switched += result.switched;
+  }
+  EXPECT_GT(switched, static_cast<int>(2 * 120 / kShare));
+}
+
 // Pushes with the values that they were computed from, along chains that break.
 TEST_F(SimulationTest, CompensatedDelaysGoOnWhenServersAreLost) {
   const auto delayed = SimulatedJob::Create(
