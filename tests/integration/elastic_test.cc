@@ -97,7 +97,8 @@ TEST_F(ElasticTest, RefusesWhatCanNotBe) {
       {{"mode"}, "which"}};
   bool tried = false;
   const RunOutcome run = RunProgram(
-      TrainCommand("out", Keys({"cluster.servers=2", "cluster.replicas=2"})),
+      TrainCommand("out", Keys({"train.epochs=600", "cluster.servers=2",
+                                "cluster.replicas=2"})),
       [&](pid_t launcher) {
         if (tried || !Says("worker 0")) {
           return;

@@ -277,6 +277,54 @@ TEST_F(SimulationTest, ModesChangeWhileMembersAreLost) {
   EXPECT_GT(switched, static_cast<int>(2 * 120 / kShare));
 }
 
+// Routes come late to a server, and to a worker by nobody but its orders.
+class HearsRoutesLate : public ForwardingNode {
+ public:
+  HearsRoutesLate(std::unique_ptr<comm::Node> to, bool never)
+      : ForwardingNode(std::move(to)), never_(never) {}
+  void OnMessage(comm::EndpointId from, comm::Message message) override {
+    if (message.header.kind != comm::MessageKind::kRequest ||
+        message.header.method !=
+            static_cast<uint16_t>(ps::Method::kRouteChange)) {
+      ForwardingNode::OnMessage(from, std::move(message));
+    } else if (never_) {
+      (void)context_->Send(from, comm::Lane::kUrgent,
+                           comm::MakeReply(message, {}));
+    } else {
+      context_->SetTimer(context_->Now() + 40ms, [this, from, message] {
+        ForwardingNode::OnMessage(from, message);
+      });
+    }
+  }
+
+ private:
+  const bool never_;
+};
+
+// A worker must not push in one mode to a shard that is still in the other.
+TEST_F(SimulationTest, AnOrderOfAnotherModeWaitsForTheShards) {
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    const RunResult result =
+        RunJob(*job, {.seed = seed,
+                      .workers = 1,
+                      .faults = false,
+                      .crashes = 0,
+                      .modes = {"bounded:0", "sync", "bounded:0", "sync"},
+                      .decorate = [](const std::string& name,
+                                     std::unique_ptr<comm::Node> node)
+                          -> std::unique_ptr<comm::Node> {
+                        if (name == "coordinator") {
+                          return node;
+                        }
+                        return std::make_unique<HearsRoutesLate>(
+                            std::move(node), name.starts_with("worker"));
+                      }});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
+    EXPECT_GE(result.switched, 2) << "seed " << seed;
+  }
+}
+
 // Pushes with the values that they were computed from, along chains that break.
 TEST_F(SimulationTest, CompensatedDelaysGoOnWhenServersAreLost) {
   const auto delayed = SimulatedJob::Create(
