@@ -96,7 +96,7 @@ StatusOr<ps::ClusterPlan> PlanWithModes(const JobSpec& job,
     consistency.set_staleness(static_cast<int32_t>(now.staleness));
   }
   SHOAL_RETURN_IF_ERROR(
-      ValidateJob(changed).WithPrefix("as its job file would be refused"));
+      ValidateJob(changed).WithPrefix("a job file that says so is refused"));
   return MakeClusterPlan(changed, model);
 }
 

@@ -6,6 +6,7 @@
 #include "gtest/gtest.h"
 
 #include "worker/job.h"
+#include "worker/job.pb.h"
 #include "worker/open_worker.h"
 
 namespace shoal::worker {
@@ -92,7 +93,9 @@ TEST_F(ModeChangeTest, RefusesWhatTheJobFileWouldBeRefusedFor) {
   Make({"train.loss_scale={kind: static, scale: 8}"});
   Refuses("bounded", "bounded", StatusCode::kInvalidArgument,
           "train.loss_scale");
-  Make({"dense.kind=lars"});
+  Make({"dense.kind=lars",
+        "tables={linear: {optimizer: {kind: sgd}}, embedding: {optimizer: "
+        "{kind: sgd}}}"});
   Refuses("bounded", "bounded", StatusCode::kInvalidArgument, "dense.kind");
   Make({"consistency.mode=async",
         "dense={kind: sgd, learning_rate: 0.1, delay_compensation: 1}"});
