@@ -359,6 +359,7 @@ ps::Coordinator::Options JobRun::CoordinatorOptions() {
   if (request_.kind == RunRequest::Kind::kTrain) {
     options.checkpoint_folder = out_->checkpoints();
     options.checkpoints_kept = job_->checkpoint().keep();
+    options.asynchronous_checkpoints = job_->checkpoint().asynchronous();
   }
   options.restore_folder = out_->Spelled(restored_.folder);
   options.restore_step = restored_.step;
@@ -626,11 +627,20 @@ std::map<std::string, std::string> JobRun::CheckpointTexts() {
                                  early_stopping_->ToJson());
 }
 
-void JobRun::OnSaved(int64_t step, const std::string& folder) {
+void JobRun::OnSaved(int64_t step, const std::string& folder, bool stopped) {
   Tell("shoal_checkpoint_step", "", static_cast<double>(step));
-  EndSegment();
   summary_.checkpoint = folder;
-  segment_start_ = clock_.Now();
+  if (stopped) {
+    EndSegment();
+    segment_start_ = clock_.Now();
+  }
+}
+
+void JobRun::OnNotSaved(const Status& why) {
+  std::fprintf(stderr,
+               "shoal: %s; this one is left out, and training stops for the "
+               "next one\n",
+               std::string(why.message()).c_str());
 }
 
 // --- Its end ---------------------------------------------------------------

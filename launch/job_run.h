@@ -88,7 +88,8 @@ class JobRun : public ps::JobObserver {
   StatusOr<bool> OnEvaluated(int64_t step, std::span<const float> scores,
                              std::span<const float> labels) override;
   std::map<std::string, std::string> CheckpointTexts() override;
-  void OnSaved(int64_t step, const std::string& folder) override;
+  void OnSaved(int64_t step, const std::string& folder, bool stopped) override;
+  void OnNotSaved(const Status& why) override;
 
  private:
   explicit JobRun(const RunRequest& request);

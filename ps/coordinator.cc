@@ -51,6 +51,8 @@ void Coordinator::OnStart(comm::NodeContext& context) {
       context, *caller_,
       CheckpointSaver::Options{.parent = options_.checkpoint_folder,
                                .kept = options_.checkpoints_kept,
+                               .asynchronous =
+                                   options_.asynchronous_checkpoints,
                                .texts = [this] {
                                  std::map<std::string, std::string> texts;
                                  if (options_.observer != nullptr) {
@@ -624,14 +626,22 @@ void Coordinator::SaveCheckpoint() {
     AfterCheckpoint();
     return;
   }
-  const auto saved = [this] {
+  const auto saved = [this, step = position_](bool stopped) {
     if (options_.observer != nullptr) {
-      options_.observer->OnSaved(position_, saver_->Folder(position_));
+      options_.observer->OnSaved(step, saver_->Folder(step), stopped);
     }
-    AfterCheckpoint();
   };
   if (saver_->Folder(position_) == options_.restore_folder) {
-    saved();  // Nothing was trained since; what is there stays whole.
+    saved(true);  // Nothing was trained since; what is there stays whole.
+    AfterCheckpoint();
+    return;
+  }
+  if (saver_->writing() && !saver_->stops()) {
+    saver_->WhenDone([this] {
+      if (!ending_) {
+        SaveCheckpoint();
+      }
+    });
     return;
   }
   std::vector<RouteTable::Peer> writers = LiveShards();
@@ -640,14 +650,27 @@ void Coordinator::SaveCheckpoint() {
   } else if (route_.dense_on_workers()) {
     writers.push_back(route_.workers.front());  // All have the same.
   }
-  saver_->Save(position_, route_.version, writers,
-               [this, saved](const Status& status) {
-                 if (!status.ok()) {
-                   Abort(status);
-                 } else if (!ending_) {
-                   saved();
-                 }
-               });
+  saver_->Save(
+      {.step = position_,
+       .version = route_.version,
+       .writers = std::move(writers),
+       .last = stop_early_ || position_ >= options_.train.total_steps},
+      [this] {
+        if (!ending_) {
+          AfterCheckpoint();
+        }
+      },
+      [this, saved](const Status& status, bool stopped) {
+        if (status.ok() && !ending_) {
+          saved(stopped);
+        } else if (status.code() == StatusCode::kAborted && !stopped) {
+          if (options_.observer != nullptr) {
+            options_.observer->OnNotSaved(status);
+          }
+        } else {
+          Abort(status);
+        }
+      });
 }
 
 void Coordinator::AfterCheckpoint() {

@@ -53,6 +53,7 @@ class Coordinator : public comm::Node {
     // Checkpoints are folders `step-N` in here; empty: none are written.
     std::string checkpoint_folder;
     int checkpoints_kept = 3;
+    bool asynchronous_checkpoints = true;
     std::string restore_folder;  // a `step-N` folder to start from, or empty
     int64_t restore_step = 0;
     // Of that checkpoint's text kGlobalPhaseText; empty: it has none.
@@ -252,8 +253,7 @@ class Coordinator : public comm::Node {
   std::optional<DurableState> state_;
   bool state_is_ours_ = false;
   Time kept_at_;
-  // From its start until it has found out where the job is; and those of the
-  // members that it has not heard of yet.
+  // Until it has found out where the job is; and of members not heard of yet.
   bool recovering_ = true;
   std::unordered_map<comm::EndpointId, uint64_t> recoveries_;
   std::unordered_map<comm::EndpointId, Status> not_found_;  // why

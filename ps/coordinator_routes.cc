@@ -90,7 +90,7 @@ void Coordinator::ChangeRoute() {
       return;  // The next one is on its way.
     }
     SendRoute();
-    if (saver_->writing()) {
+    if (saver_->stops()) {
       SaveCheckpoint();  // Its parts are others' now.
     }
     FinishLeavers();
@@ -216,6 +216,7 @@ void Coordinator::DropShardsOf(int server, const Status& why) {
                          AbortMessage(StatusCode::kUnavailable,
                                       StrCat("its slots were given to others: ",
                                              why.message())));
+    saver_->OnLost(*place);
     members_.erase(*place);
     place.reset();
   }

@@ -184,6 +184,7 @@ void Coordinator::FinishLeavers() {
                        // One that does not answer has nothing left to lose.
                        [](const StatusOr<comm::Message>&) {});
         prepared_.erase(*place);
+        saver_->OnLost(*place);
         members_.erase(*place);
         place.reset();
       }

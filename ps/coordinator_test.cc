@@ -62,7 +62,9 @@ class WatchingObserver : public JobObserver {
   std::map<std::string, std::string> CheckpointTexts() override {
     return texts;
   }
-  void OnSaved(int64_t step, const std::string& folder) override {
+  void OnNotSaved(const Status& why) override { not_saved.push_back(why); }
+  void OnSaved(int64_t step, const std::string& folder,
+               bool /*stopped*/) override {
     saved.emplace_back(step, folder);
   }
 
@@ -78,6 +80,7 @@ class WatchingObserver : public JobObserver {
   StatusOr<bool> verdict = false;
   std::map<std::string, std::string> texts;
   std::vector<std::pair<int64_t, std::string>> saved;
+  std::vector<Status> not_saved;
 };
 
 Buffer FloatsFrame(const std::vector<float>& values) {
@@ -1285,10 +1288,14 @@ class CoordinatorSaveTest : public CoordinatorTest {
         context_.storage, save.folder(), save.name(),
         {.model = &options_.model, .tables = tables, .dense = dense.get()});
     ASSERT_TRUE(parts.ok()) << parts.status();
-    wire::SaveReply reply;
+    wire::PartsReply reply;
     reply.mutable_parts()->Assign(parts->begin(), parts->end());
-    Answer(Shard(shard), AskedOf(Shard(shard), Method::kSave).at(0),
+    Cut(shard);
+    Answer(Shard(shard), AskedOf(Shard(shard), Method::kParts).at(0),
            {Encode(reply)});
+  }
+  void Cut(int shard) {
+    Answer(Shard(shard), AskedOf(Shard(shard), Method::kSave).at(0), {});
   }
   bool HasManifest() {
     return ReadManifest(context_.storage, "out/step-10").ok();
@@ -1314,8 +1321,8 @@ TEST_F(CoordinatorSaveTest, EveryWorkerIsAskedForItsPart) {
 }
 
 TEST_F(CoordinatorSaveTest, ManifestComesAfterAllParts) {
+  observer_.texts = {{"job", "name: test"}};
   Train();
-  observer_.texts = {{"job", "name: test"}};  // as they are when it is saved
   EXPECT_EQ(SaveOf(0).folder(), "out/step-10");
   EXPECT_EQ(SaveOf(0).step(), 10);
   EXPECT_NE(SaveOf(0).name(), SaveOf(1).name());
@@ -1339,6 +1346,92 @@ TEST_F(CoordinatorSaveTest, ManifestComesAfterAllParts) {
   EXPECT_THAT(observer_.saved,
               ElementsAre(std::pair(int64_t{10}, std::string("out/step-10"))));
   EXPECT_EQ(GoodReplyTo<wire::Order>(early).kind(), wire::Order::STOP);
+}
+
+// A job that saves every two steps, in which both shards have made the first
+// cut.
+class AsynchronousSaveTest : public CoordinatorSaveTest {
+ protected:
+  AsynchronousSaveTest() { options_.train.checkpoint_every_steps = 2; }
+
+  // To the first boundary at which it saves.
+  void TrainTo(uint64_t order) {
+    StartAndJoin();
+    BothDone(order);
+  }
+};
+
+TEST_F(AsynchronousSaveTest, TrainingGoesOnAtTheCut) {
+  observer_.texts = {{"job", "of step 2"}};
+  TrainTo(1);
+  const uint64_t next = AskOrder(0, 1);
+  Cut(0);
+  EXPECT_EQ(NumReplies(next), 0) << "the other shard may be behind";
+  Cut(1);
+  EXPECT_EQ(GoodReplyTo<wire::Order>(next).kind(), wire::Order::TRAIN);
+  observer_.texts = {{"job", "of a later step"}};
+  EXPECT_THAT(observer_.saved, IsEmpty());
+  SaveAndAnswer(0);
+  SaveAndAnswer(1);
+  context_.RunStorage();
+  EXPECT_THAT(observer_.saved,
+              ElementsAre(std::pair(int64_t{2}, std::string("out/step-2"))));
+  const StatusOr<Manifest> manifest =
+      ReadManifest(context_.storage, "out/step-2");
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ(manifest->texts.at("job"), "of step 2");
+}
+
+TEST_F(AsynchronousSaveTest, NextOneWaitsForTheOneBefore) {
+  TrainTo(1);
+  Cut(0);
+  Cut(1);
+  BothDone(2);
+  EXPECT_THAT(AskedOf(Shard(0), Method::kSave), SizeIs(1));
+  SaveAndAnswer(0);
+  SaveAndAnswer(1);
+  context_.RunStorage();
+  ASSERT_THAT(AskedOf(Shard(0), Method::kSave), SizeIs(2));
+  wire::Save second;
+  ASSERT_TRUE(Decode(AskedOf(Shard(0), Method::kSave)[1], second).ok());
+  EXPECT_EQ(second.step(), 4);
+}
+
+TEST_F(AsynchronousSaveTest, OneThatIsGivenUpEndsNothingAndTheNextOneStops) {
+  TrainTo(1);
+  Cut(0);
+  Cut(1);
+  AnswerError(Shard(0), AskedOf(Shard(0), Method::kParts).at(0),
+              AbortedError("too much has changed"));
+  SaveAndAnswer(1);
+  context_.RunStorage();
+  EXPECT_FALSE(context_.stopped.has_value());
+  EXPECT_THAT(observer_.saved, IsEmpty());
+  ASSERT_THAT(observer_.not_saved, SizeIs(1));
+  EXPECT_THAT(observer_.not_saved[0].message(),
+              AllOf(HasSubstr("step 2"), HasSubstr("server 0 shard 0"),
+                    HasSubstr("too much has changed")));
+  EXPECT_FALSE(context_.storage.ListFolder("out/step-2").ok());
+
+  BothDone(2);
+  const uint64_t next = AskOrder(0, 2);
+  for (int shard = 0; shard < 2; ++shard) {
+    ASSERT_THAT(AskedOf(Shard(shard), Method::kSave), SizeIs(2));
+    Answer(Shard(shard), AskedOf(Shard(shard), Method::kSave)[1], {});
+  }
+  EXPECT_EQ(NumReplies(next), 0);
+}
+
+TEST_F(AsynchronousSaveTest, FailedPartEndsTheJobThoughItHasGoneOn) {
+  TrainTo(1);
+  Cut(0);
+  Cut(1);
+  AnswerError(Shard(0), AskedOf(Shard(0), Method::kParts).at(0),
+              FailedPreconditionError("the disk is full"));
+  SaveAndAnswer(1);
+  context_.RunStorage();
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_THAT(context_.stopped->message(), HasSubstr("the disk is full"));
 }
 
 TEST_F(CoordinatorSaveTest, LossScaleIsPartOfTheCheckpoint) {
@@ -1408,9 +1501,10 @@ TEST_F(CoordinatorSaveTest, PartAfterAFailedOneGivesNoManifestEither) {
 TEST_F(CoordinatorSaveTest, PartThatIsNoneGivesNoManifest) {
   Train();
   SaveAndAnswer(0);
-  wire::SaveReply reply;
+  wire::PartsReply reply;
   reply.add_parts("not an entry");
-  Answer(Shard(1), AskedOf(Shard(1), Method::kSave).at(0), {Encode(reply)});
+  Cut(1);
+  Answer(Shard(1), AskedOf(Shard(1), Method::kParts).at(0), {Encode(reply)});
   context_.RunStorage();
   ASSERT_TRUE(context_.stopped.has_value());
   EXPECT_THAT(context_.stopped->message(), HasSubstr("step 10"));

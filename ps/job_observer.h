@@ -49,7 +49,11 @@ class JobObserver {
   // Manifest::texts.
   virtual std::map<std::string, std::string> CheckpointTexts() = 0;
 
-  virtual void OnSaved(int64_t step, const std::string& folder) = 0;
+  // `stopped`: training has waited until it was written.
+  virtual void OnSaved(int64_t step, const std::string& folder,
+                       bool stopped) = 0;
+  // Training has gone on without it, and waits for the next one.
+  virtual void OnNotSaved(const Status& why) = 0;
 };
 
 }  // namespace shoal::ps

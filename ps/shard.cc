@@ -22,6 +22,9 @@ constexpr int64_t kReplyBytesMax = comm::kMessageBytesMax - 4096;
 // more of one whose pushes are still on their way; more is no worker.
 constexpr int64_t kStepsAheadMax = 16;
 
+// Of rows that change before a checkpoint has them; beyond it, it is given up.
+constexpr int64_t kKeptBytesMax = int64_t{1} << 30;
+
 }  // namespace
 
 Shard::Shard(const Options& options) : options_(options) {}
@@ -30,6 +33,7 @@ Shard::~Shard() = default;
 void Shard::OnStart(comm::NodeContext& context) {
   context_ = &context;
   caller_.emplace(context);
+  saves_.emplace(context);
   member_.emplace(
       context, *caller_,
       Member::Options{.coordinator = options_.coordinator,
@@ -61,9 +65,9 @@ void Shard::OnJoined(const JoinResult& joined) {
     return;
   }
   step_ = joined.step;
-  num_workers_ = joined.num_workers;
-  mode_number_ = joined.mode_number;
-  clocks_.Begin(joined.step, num_workers_);
+  mode_.num_workers = joined.num_workers;
+  mode_.number = joined.mode_number;
+  clocks_.Begin(joined.step, mode_.num_workers);
   last_commit_ = joined.last;
   joined_ = true;
   ready_ = !joined.restores;
@@ -120,9 +124,9 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
   }
   const auto method = static_cast<Method>(message.header.method);
   if (from != options_.coordinator &&
-      (method == Method::kSave || method == Method::kLoad ||
-       method == Method::kFinish || method == Method::kRouteChange ||
-       method == Method::kRecover)) {
+      (method == Method::kSave || method == Method::kParts ||
+       method == Method::kLoad || method == Method::kFinish ||
+       method == Method::kRouteChange || method == Method::kRecover)) {
     ReplyError(from, message,
                FailedPreconditionError(
                    StrCat("only the coordinator may ask a shard for method ",
@@ -136,13 +140,15 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
       return OnPush(from, std::move(message));
     case Method::kSave:
       return OnSave(from, std::move(message));
+    case Method::kParts:
+      return saves_->OnParts(from, std::move(message));
     case Method::kLoad:
       return OnLoad(from, message);
     case Method::kRouteChange:
       return OnRouteChange(from, std::move(message));
     case Method::kRecover:
       return AnswerRecover(*context_, from, message, step_, &last_commit_,
-                           mode_number_);
+                           mode_.number);
     case Method::kPrepare:
     case Method::kApply:
     case Method::kSlotStates:
@@ -301,7 +307,7 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
       Buffer rows =
           Buffer::Allocate(static_cast<int64_t>(ids.size()) * table.dim() * 4);
       float* const to = rows.MutableAs<float>().data();
-      if (storage_works_ == 0) {
+      if (loads_ == 0) {
         table.PullAndKeep(ids, to);
       } else {
         table.Pull(ids, to);  // The storage thread reads the table.
@@ -605,7 +611,13 @@ bool Shard::Apply(const Part& part, const StepDecision& decision,
 }
 
 bool Shard::CheckTables() {
-  const Status status = TablesStatus();
+  Status status = TablesStatus();
+  const int64_t kept = saves_->kept_bytes();
+  if (kept > 0 && (kept > kKeptBytesMax ||
+                   status.code() == StatusCode::kResourceExhausted)) {
+    saves_->GiveUp(StrCat(kept, " bytes changed before they were written"));
+    status = TablesStatus();
+  }
   if (!status.ok()) {
     Fail(status);
   }
@@ -640,21 +652,13 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
                                        ", but the shard is at ", step_)));
     return;
   }
-  // The coordinator asks when nothing is under way, and until EndStorage() no
-  // slot comes or goes: the tables stay as they are while they are read.
-  ++storage_works_;
-  AnswerSave(
-      *context_, from, std::move(request),
-      [this, save, portion = headed_](Storage& storage) {
-        return SaveParts(storage, save.folder(), save.name(),
-                         StateOf(*portion));
-      },
-      [this] { EndStorage(); });
+  // The coordinator asks when nothing is under way.
+  saves_->OnSave(from, request, save, StateOf(*headed_));
 }
 
-void Shard::EndStorage() {
-  --storage_works_;
-  if (storage_works_ == 0 && next_route_.has_value()) {
+void Shard::EndLoad() {
+  --loads_;
+  if (loads_ == 0 && next_route_.has_value()) {
     WaitingMessage next = *std::exchange(next_route_, std::nullopt);
     OnRouteChange(next.from, std::move(next.message));
   }
@@ -669,7 +673,7 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
     return;
   }
   ready_ = false;
-  ++storage_works_;
+  ++loads_;
   AnswerLoad(
       *context_, from, request,
       [this, load, portion = held_](Storage& storage) {
@@ -677,11 +681,11 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
       },
       [this, step = load.step()] {
         step_ = step;
-        clocks_.Begin(step, num_workers_);
+        clocks_.Begin(step, mode_.num_workers);
         ready_ = true;
         dense_values_ = Buffer();
       },
-      [this] { EndStorage(); });
+      [this] { EndLoad(); });
 }
 
 // ---------------------------------------------------------------------------

@@ -8,7 +8,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -21,11 +20,13 @@
 #include "ps/links.h"
 #include "ps/member.h"
 #include "ps/memory_plan.h"
+#include "ps/mode_switch.h"
 #include "ps/model_spec.h"
 #include "ps/route.h"
 #include "ps/sparse_table.h"
 #include "ps/staleness.h"
 #include "ps/step_stage.h"
+#include "ps/storage_answer.h"
 
 namespace shoal::ps {
 
@@ -33,7 +34,6 @@ namespace wire {
 class Push;
 class SlotStates;
 }  // namespace wire
-struct ModeState;
 
 // One shard of a server: holds the slots whose chains it is in, and answers
 // pulls and pushes for those that it is head of. See docs/architecture.md, "One
@@ -159,7 +159,8 @@ class Shard : public comm::Node {
   // whatever reads or changes them, before anybody is told of it.
   bool CheckTables();
   Status TablesStatus() const {
-    return CheckMemory(model_, memory_, tables_, dense_->memory_bytes(),
+    return CheckMemory(model_, memory_, tables_,
+                       dense_->memory_bytes() + saves_->kept_bytes(),
                        store_.get());
   }
 
@@ -201,7 +202,7 @@ class Shard : public comm::Node {
   // Checkpoints.
   void OnSave(comm::EndpointId from, comm::Message request);
   void OnLoad(comm::EndpointId from, const comm::Message& request);
-  void EndStorage();
+  void EndLoad();
   ShardState StateOf(const Portion& portion) {
     return {.model = &model_,
             .tables = tables_,
@@ -244,7 +245,7 @@ class Shard : public comm::Node {
   int index_ = 0;  // among all shards
   ModelSpec model_;
   ClusterPlan plan_;
-  int64_t mode_number_ = 0;  // of its mode, see ModeState
+  ModeState mode_;  // its number, and the workers that steps are dealt to
   std::optional<DenseLayout> layout_;
   int64_t step_ = 0;          // steps applied; where they are dealt, pushes
   StepDecision last_commit_;  // sync: of the step before, where it is known
@@ -252,7 +253,8 @@ class Shard : public comm::Node {
   std::unique_ptr<SpillStore> store_;                 // or none; of tables_
   std::vector<std::unique_ptr<SparseTable>> tables_;  // see MakeTables()
   std::unique_ptr<DenseStore> dense_;
-  Buffer dense_values_;  // of headed_, until they change
+  std::optional<SaveAnswerer> saves_;  // goes before what it reads
+  Buffer dense_values_;                // of headed_, until they change
 
   RouteTable route_;
   std::shared_ptr<const Portion> headed_;  // slots that it is head of
@@ -265,8 +267,8 @@ class Shard : public comm::Node {
   std::map<int, std::vector<bool>> hands_on_;
   std::map<int, Transfer> transfers_;
   std::map<int, std::deque<LinkMessage>> link_messages_;
-  // A new one waits while storage reads or writes what it would change.
-  int storage_works_ = 0;
+  // A new one waits while storage writes what it would change.
+  int loads_ = 0;
   std::optional<WaitingMessage> next_route_;
 
   // Where steps are shared: the pushes of step_ and, outside sync, of those
@@ -288,7 +290,6 @@ class Shard : public comm::Node {
   // and those that others may lack.
   WorkerClocks::Sequences sequences_;
   WorkerClocks clocks_;
-  int num_workers_ = 1;  // that they are dealt to
   uint64_t next_command_ = 1;
   std::map<uint64_t, Command> commands_;
   int64_t command_bytes_ = 0;

@@ -6,7 +6,6 @@
 
 #include "base/strcat.h"
 #include "base/trace.h"
-#include "ps/mode_switch.h"
 #include "ps/protocol.pb.h"
 #include "ps/shard.h"
 #include "ps/slot_states.h"
@@ -104,11 +103,11 @@ void Shard::OnRouteChange(comm::EndpointId from, comm::Message request) {
     Reply(from, MakeReply(request, {}));
     return;
   }
-  if (storage_works_ > 0) {
+  if (loads_ > 0) {
     next_route_ = {from, std::move(request)};
     return;
   }
-  const bool switches = mode->number > mode_number_;
+  const bool switches = mode->number > mode_.number;
   const int64_t committed = switches ? mode->from_step : change.committed();
   const StatusOr<StepDecision> last = FromWire(change.last());
   if (commits() && committed == step_ + 1 && last.ok() && last->step == step_) {
@@ -131,13 +130,12 @@ void Shard::OnRouteChange(comm::EndpointId from, comm::Message request) {
 // Nothing is under way: what was done in the mode before is done everywhere,
 // and clients begin with new sequences.
 void Shard::TakeMode(const ModeState& mode) {
-  mode_number_ = mode.number;
+  mode_ = mode;
   plan_.mode = mode.mode;
   plan_.staleness = mode.staleness;
-  num_workers_ = mode.num_workers;
   step_ = mode.from_step;
   last_commit_ = {.step = step_ - 1};
-  clocks_.Begin(step_, num_workers_);
+  clocks_.Begin(step_, mode.num_workers);
   sequences_.clear();
   stages_.clear();
   commands_.clear();
@@ -468,8 +466,7 @@ bool Shard::Handle(const LinkMessage& message) {
       (slots ? Decode(message.message, states) : Decode(message.message, push))
           .ok());
   const int64_t step = slots ? states.step() : push.step();
-  if ((slots && storage_works_ > 0) ||
-      (commits() && !states.kept() && step > step_)) {
+  if ((slots && loads_ > 0) || (commits() && !states.kept() && step > step_)) {
     return false;  // The commit of the step before is on its way.
   }
   const Status status =

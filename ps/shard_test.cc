@@ -257,8 +257,21 @@ class ShardWorld {
     shard_->OnMessage(from, comm::MakeReply(prepared, {Encode(commit)}));
   }
 
+  // The error of either request, or the reply to the second.
   comm::Message Save(int64_t step, const std::string& folder,
                      comm::EndpointId from = kChief) {
+    const comm::Message cut = Cut(step, folder, from);
+    return ErrorOf(cut).ok() ? Parts(folder, from) : cut;
+  }
+  comm::Message Parts(const std::string& folder,
+                      comm::EndpointId from = kChief) {
+    wire::Parts parts;
+    parts.set_folder(folder);
+    parts.set_name("part-0");
+    return Ask(from, Method::kParts, {Encode(parts)});
+  }
+  comm::Message Cut(int64_t step, const std::string& folder,
+                    comm::EndpointId from = kChief) {
     wire::Save save;
     save.set_folder(folder);
     save.set_name("part-0");
@@ -1228,6 +1241,36 @@ TEST(ShardTest, SavedStepIsTheOneThatWasAskedFor) {
   EXPECT_EQ(world.FilesOf("past"), "");
 }
 
+TEST(ShardTest, WhatIsSavedIsOfTheCutThoughTrainingGoesOn) {
+  ShardWorld world;
+  ASSERT_TRUE(world.Push({}).ok());
+  world.Commit(world.Prepared().at(0), 0);
+  const std::string want = world.Contents(1);
+  wire::Save save;
+  save.set_folder("out");
+  save.set_name("part-0");
+  save.set_step(1);
+  save.set_version(1);
+  const uint64_t request = world.Send(kChief, Method::kSave, {Encode(save)});
+  ASSERT_THAT(world.Replies(kChief, request), SizeIs(1)) << "before it writes";
+  EXPECT_EQ(world.FilesOf("out"), "");
+  ASSERT_TRUE(world.Push({.step = 1}).ok());
+  world.Commit(world.Prepared().at(1), 1);
+  // It is asked again by who has not heard the answer; the cut stays.
+  const uint64_t again = world.Send(kChief, Method::kSave, {Encode(save)});
+  ASSERT_THAT(world.Replies(kChief, again), SizeIs(1));
+  EXPECT_TRUE(ErrorOf(world.Parts("out")).ok());
+  EXPECT_EQ(world.FilesOf("out"), want);
+  EXPECT_NE(world.Contents(2), want);
+}
+
+TEST(ShardTest, PartsOfAnotherCheckpointAreNotToBeHad) {
+  ShardWorld world;
+  EXPECT_EQ(ErrorOf(world.Parts("out")).code(), StatusCode::kAborted);
+  ASSERT_TRUE(ErrorOf(world.Save(0, "out")).ok());
+  EXPECT_EQ(ErrorOf(world.Parts("other")).code(), StatusCode::kAborted);
+}
+
 TEST(ShardTest, FullDiskIsNotAskedAgain) {
   ShardWorld world;
   world.context.storage.SetCapacity(1);
@@ -1242,7 +1285,7 @@ TEST(ShardTest, LoadGivesWhatWasSavedAndItsStep) {
   ASSERT_TRUE(from.Push({}).ok());
   from.Commit(from.Prepared().at(0), 0);
   const comm::Message saved = from.Save(1, "out/step-1");
-  wire::SaveReply entry;
+  wire::PartsReply entry;
   ASSERT_TRUE(Decode(saved, entry).ok());
   ASSERT_TRUE(PublishManifest(from.context.storage, "out/step-1", 1,
                               {entry.parts().begin(), entry.parts().end()}, {})

@@ -67,6 +67,7 @@ WorkerNode::~WorkerNode() = default;
 void WorkerNode::OnStart(comm::NodeContext& context) {
   context_ = &context;
   caller_.emplace(context);
+  saves_.emplace(context);
   member_.emplace(
       context, *caller_,
       ps::Member::Options{.coordinator = options_.coordinator,
@@ -154,7 +155,10 @@ void WorkerNode::OnMessage(comm::EndpointId from, comm::Message message) {
                       joined_.mode_number);
   } else if (from == options_.coordinator && replica_ != nullptr &&
              method == ps::Method::kSave) {
-    OnSave(from, std::move(message));
+    OnSave(from, message);
+  } else if (from == options_.coordinator && replica_ != nullptr &&
+             method == ps::Method::kParts) {
+    saves_->OnParts(from, std::move(message));
   } else if (from == options_.coordinator && replica_ != nullptr &&
              method == ps::Method::kLoad) {
     OnLoad(from, std::move(message));

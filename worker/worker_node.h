@@ -15,6 +15,7 @@
 #include "ps/caller.h"
 #include "ps/client.h"
 #include "ps/member.h"
+#include "ps/storage_answer.h"
 #include "worker/dense_replica.h"
 #include "worker/gradient_sums.h"
 #include "worker/model_runner.h"
@@ -87,7 +88,7 @@ class WorkerNode : public comm::Node {
   // The first step from `step` on that is this worker's own.
   int64_t NextOwn(int64_t step) const;
   void OnRouteChange(comm::EndpointId from, const comm::Message& request);
-  void OnSave(comm::EndpointId from, comm::Message request);
+  void OnSave(comm::EndpointId from, const comm::Message& request);
   void OnLoad(comm::EndpointId from, comm::Message request);
   void AskOrder();
   void OnOrder(const comm::Message& reply);
@@ -126,6 +127,7 @@ class WorkerNode : public comm::Node {
   std::optional<ps::Member> member_;
   std::optional<ps::Client> client_;
   std::unique_ptr<DenseReplica> replica_;  // null: the shards hold it
+  std::optional<ps::SaveAnswerer> saves_;  // of it
   // Of the collective, before this worker has joined.
   std::vector<std::pair<comm::EndpointId, comm::Message>> early_;
   ps::JoinResult joined_;

@@ -120,7 +120,7 @@ Status WorkerNode::TakeMode(const ps::wire::Order& order) {
 }
 
 // The coordinator asks for both when nothing else goes on.
-void WorkerNode::OnSave(comm::EndpointId from, comm::Message request) {
+void WorkerNode::OnSave(comm::EndpointId from, const comm::Message& request) {
   ps::wire::Save save;
   Status status = ps::Decode(request, save);
   if (status.ok() && save.step() != replica_->step()) {
@@ -133,10 +133,7 @@ void WorkerNode::OnSave(comm::EndpointId from, comm::Message request) {
                          comm::MakeErrorReply(request, status));
     return;
   }
-  ps::AnswerSave(*context_, from, std::move(request),
-                 [this, save](Storage& storage) {
-                   return replica_->Save(storage, save.folder(), save.name());
-                 });
+  saves_->OnSave(from, request, save, replica_->state());
 }
 
 void WorkerNode::OnLoad(comm::EndpointId from, comm::Message request) {
