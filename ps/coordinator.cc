@@ -47,22 +47,21 @@ void Coordinator::OnStart(comm::NodeContext& context) {
   caller_.emplace(context);
   state_.emplace(context, options_.state_file,
                  [this](const Status& why) { Abort(why); });
-  saver_.emplace(
-      context, *caller_,
-      CheckpointSaver::Options{.parent = options_.checkpoint_folder,
-                               .kept = options_.checkpoints_kept,
-                               .asynchronous =
-                                   options_.asynchronous_checkpoints,
-                               .texts = [this] {
-                                 std::map<std::string, std::string> texts;
-                                 if (options_.observer != nullptr) {
-                                   texts = options_.observer->CheckpointTexts();
-                                 }
-                                 if (phase_->scales_losses()) {
-                                   texts[kGlobalPhaseText] = phase_->ToText();
-                                 }
-                                 return texts;
-                               }});
+  saver_.emplace(context, *caller_,
+                 CheckpointSaver::Options{
+                     .parent = options_.checkpoint_folder,
+                     .kept = options_.checkpoints_kept,
+                     .asynchronous = options_.asynchronous_checkpoints,
+                     .texts = [this] {
+                       std::map<std::string, std::string> texts;
+                       if (options_.observer != nullptr) {
+                         texts = options_.observer->CheckpointTexts();
+                       }
+                       if (phase_->scales_losses()) {
+                         texts[kGlobalPhaseText] = phase_->ToText();
+                       }
+                       return texts;
+                     }});
   if (!called_off_.ok()) {
     Abort(called_off_);
     return;
