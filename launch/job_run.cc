@@ -23,6 +23,7 @@
 #include "worker/job.h"
 #include "worker/job.pb.h"
 #include "worker/metrics/metrics.h"
+#include "worker/mode_change.h"
 #include "worker/model.h"
 #include "worker/open_worker.h"
 #include "worker/report/metrics_json.h"
@@ -364,6 +365,11 @@ ps::Coordinator::Options JobRun::CoordinatorOptions() {
   options.restore_step = restored_.step;
   options.restore_global_phase = restored_.global_phase;
   options.observer = this;
+  options.plan_for = [this](const ps::ClusterPlan& now,
+                            const std::string& tables,
+                            const std::string& dense) {
+    return worker::PlanWithModes(*job_, spec_, now, tables, dense);
+  };
   return options;
 }
 
@@ -525,6 +531,26 @@ void JobRun::OnProgress(int64_t step, int64_t window, double loss_sum,
     progress_->Update({.step = summary_.steps,
                        .examples = summary_.examples,
                        .loss = summary_.train_loss});
+  }
+}
+
+void JobRun::OnStaleness(const Histogram& staleness) {
+  summary_.staleness = staleness;
+  if (request_.board != nullptr) {
+    request_.board->Set("shoal_staleness_clocks", "", staleness);
+  }
+}
+
+void JobRun::OnModeChanged(int64_t step, const std::string& text) {
+  summary_.mode += StrCat(", from step ", step, " ", text);
+  if (summary_.dense != "allreduce") {
+    summary_.dense = summary_.mode;
+  }
+  const std::string note = StrCat("from step ", step, " on: ", text);
+  if (progress_ != nullptr) {
+    progress_->Note(note);
+  } else {
+    std::fprintf(stderr, "%s\n", note.c_str());
   }
 }
 

@@ -5,8 +5,10 @@
 #include <utility>
 
 #include "base/strcat.h"
+#include "ps/mode_switch.h"
 #include "ps/protocol.pb.h"
 #include "ps/slots.h"
+#include "ps/staleness.h"
 #include "ps/wire.h"
 
 namespace shoal::ps {
@@ -25,6 +27,7 @@ Coordinator::Coordinator(Options options) : options_(std::move(options)) {
   if (options_.plan.dense_on_workers()) {
     options_.replace_within = Duration::zero();  // A collective has no spares.
   }
+  modes_ = std::make_unique<ModeSwitch>();
   StatusOr<std::unique_ptr<GlobalPhase>> phase =
       GlobalPhase::Create(options_.model, options_.plan);
   called_off_ = phase.status();
@@ -121,6 +124,9 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
   }
   if (method == Method::kScale) {
     return OnScale(from, message);
+  }
+  if (method == Method::kSetMode) {
+    return OnSetMode(from, message);
   }
   if (method == Method::kStatus) {
     return OnStatus(from, message);
@@ -266,8 +272,9 @@ Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
       }
       DropShardsOf(member.server, UnavailableError("another takes its place"));
     } else {
-      CutDone(**place);  // Another takes the order as it is then.
-      members_.erase(**place);
+      const comm::EndpointId lost = *std::exchange(*place, std::nullopt);
+      members_.erase(lost);
+      CutDone(lost);  // Another takes the order as it is then.
     }
   }
   if (!member.is_worker && all_joined_ && !started_ &&
@@ -369,13 +376,14 @@ void Coordinator::AnswerJoin(const WaitingMessage& waiting) {
   reply.set_num_workers(num_workers);
   reply.set_job_text(options_.job_text);
   reply.set_restores(!options_.restore_folder.empty() && !started_);
-  reply.set_step(committed_);
+  reply.set_step(options_.plan.mode == Mode::kSync ? committed_ : position_);
   StepDecision last = last_commit_;
   last.next_loss_scale = phase_->loss_scale();
   ToWire(last, *reply.mutable_last());
   ToWire(route_, *reply.mutable_route());
   ToWire(options_.model, *reply.mutable_model());
   ToWire(options_.plan, *reply.mutable_plan());
+  reply.set_mode_number(modes_->now.number);
   std::vector<Buffer> frames;
   if (member.is_worker) {
     const bool parts = options_.plan.shares_steps();
@@ -446,6 +454,9 @@ void Coordinator::OnReady() {
 
 void Coordinator::GiveOrder(OrderKind kind, int64_t from, int64_t until) {
   const std::vector<WaitingMessage> leavers = TakeWorkers();
+  if (kind == OrderKind::kTrain) {
+    TakeMode(from);
+  }
   order_ = {order_.number + 1, kind, from, until};
   for (WorkerState& worker : workers_) {
     worker.scores = Buffer();
@@ -476,7 +487,7 @@ void Coordinator::AnswerOrders() {
 void Coordinator::AnswerOrder(int worker) {
   WorkerState& state = workers_[static_cast<size_t>(worker)];
   if (!state.asking.has_value() || state.done_order >= order_.number ||
-      !state_->settled()) {
+      !state_->settled() || modes_->holding) {
     return;  // What is not kept yet, nobody may do.
   }
   wire::Order order;
@@ -489,6 +500,10 @@ void Coordinator::AnswerOrder(int worker) {
   order.set_num_workers(options_.num_workers);
   order.set_virtual_begin(begin);
   order.set_virtual_end(end);
+  if (modes_->now.number > 0) {
+    ToWire(modes_->now, *order.mutable_mode());
+    ToWire(route_, *order.mutable_route());
+  }
   switch (order_.kind) {
     case OrderKind::kTrain: {
       order.set_kind(wire::Order::TRAIN);
@@ -576,7 +591,9 @@ void Coordinator::OnOrderDone() {
   switch (order_.kind) {
     case OrderKind::kTrain:
       position_ = order_.until;
-      AfterBoundary();
+      // One that was cut before its first step did nothing after the last
+      // boundary.
+      order_.until > order_.from ? AfterBoundary() : AfterCheckpoint();
       break;
     case OrderKind::kEvaluate:
       Evaluated();
@@ -719,9 +736,16 @@ void Coordinator::OnProgress(const comm::Message& message) {
       progress.window() > progress.step() || progress.examples() < 0) {
     return;
   }
+  const StatusOr<Histogram> staleness = FromWire(progress.staleness());
+  if (progress.has_staleness() && staleness.ok()) {
+    staleness_.Merge(*staleness);
+  }
   if (options_.observer != nullptr) {
     options_.observer->OnProgress(progress.step(), progress.window(),
                                   progress.loss_sum(), progress.examples());
+    if (progress.has_staleness()) {
+      options_.observer->OnStaleness(staleness_);
+    }
     // What it has seen is told by nobody else.
     if (state_->settled() && context_->Now() >= kept_at_ + kKeepEvery) {
       Keep([] {});

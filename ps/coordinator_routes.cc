@@ -5,6 +5,7 @@
 
 #include "base/strcat.h"
 #include "ps/coordinator.h"
+#include "ps/mode_switch.h"
 #include "ps/protocol.pb.h"
 #include "ps/slots.h"
 #include "ps/wire.h"
@@ -130,6 +131,9 @@ void Coordinator::SendRoute() {
   ToWire(route_, *change.mutable_route());
   change.set_committed(committed_);
   ToWire(last_commit_, *change.mutable_last());
+  if (modes_->now.number > 0) {
+    ToWire(modes_->now, *change.mutable_mode());
+  }
   const Buffer frame = Encode(change);
   for (const auto& [id, member] : members_) {
     // One that does not answer is seen by Watch().

@@ -17,6 +17,7 @@
 #include "ps/checkpoint_format.h"
 #include "ps/protocol.pb.h"
 #include "ps/ps_testing.h"
+#include "ps/staleness.h"
 #include "ps/wire.h"
 
 namespace shoal::ps {
@@ -47,6 +48,10 @@ class WatchingObserver : public JobObserver {
                   int64_t examples) override {
     progress.emplace_back(step, window, loss_sum, examples);
   }
+  void OnStaleness(const Histogram& all) override { staleness = all; }
+  void OnModeChanged(int64_t step, const std::string& text) override {
+    modes.emplace_back(step, text);
+  }
   StatusOr<bool> OnEvaluated(int64_t step, std::span<const float> s,
                              std::span<const float> l) override {
     evaluated.push_back(step);
@@ -66,6 +71,8 @@ class WatchingObserver : public JobObserver {
   std::vector<int64_t> started;
   std::vector<std::pair<int64_t, std::string>> recovered;
   std::vector<std::tuple<int64_t, int64_t, double, int64_t>> progress;
+  Histogram staleness;
+  std::vector<std::pair<int64_t, std::string>> modes;
   std::vector<int64_t> evaluated;
   std::vector<float> scores;
   std::vector<float> labels;
@@ -715,6 +722,177 @@ TEST_F(CoordinatorTest, ProgressReachesTheObserver) {
   Tell(Worker(0), Method::kProgress, {Encode(progress)});
   Tell(kStranger, Method::kProgress, {Encode(progress)});
   EXPECT_THAT(observer_.progress, ElementsAre(std::tuple(6, 1, 2.5, 64)));
+}
+
+TEST_F(CoordinatorTest, StalenessOfAllWorkersIsAddedUp) {
+  StartAndJoin();
+  wire::Progress progress;
+  progress.set_step(6);
+  Histogram one;
+  one.Add(3);
+  ToWire(one, *progress.mutable_staleness());
+  Tell(Worker(0), Method::kProgress, {Encode(progress)});
+  Tell(Worker(1), Method::kProgress, {Encode(progress)});
+  progress.mutable_staleness()->add_buckets(7);  // No histogram.
+  Tell(Worker(1), Method::kProgress, {Encode(progress)});
+  one.Add(3);
+  EXPECT_EQ(observer_.staleness.ToString(), one.ToString());
+}
+
+// --- Modes -----------------------------------------------------------------
+
+class ModeTest : public CoordinatorTest {
+ protected:
+  ModeTest() {
+    options_.plan_for = [](const ClusterPlan& now, const std::string& tables,
+                           const std::string& dense) -> StatusOr<ClusterPlan> {
+      ClusterPlan plan = now;
+      if (tables != dense) {
+        return InvalidArgumentError("give both the same");
+      }
+      plan.mode = tables == "sync" ? Mode::kSync : Mode::kAsync;
+      return plan;
+    };
+  }
+  uint64_t SetMode(const std::string& tables, const std::string& dense) {
+    wire::SetMode ask;
+    ask.set_tables(tables);
+    ask.set_dense(dense);
+    return Ask(kStranger, Method::kSetMode, ask);
+  }
+  wire::CutOrder LastCut(int worker, size_t number) {
+    const std::vector<comm::Message> cuts =
+        AskedOf(Worker(worker), Method::kCutOrder);
+    EXPECT_THAT(cuts, SizeIs(number));
+    wire::CutOrder cut;
+    EXPECT_TRUE(!cuts.empty() && Decode(cuts.back(), cut).ok());
+    return cut;
+  }
+  void AnswerCut(int worker, int64_t begun_until) {
+    wire::CutReply reply;
+    reply.set_begun_until(begun_until);
+    Answer(Worker(worker), AskedOf(Worker(worker), Method::kCutOrder).back(),
+           {Encode(reply)});
+  }
+};
+
+TEST_F(ModeTest, ChangesBehindTheLastStepThatAnyWorkerHasBegun) {
+  StartAndJoin();
+  BothDone(0);
+  const uint64_t asked = SetMode("async", "async");
+  EXPECT_EQ(GoodReplyTo<wire::SetModeReply>(asked).text(),
+            "from sync to async at the next clock that all workers have come "
+            "to");
+  for (const int worker : {0, 1}) {
+    EXPECT_TRUE(LastCut(worker, 1).hold());
+    EXPECT_EQ(LastCut(worker, 1).number(), 1);
+  }
+  AnswerCut(0, 3);
+  // One in place of a lost one waits until it is known where the order ends.
+  coordinator_->OnPeerDown(Worker(1), UnavailableError("gone"));
+  const comm::EndpointId spare{300};
+  JoinWorker(1, spare);
+  wire::AskOrder ask;
+  const uint64_t order = Ask(spare, Method::kAskOrder, ask);
+  // The lost one did not say how far it was: nobody waits for that.
+  EXPECT_EQ(GoodReplyTo<wire::Order>(order).until_step(), 3);
+  EXPECT_FALSE(LastCut(0, 2).hold());
+  EXPECT_EQ(LastCut(0, 2).until_step(), 3);
+  AnswerCut(0, 0);
+  EXPECT_THAT(AskedOf(spare, Method::kCutOrder), IsEmpty());
+  for (int64_t step = 0; step < 3; ++step) {
+    Prepared(Shard(0), step);
+    Prepared(Shard(1), step);
+  }
+  const uint64_t first = AskOrder(0, 1);
+  EXPECT_EQ(NumReplies(first), 0) << "the other has not done it";
+  ask.set_done_order(1);
+  const uint64_t second = Ask(spare, Method::kAskOrder, ask);
+
+  // Every replica takes it with a version of the route of its own.
+  for (const int shard : {0, 1}) {
+    const auto changes = AskedOf(Shard(shard), Method::kRouteChange);
+    ASSERT_THAT(changes, SizeIs(1));
+    wire::RouteChange change;
+    ASSERT_TRUE(Decode(changes.front(), change).ok());
+    EXPECT_EQ(change.route().version(), 2U);
+    EXPECT_EQ(change.committed(), 3);
+    EXPECT_EQ(change.last().step(), 2);
+    EXPECT_EQ(change.mode().number(), 1);
+    EXPECT_EQ(change.mode().mode(), static_cast<int>(Mode::kAsync));
+    EXPECT_EQ(change.mode().from_step(), 3);
+    EXPECT_EQ(change.mode().num_workers(), 2);
+  }
+  const auto next = GoodReplyTo<wire::Order>(first);
+  EXPECT_EQ(next.from_step(), 4) << "its next own";
+  EXPECT_EQ(next.until_step(), 10);
+  EXPECT_EQ(next.mode().number(), 1);
+  EXPECT_EQ(next.route().version(), 2U);
+  EXPECT_EQ(GoodReplyTo<wire::Order>(second).from_step(), 3);
+  EXPECT_THAT(observer_.modes, ElementsAre(std::pair(3, "async")));
+}
+
+TEST_F(ModeTest, AnOrderThatNobodyHasBegunEndsWhereItBegan) {
+  options_.plan.mode = Mode::kAsync;
+  options_.checkpoint_folder = "checkpoints";
+  options_.train.checkpoint_every_steps = 5;
+  StartAndJoin();
+  BothDone(0);
+  SetMode("sync", "sync");
+  AnswerCut(0, -1);
+  AnswerCut(1, 0);
+  EXPECT_EQ(LastCut(1, 2).until_step(), 0);
+  AnswerCut(0, 0);
+  AnswerCut(1, 0);
+  const auto [first, second] = BothDone(1);
+  const auto next = GoodReplyTo<wire::Order>(second);
+  EXPECT_EQ(next.from_step(), 0);
+  EXPECT_EQ(next.until_step(), 5);
+  EXPECT_EQ(next.mode().mode(), static_cast<int>(Mode::kSync));
+  EXPECT_THAT(observer_.saved, IsEmpty());
+}
+
+TEST_F(ModeTest, WhatWorkersHaveDoneIsNotDoneAgain) {
+  options_.plan.mode = Mode::kAsync;
+  options_.train.total_steps = 100;
+  StartAndJoin();
+  BothDone(0);
+  Clock(1, 6, 0);  // Its steps up to 11; then it is lost.
+  SetMode("sync", "sync");
+  coordinator_->OnPeerDown(Worker(1), UnavailableError("gone"));
+  JoinWorker(1, comm::EndpointId{300});
+  AnswerCut(0, 5);
+  EXPECT_EQ(LastCut(0, 2).until_step(), 12);
+}
+
+TEST_F(ModeTest, RefusesWhatCanNotBe) {
+  Start();
+  EXPECT_THAT(ErrorReplyTo(SetMode("async", "async")).message(),
+              HasSubstr("has not started"));
+  JoinShard(0);
+  JoinShard(1);
+  JoinWorker(0);
+  JoinWorker(1);
+  BothDone(0);
+  EXPECT_THAT(ErrorReplyTo(SetMode("async", "sync")).message(),
+              HasSubstr("give both the same"));
+  EXPECT_EQ(GoodReplyTo<wire::SetModeReply>(SetMode("sync", "sync")).text(),
+            "nothing changes: it is sync");
+  EXPECT_THAT(AskedOf(Worker(0), Method::kCutOrder), IsEmpty());
+  GoodReplyTo<wire::SetModeReply>(SetMode("async", "async"));
+  EXPECT_THAT(ErrorReplyTo(SetMode("sync", "sync")).message(),
+              HasSubstr("a change to async is under way"));
+  EXPECT_THAT(coordinator_->Scale(0, 1, -1).status().message(),
+              HasSubstr("a change of the mode is under way"));
+}
+
+// A rule that only the coordinator's own check knows.
+TEST_F(ModeTest, RefusesWhatNeedsAllGradientsOfAStep) {
+  options_.plan.global.clip_norm = 1;
+  StartAndJoin();
+  BothDone(0);
+  EXPECT_THAT(ErrorReplyTo(SetMode("async", "async")).message(),
+              HasSubstr("only in sync"));
 }
 
 // --- Steps -----------------------------------------------------------------

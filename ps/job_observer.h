@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "base/histogram.h"
 #include "base/status.h"
 
 namespace shoal::ps {
@@ -29,6 +30,14 @@ class JobObserver {
   // `loss_sum`, all of the steps of `window` (see Options::log_every_steps).
   virtual void OnProgress(int64_t step, int64_t window, double loss_sum,
                           int64_t examples) = 0;
+
+  // Of all gradients of the training so far, in clocks, see ps/staleness.h;
+  // outside sync.
+  virtual void OnStaleness(const Histogram& staleness) = 0;
+
+  // From `step` on the job is in another mode, which `text` names; or was, when
+  // a coordinator in the place of a lost one goes on.
+  virtual void OnModeChanged(int64_t step, const std::string& text) = 0;
 
   // Scores and labels of the whole test part at `step`, in no fixed order:
   // labels [n], scores [n] or [n, classes]. True ends the training early.

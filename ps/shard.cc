@@ -65,6 +65,9 @@ void Shard::OnJoined(const JoinResult& joined) {
     return;
   }
   step_ = joined.step;
+  mode_.num_workers = joined.num_workers;
+  mode_.number = joined.mode_number;
+  clocks_.Begin(joined.step, mode_.num_workers);
   last_commit_ = joined.last;
   joined_ = true;
   ready_ = !joined.restores;
@@ -144,7 +147,8 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
     case Method::kRouteChange:
       return OnRouteChange(from, std::move(message));
     case Method::kRecover:
-      return AnswerRecover(*context_, from, message, step_, &last_commit_);
+      return AnswerRecover(*context_, from, message, step_, &last_commit_,
+                           mode_.number);
     case Method::kPrepare:
     case Method::kApply:
     case Method::kSlotStates:
@@ -262,6 +266,11 @@ bool Shard::MayAnswer(int64_t step) const {
   return step - (plan_.mode == Mode::kBounded ? plan_.staleness : 0) <= step_;
 }
 
+int64_t Shard::StalenessOf(int64_t step) {
+  return plan_.shares_steps() ? std::max<int64_t>(step - step_, 0)
+                              : clocks_.Staleness(step, sequences_, *headed_);
+}
+
 void Shard::AnswerWaiting() {
   std::vector<WaitingPull> ready;
   std::erase_if(waiting_, [&](auto& entry) {
@@ -286,6 +295,9 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
   reply.set_step(step_);
   if (last_commit_.next_loss_scale != 1) {
     reply.set_loss_scale(last_commit_.next_loss_scale);
+  }
+  if (!commits()) {
+    reply.set_staleness(StalenessOf(pull.step()));
   }
   std::vector<Buffer> frames = {Encode(reply)};
   for (size_t g = 0; g < model_.groups.size(); ++g) {
@@ -670,6 +682,7 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
       },
       [this, step = load.step()] {
         step_ = step;
+        clocks_.Begin(step, mode_.num_workers);
         ready_ = true;
         dense_values_ = Buffer();
       },

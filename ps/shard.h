@@ -8,7 +8,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -21,9 +20,11 @@
 #include "ps/links.h"
 #include "ps/member.h"
 #include "ps/memory_plan.h"
+#include "ps/mode_switch.h"
 #include "ps/model_spec.h"
 #include "ps/route.h"
 #include "ps/sparse_table.h"
+#include "ps/staleness.h"
 #include "ps/step_stage.h"
 #include "ps/storage_answer.h"
 
@@ -140,6 +141,7 @@ class Shard : public comm::Node {
   Status StagePush(PushParts push);
   // Outside sync: applies the steps whose pushes have all come.
   void ApplyStaged();
+  int64_t StalenessOf(int64_t step);
   // Whether a pull of `step` waits for nothing.
   bool MayAnswer(int64_t step) const;
   void AnswerWaiting();
@@ -174,6 +176,7 @@ class Shard : public comm::Node {
 
   // Chains.
   void OnRouteChange(comm::EndpointId from, comm::Message request);
+  void TakeMode(const ModeState& mode);
   void Adopt(RouteTable route);
   void FindPortions();
   void BeginTransfers();
@@ -242,6 +245,7 @@ class Shard : public comm::Node {
   int index_ = 0;  // among all shards
   ModelSpec model_;
   ClusterPlan plan_;
+  ModeState mode_;  // its number, and the workers that steps are dealt to
   std::optional<DenseLayout> layout_;
   int64_t step_ = 0;          // steps applied; where they are dealt, pushes
   StepDecision last_commit_;  // sync: of the step before, where it is known
@@ -284,7 +288,8 @@ class Shard : public comm::Node {
 
   // Where steps are dealt: by client and slot, the last push that was applied;
   // and those that others may lack.
-  std::unordered_map<uint64_t, std::vector<uint64_t>> sequences_;
+  WorkerClocks::Sequences sequences_;
+  WorkerClocks clocks_;
   uint64_t next_command_ = 1;
   std::map<uint64_t, Command> commands_;
   int64_t command_bytes_ = 0;

@@ -51,6 +51,7 @@ enum class Method : uint16_t {
   kCutOrder = 20,
   kRecover = 21,
   kParts = 22,
+  kSetMode = 40,
 };
 
 Buffer Encode(const google::protobuf::MessageLite& head);

@@ -12,6 +12,7 @@
 #include "worker/input/prepare.h"
 #include "worker/job.h"
 #include "worker/job.pb.h"
+#include "worker/mode_change.h"
 #include "worker/model.h"
 #include "worker/open_worker.h"
 
@@ -79,6 +80,11 @@ class PreparedSimulatedJob : public SimulatedJob {
     options.setup = worker::EncodeSetup(data_);
     options.checkpoint_folder = kCheckpoints;
     options.replace_within = std::chrono::seconds(30);
+    options.plan_for = [this](const ps::ClusterPlan& now,
+                              const std::string& tables,
+                              const std::string& dense) {
+      return worker::PlanWithModes(*job_, spec_, now, tables, dense);
+    };
     return options;
   }
 

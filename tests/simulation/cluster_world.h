@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/histogram.h"
 #include "base/status.h"
 #include "base/storage.h"
 #include "comm/node.h"
@@ -74,6 +75,8 @@ struct RunPlan {
   // Digests that checkpoints must have, by step; none: any.
   std::map<int64_t, std::string> digests = {};
   bool reports = false;  // of shards, for `rows_on_disk`
+  // To these in turn, at times drawn from the seed.
+  std::vector<std::string> modes = {};
   Decorate decorate = {};
 };
 
@@ -93,13 +96,15 @@ struct RunResult {
   int faults = 0;   // of all kinds
   int crashed = 0;  // servers that were
   int coordinators_crashed = 0;
-  int scaled = 0;  // commands that were taken
+  int scaled = 0;    // commands that were taken
+  int switched = 0;  // the same, of modes
   int partitioned = 0;
   int slowed = 0;
   int disks_filled = 0;
   int64_t rows_on_disk = 0;   // alone, of a shard, when it had most
   double repair_seconds = 0;  // the longest repair, once all processes ran
   double seconds = 0;         // of the virtual clock
+  Histogram staleness;        // of gradients, as the coordinator was told
 };
 
 inline constexpr char kCheckpoints[] = "checkpoints";

@@ -84,6 +84,10 @@ RunResult SimulatedCluster::Run() {
   result_.seconds = ToSeconds(world_.Now() - start_);
   result_.digests.clear();
   CheckCheckpoints();
+  if (const auto* coordinator = dynamic_cast<const ps::Coordinator*>(
+          Undecorated(world_.node(kCoordinator)))) {
+    result_.staleness = coordinator->staleness();
+  }
   const auto last = result_.digests.find(SimulatedJob::kSteps);
   result_.digest = last == result_.digests.end() ? "" : last->second;
   result_.files = std::make_shared<MemoryStorage>();
@@ -284,6 +288,9 @@ void SimulatedCluster::PlanFaults() {
     const auto workers = 1 + static_cast<int>(random_.Below(4));
     Between(0.05, 1.5, [this, servers, workers] { Scale(servers, workers); });
   }
+  if (!plan_.modes.empty()) {
+    Between(0, 0.3, [this] { SwitchMode(); });
+  }
   for (int i = 0; i < plan_.coordinator_crashes; ++i) {
     Between(0, 2, [this] { CrashCoordinator(); });
   }
@@ -364,6 +371,25 @@ void SimulatedCluster::Scale(int servers, int workers) {
     ++result_.scaled;
     ++result_.faults;
   }
+}
+
+// Asked for again until it is taken.
+void SimulatedCluster::SwitchMode() {
+  const std::string& mode = plan_.modes[static_cast<size_t>(result_.switched)];
+  const std::string dense = plan_.dense == ps::DensePlace::kShards ? mode : "";
+  Duration pause = 10ms;
+  if (coordinator() != nullptr && coordinator()->SetMode(mode, dense).ok()) {
+    ++result_.switched;
+    pause = FromSeconds(Uniform(0, 0.4));
+  }
+  if (static_cast<size_t>(result_.switched) == plan_.modes.size()) {
+    return;
+  }
+  world_.At(world_.Now() + pause, [this] {
+    if (!power_failed_ && !Ended()) {
+      SwitchMode();
+    }
+  });
 }
 
 std::string SimulatedCluster::AnyProcess() {

@@ -55,6 +55,7 @@ class SimulatedCluster {
   void CrashAServer();
   void CrashCoordinator();
   void Scale(int servers, int workers);
+  void SwitchMode();
   void Partition();
   void SlowDown();
   void FillDisk();

@@ -225,6 +225,136 @@ TEST_F(SimulationTest, OutsideSyncWorkersNeverWaitForEver) {
   }
 }
 
+// What workers measure, whoever is lost on the way: in bounded no gradient is
+// staler than the mode allows, with either placement of the dense variables.
+TEST_F(SimulationTest, GradientsAreAsStaleAsTheirModeAllows) {
+  for (const int64_t staleness : {0, 1, 3}) {
+    Histogram all;
+    for (uint64_t seed = 1; seed <= 60 / kFewer; ++seed) {
+      const bool on_workers = seed % 4 == 0;
+      const int replicas = on_workers ? 1 : 1 + static_cast<int>(seed % 3);
+      const RunResult result =
+          RunJob(*job, {.seed = seed,
+                        .mode = ps::Mode::kBounded,
+                        .staleness = staleness,
+                        .workers = 2 + static_cast<int>(seed % 3),
+                        .dense = on_workers ? ps::DensePlace::kWorkers
+                                            : ps::DensePlace::kShards,
+                        .faults = !on_workers,
+                        .crashes = on_workers ? 0 : 2,
+                        .replicas = replicas,
+                        .server_crashes = replicas > 1 ? 2 : 0,
+                        .coordinator_crashes = on_workers ? 0 : 1});
+      ASSERT_TRUE(result.status.ok())
+          << "seed " << seed << ": " << result.status;
+      ASSERT_LE(result.staleness.max(), staleness) << "seed " << seed;
+      all.Merge(result.staleness);
+    }
+    // A report that is lost with its connection leaves a gap; most are there.
+    EXPECT_GT(all.count(), static_cast<int64_t>(60 / kFewer * 30));
+    EXPECT_EQ(all.max(), staleness) << all.ToString();
+  }
+  Histogram async;
+  for (uint64_t seed = 1; seed <= 20 / kFewer; ++seed) {
+    const RunResult result =
+        RunJob(*job, {.seed = seed, .mode = ps::Mode::kAsync, .crashes = 0});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    async.Merge(result.staleness);
+  }
+  EXPECT_GT(async.max(), 1) << async.ToString();
+  EXPECT_TRUE(RunJob(*job, {.seed = 1}).staleness.empty()) << "in sync";
+}
+
+// With one worker that waits for its pushes, bounded trains what sync does: so
+// whatever is switched when, and whoever is lost on the way, the bits stay.
+TEST_F(SimulationTest, OtherModesLeaveTheBitsWhereTheyMeanTheSame) {
+  ExpectBits(
+      300 / kShare,
+      [](int seed) {
+        const int replicas = 1 + seed % 3;
+        return RunPlan{.workers = 1,
+                       .crashes = 0,
+                       .replicas = replicas,
+                       .server_crashes = replicas > 1 ? 2 : 0,
+                       .coordinator_crashes = seed % 2,
+                       .modes = {"bounded:0", "sync", "bounded:0", "sync"}};
+      },
+      &RunResult::switched);
+}
+
+// Among workers that are not at one clock when they are told.
+TEST_F(SimulationTest, ModesChangeWhileMembersAreLost) {
+  int switched = 0;
+  for (uint64_t seed = 1; seed <= 120 / kShare; ++seed) {
+    const bool on_workers = seed % 4 == 0;
+    const int replicas = on_workers ? 1 : 1 + static_cast<int>(seed % 3);
+    const RunResult result = RunJob(
+        *job,
+        {.seed = seed,
+         .workers = 2 + static_cast<int>(seed % 3),
+         .dense =
+             on_workers ? ps::DensePlace::kWorkers : ps::DensePlace::kShards,
+         .faults = !on_workers,
+         .crashes = on_workers ? 0 : 2,
+         .replicas = replicas,
+         .server_crashes = replicas > 1 ? 2 : 0,
+         .coordinator_crashes = on_workers ? 0 : static_cast<int>(seed % 2),
+         .modes = {"bounded:1", "async", "sync", "bounded:2", "sync"}});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    ASSERT_EQ(result.digest.size(), 32U) << "seed " << seed;
+    switched += result.switched;
+  }
+  EXPECT_GT(switched, static_cast<int>(2 * 120 / kShare));
+}
+
+// Routes come late to a server, and to a worker by nobody but its orders.
+class HearsRoutesLate : public ForwardingNode {
+ public:
+  HearsRoutesLate(std::unique_ptr<comm::Node> to, bool never)
+      : ForwardingNode(std::move(to)), never_(never) {}
+  void OnMessage(comm::EndpointId from, comm::Message message) override {
+    if (message.header.kind != comm::MessageKind::kRequest ||
+        message.header.method !=
+            static_cast<uint16_t>(ps::Method::kRouteChange)) {
+      ForwardingNode::OnMessage(from, std::move(message));
+    } else if (never_) {
+      (void)context_->Send(from, comm::Lane::kUrgent,
+                           comm::MakeReply(message, {}));
+    } else {
+      context_->SetTimer(context_->Now() + 40ms, [this, from, message] {
+        ForwardingNode::OnMessage(from, message);
+      });
+    }
+  }
+
+ private:
+  const bool never_;
+};
+
+// A worker must not push in one mode to a shard that is still in the other.
+TEST_F(SimulationTest, AnOrderOfAnotherModeWaitsForTheShards) {
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    const RunResult result =
+        RunJob(*job, {.seed = seed,
+                      .workers = 1,
+                      .faults = false,
+                      .crashes = 0,
+                      .modes = {"bounded:0", "sync", "bounded:0", "sync"},
+                      .decorate = [](const std::string& name,
+                                     std::unique_ptr<comm::Node> node)
+                          -> std::unique_ptr<comm::Node> {
+                        if (name == "coordinator") {
+                          return node;
+                        }
+                        return std::make_unique<HearsRoutesLate>(
+                            std::move(node), name.starts_with("worker"));
+                      }});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
+    EXPECT_GE(result.switched, 2) << "seed " << seed;
+  }
+}
+
 // Pushes with the values that they were computed from, along chains that break.
 TEST_F(SimulationTest, CompensatedDelaysGoOnWhenServersAreLost) {
   const auto delayed = SimulatedJob::Create(
@@ -439,6 +569,45 @@ TEST_F(SimulationTest, FindsAPushAcknowledgedBeforeItIsStaged) {
         return std::make_unique<AcknowledgesEarly>(std::move(node));
       },
       3));
+}
+
+// Believes that the slowest worker is three clocks further than it is.
+class HurriesNode : public ForwardingNode {
+ public:
+  using ForwardingNode::ForwardingNode;
+  void OnMessage(comm::EndpointId from, comm::Message message) override {
+    ps::wire::ClockReply reply;
+    if (message.header.kind == comm::MessageKind::kReply &&
+        message.header.status == 0 &&
+        message.header.method == static_cast<uint16_t>(ps::Method::kClock) &&
+        ps::Decode(message, reply).ok()) {
+      reply.set_minimum(reply.minimum() + 3);
+      message.frames[0] = ps::Encode(reply);
+    }
+    ForwardingNode::OnMessage(from, std::move(message));
+  }
+};
+
+TEST_F(SimulationTest, FindsAGateThatLetsWorkersThroughEarly) {
+  int64_t worst = 0;
+  for (uint64_t seed = 1; seed <= 20 && worst <= 1; ++seed) {
+    const RunResult result =
+        RunJob(*job, {.seed = seed,
+                      .mode = ps::Mode::kBounded,
+                      .staleness = 1,
+                      .crashes = 0,
+                      .decorate = [](const std::string& name,
+                                     std::unique_ptr<comm::Node> node)
+                          -> std::unique_ptr<comm::Node> {
+                        if (name != "worker 1") {
+                          return node;
+                        }
+                        return std::make_unique<HurriesNode>(std::move(node));
+                      }});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    worst = std::max(worst, result.staleness.max());
+  }
+  EXPECT_GT(worst, 1);
 }
 
 // Keeps what it acknowledged with the connection, and drops it with that.
