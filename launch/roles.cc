@@ -128,7 +128,10 @@ StatusOr<std::unique_ptr<Role>> Role::CreateServer(const RoleOptions& options) {
     SHOAL_RETURN_IF_ERROR(
         role->Add(options, StrCat("shard ", shard),
                   std::make_unique<ps::Shard>(ps::Shard::Options{
+                      .coordinator = options.coordinator,
                       .coordinator_address = options.coordinator_address,
+                      .coordinator_epoch = options.coordinator_epoch,
+                      .find_coordinator = options.find_coordinator,
                       .server = options.index,
                       .shard = shard,
                       .join_within = options.join_within,
@@ -142,7 +145,10 @@ StatusOr<std::unique_ptr<Role>> Role::CreateWorker(const RoleOptions& options) {
   SHOAL_RETURN_IF_ERROR(role->Add(
       options, "node",
       std::make_unique<worker::WorkerNode>(worker::WorkerNode::Options{
+          .coordinator = options.coordinator,
           .coordinator_address = options.coordinator_address,
+          .coordinator_epoch = options.coordinator_epoch,
+          .find_coordinator = options.find_coordinator,
           .worker = options.index,
           .join_within = options.join_within,
           .open = &worker::OpenWorker,

@@ -42,7 +42,10 @@ Coordinator::~Coordinator() = default;
 void Coordinator::OnStart(comm::NodeContext& context) {
   context_ = &context;
   caller_.emplace(context);
-  state_.emplace(context, options_.state_file,
+  state_.emplace(context,
+                 options_.state_store != nullptr
+                     ? options_.state_store
+                     : CreateFileState(options_.state_file),
                  [this](const Status& why) { Abort(why); });
   saver_.emplace(
       context, *caller_,
@@ -70,7 +73,7 @@ void Coordinator::OnStart(comm::NodeContext& context) {
     const Status read =
         state.ok() && !state->empty() ? Recover(*state) : state.status();
     if (!read.ok()) {
-      Abort(read.WithPrefix(options_.state_file));
+      Abort(read.WithPrefix(state_->name()));
     } else if (state->empty()) {
       WaitForMembers();
     }
@@ -99,6 +102,15 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
     return;
   }
   const auto method = static_cast<Method>(message.header.method);
+  if (!state_->leads()) {
+    // Another one may lead by now.
+    if (message.header.kind == comm::MessageKind::kRequest) {
+      Reply(from,
+            MakeErrorReply(message, UnavailableError("does not know whether it "
+                                                     "still leads the job")));
+    }
+    return;
+  }
   if (recovering_ && method == Method::kAbort && member != members_.end()) {
     wire::Abort abort;
     GiveUp(from, Decode(message, abort).ok() ? FromWire(abort)

@@ -60,10 +60,10 @@ class Coordinator : public comm::Node {
     Duration join_within = std::chrono::seconds(60);
     Duration replace_within = Duration::zero();
     JobObserver* observer = nullptr;  // must outlive the coordinator
-    // A file for what another coordinator needs to go on in the place of this
-    // one. Where it is already, this is that other one. It is removed when the
-    // job ends, however it ends. Empty: who loses the coordinator ends.
+    // For what another coordinator needs to go on in the place of this one, and
+    // this one goes on from; until the job ends. None: who loses it ends.
     std::string state_file;
+    std::shared_ptr<StateStore> state_store;  // instead of a file
     // Of the tries of one training; a state that another run left is of nobody
     // any more. Empty: one that is there must be of this job.
     std::string run;

@@ -15,6 +15,9 @@ namespace {
 // once.
 constexpr Duration kHelloPause = std::chrono::milliseconds(50);
 
+// Between two looks for another coordinator.
+constexpr Duration kLookPause = std::chrono::milliseconds(250);
+
 StatusOr<JoinResult> ReadJoinReply(const comm::Message& message) {
   wire::JoinReply reply;
   SHOAL_RETURN_IF_ERROR(Decode(message, reply));
@@ -52,6 +55,7 @@ Member::Member(comm::NodeContext& context, Caller& caller,
 Member::~Member() {
   context_.CancelTimer(timer_);
   context_.CancelTimer(hello_timer_);
+  context_.CancelTimer(look_timer_);
 }
 
 void Member::Start() {
@@ -72,9 +76,12 @@ void Member::Start() {
       static_cast<uint16_t>(Method::kJoin), "leave to join",
       options_.join_within, {Encode(join)},
       [this](StatusOr<comm::Message> reply) { OnJoinReply(std::move(reply)); });
+  last_heard_ = context_.Now();
+  Look();
 }
 
 void Member::OnJoinReply(StatusOr<comm::Message> reply) {
+  joining_ = false;
   if (!reply.ok()) {
     joined_(reply.status().WithPrefix("join"));
     return;
@@ -100,11 +107,64 @@ void Member::Watch() {
       context_.SetTimer(context_.Now() + timeout_ / 4, [this] { Watch(); });
 }
 
+void Member::Look() {
+  context_.CancelTimer(look_timer_);
+  look_timer_ = comm::TimerId::kNone;
+  if (options_.find_coordinator == nullptr || looking_) {
+    return;
+  }
+  if (!joining_ && !missed_ && context_.Now() < last_heard_ + timeout_ / 2) {
+    look_timer_ =
+        context_.SetTimer(context_.Now() + kLookPause, [this] { Look(); });
+    return;
+  }
+  looking_ = true;
+  auto found = std::make_shared<CoordinatorPlace>();
+  context_.StartStorage(
+      [find = options_.find_coordinator,
+       found](Storage& /*storage*/) -> StatusOr<Buffer> {
+        SHOAL_ASSIGN_OR_RETURN(*found, find());
+        return Buffer();
+      },
+      [this, found](const StatusOr<Buffer>& looked) {
+        looking_ = false;
+        if (looked.ok()) {
+          Follow(*found);
+        }
+        look_timer_ =
+            context_.SetTimer(context_.Now() + kLookPause, [this] { Look(); });
+      });
+}
+
+void Member::Follow(const CoordinatorPlace& place) {
+  if (place.epoch <= options_.coordinator_epoch) {
+    return;
+  }
+  const comm::EndpointId before =
+      std::exchange(options_.coordinator, place.endpoint);
+  options_.coordinator_address = place.address;
+  options_.coordinator_epoch = place.epoch;
+  caller_.AddPeer(place.endpoint, place.address,
+                  StrCat("the coordinator at ", place.address));
+  caller_.Redirect(before, place.endpoint);
+  context_.Disconnect(before);
+  last_heard_ = context_.Now();
+  missed_ = false;
+}
+
 bool Member::OnMessage(comm::EndpointId from, const comm::Message& message) {
+  wire::Recover recover;
+  if (from != options_.coordinator &&
+      message.header.method == static_cast<uint16_t>(Method::kRecover) &&
+      message.header.kind == comm::MessageKind::kRequest &&
+      Decode(message, recover).ok()) {
+    Follow({from, recover.address(), recover.epoch()});
+  }
   if (from != options_.coordinator) {
     return false;
   }
   last_heard_ = context_.Now();
+  missed_ = false;
   switch (static_cast<Method>(message.header.method)) {
     case Method::kAlive: {
       comm::Message answer;
@@ -126,7 +186,11 @@ bool Member::OnMessage(comm::EndpointId from, const comm::Message& message) {
 }
 
 void Member::OnPeerDown(comm::EndpointId peer) {
-  if (peer == options_.coordinator && hello_timer_ == comm::TimerId::kNone) {
+  if (peer != options_.coordinator) {
+    return;
+  }
+  missed_ = true;
+  if (hello_timer_ == comm::TimerId::kNone) {
     hello_timer_ =
         context_.SetTimer(context_.Now() + kHelloPause, [this] { SayHello(); });
   }

@@ -61,6 +61,8 @@ class Shard : public comm::Node {
   struct Options {
     comm::EndpointId coordinator = comm::kCoordinator;
     std::string coordinator_address;
+    uint64_t coordinator_epoch = 0;
+    FindCoordinator find_coordinator;  // empty: it is never elsewhere
     int server = 0;
     int shard = 0;  // of this server
     Duration join_within = std::chrono::seconds(30);

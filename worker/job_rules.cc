@@ -12,6 +12,7 @@
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
 
+#include "base/etcd/client.h"
 #include "base/strcat.h"
 #include "comm/collective.h"
 #include "kernels/devices.h"
@@ -174,6 +175,12 @@ Problem CheckName(const std::string& name) {
 
 Problem CheckCluster(const JobSpec& job) {
   const ClusterSpec& cluster = job.cluster();
+  if (!job.coordinator().empty()) {
+    const Status status = EtcdAddress::Parse(job.coordinator()).status();
+    if (!status.ok()) {
+      return JobProblem{"coordinator", status.message()};
+    }
+  }
   if (cluster.virtual_workers() < cluster.workers()) {
     return JobProblem{
         "cluster.virtual_workers",

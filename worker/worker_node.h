@@ -44,7 +44,9 @@ class WorkerNode : public comm::Node {
   struct Options {
     comm::EndpointId coordinator = comm::kCoordinator;
     std::string coordinator_address;
-    int worker = -1;  // -1: any that is free
+    uint64_t coordinator_epoch = 0;
+    ps::FindCoordinator find_coordinator;  // empty: it is never elsewhere
+    int worker = -1;                       // -1: any that is free
     Duration join_within = std::chrono::seconds(30);
     // Runs on compute lane 0 after the job is joined; may block.
     std::function<StatusOr<WorkerJob>(const ps::JoinResult&)> open;

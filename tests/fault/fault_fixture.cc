@@ -1,6 +1,7 @@
 #include "tests/fault/fault_fixture.h"
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -112,10 +113,11 @@ RunOutcome FaultTest::Disturbed(const std::string& out, const Words& settings,
 
 RunOutcome FaultTest::DisturbedServices(
     const std::string& out, const Words& settings,
-    const std::function<void(const JobView&, const std::string& at)>& disturb)
-    const {
+    const std::function<void(const JobView&, const std::string& at)>& disturb,
+    const std::string& etcd) const {
   const std::string port = std::to_string(integration::FreePort());
-  const std::string at = "tcp://localhost:" + port;
+  const std::string at =
+      etcd.empty() ? "tcp://localhost:" + port : etcd + "/small";
   std::string keys;
   std::string more;  // for the members, which do not read the job
   for (const std::string& word : settings) {
@@ -142,16 +144,26 @@ RunOutcome FaultTest::DisturbedServices(
                at, more,
                " &\n"
                "done\n"
-               "keep $S coordinator ",
+               "coordinator() {\n"
+               "  keep $S coordinator ",
                Path("job.yaml"), " --out ", Path(out), keys,
-               " --set cluster.listen=lo --set cluster.port=", port,
-               "\n"
-               "code=$?; wait; exit $code\n"));
+               " --set cluster.listen=lo \"$@\"\n"
+               "}\n",
+               etcd.empty()
+                   ? StrCat("coordinator --set cluster.port=", port,
+                            "\n"
+                            "code=$?; wait; exit $code\n")
+                   : StrCat("E='--coordinator ", etcd,
+                            "'\n"
+                            "coordinator $E & A=$!; coordinator $E & B=$!\n"
+                            "wait $A; a=$?; wait $B; b=$?; wait\n"
+                            "echo coordinators: $a $b\n")));
   return integration::RunWatched(
       {"bash", Path("services.sh")},
       [&](pid_t script, const std::string& output) {
         disturb({.launcher = script, .output = output}, at);
-      });
+      },
+      std::chrono::seconds(etcd.empty() ? 60 : 120));
 }
 
 std::vector<pid_t> FaultTest::ServicesWith(const std::string& at,
