@@ -47,6 +47,10 @@ void CountUpdates(const ps::Tensors& tensors,
 
 }  // namespace
 
+double SecondsSince(SteadyClock::time_point then) {
+  return std::chrono::duration<double>(SteadyClock::now() - then).count();
+}
+
 int Count(const std::string& text, const std::string& words) {
   int count = 0;
   for (size_t at = text.find(words); at != std::string::npos;
@@ -173,6 +177,14 @@ std::vector<pid_t> FaultTest::ServicesWith(const std::string& at,
                    StrCat(" coordinator ", Path("job.yaml")))
              : integration::AllRunningWith(
                    StrCat(" ", role, " --index 1 --coordinator ", at));
+}
+
+bool FaultTest::AllReplicasAreThere(const std::string& at) {
+  const RunOutcome status = integration::RunProgram(
+      {integration::Program(), "status", "--coordinator", at});
+  return status.exit_code == 0 &&
+         status.output.find(": 0 lack some, 0 are being copied") !=
+             std::string::npos;
 }
 
 void FaultTest::UntilLongEnough(

@@ -1,6 +1,7 @@
 #ifndef SHOAL_TESTS_FAULT_FAULT_FIXTURE_H_
 #define SHOAL_TESTS_FAULT_FAULT_FIXTURE_H_
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <random>
@@ -16,6 +17,10 @@ namespace shoal::fault {
 
 using integration::RunOutcome;
 using integration::Words;
+
+using SteadyClock = std::chrono::steady_clock;
+
+double SecondsSince(SteadyClock::time_point then);
 
 // Times that `words` stand in `text`.
 int Count(const std::string& text, const std::string& words);
@@ -102,6 +107,9 @@ class FaultTest : public integration::JobsTest {
   // Of the services that were started with `at`: "coordinator", "server".
   std::vector<pid_t> ServicesWith(const std::string& at,
                                   const std::string& role) const;
+
+  // Asks the coordinator at `at`.
+  static bool AllReplicasAreThere(const std::string& at);
 
   // The same job, as threads of one server that nobody disturbs.
   void TrainUndisturbed(const std::string& out, int epochs,

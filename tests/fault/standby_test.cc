@@ -23,12 +23,6 @@ using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-using SteadyClock = std::chrono::steady_clock;
-
-double SecondsSince(SteadyClock::time_point then) {
-  return std::chrono::duration<double>(SteadyClock::now() - then).count();
-}
-
 class StandbyFaultTest : public FaultTest {
  protected:
   void SetUp() override {
@@ -52,13 +46,6 @@ class StandbyFaultTest : public FaultTest {
     const StatusOr<launch::FoundCoordinator> found =
         launch::LookForCoordinator(*client_, "small");
     return found.ok() ? static_cast<pid_t>(found->card.pid) : 0;
-  }
-  static bool AllReplicasAreThere(const std::string& at) {
-    const RunOutcome status = integration::RunProgram(
-        {integration::Program(), "status", "--coordinator", at});
-    return status.exit_code == 0 &&
-           status.output.find(": 0 lack some, 0 are being copied") !=
-               std::string::npos;
   }
   // Nothing of the job is left but how it ended.
   void ExpectTidy() const {
