@@ -27,6 +27,11 @@ constexpr Duration kLookPause = std::chrono::milliseconds(200);
 // Before etcd is asked again that could not be reached.
 constexpr Duration kRetryPause = std::chrono::milliseconds(100);
 
+// etcd has all versions of a key until somebody compacts it, which is its
+// owner's to do: a job that writes this much fills the 2 GiB that it takes by
+// default in three weeks.
+constexpr int64_t kStateBytesPerSecond = 1024;
+
 // etcd grants no shorter leases than 2 s. Members wait for `timeout`: what the
 // lease leaves of it is for the next one to read the data and find them.
 Duration LeaseFor(Duration timeout) {
@@ -105,6 +110,9 @@ class CoordinatorSeat::State : public ps::StateStore {
     return static_cast<uint64_t>(seat_.election_.epoch());
   }
   bool leads() const override { return seat_.election_.Leads(); }
+  Duration pause(int64_t state_bytes) const override {
+    return std::chrono::seconds(1 + state_bytes / kStateBytesPerSecond);
+  }
 
   StatusOr<Buffer> Read(Storage& /*storage*/) override {
     SHOAL_ASSIGN_OR_RETURN(const std::optional<EtcdEntry> entry,

@@ -11,13 +11,6 @@
 
 namespace shoal::ps {
 
-namespace {
-
-// While nothing else changes.
-constexpr Duration kKeepEvery = std::chrono::seconds(1);
-
-}  // namespace
-
 Coordinator::Coordinator(Options options) : options_(std::move(options)) {
   shards_.resize(static_cast<size_t>(options_.num_servers) *
                  static_cast<size_t>(options_.shards_per_server));
@@ -691,7 +684,7 @@ void Coordinator::OnProgress(const comm::Message& message) {
     options_.observer->OnProgress(progress.step(), progress.window(),
                                   progress.loss_sum(), progress.examples());
     // What it has seen is told by nobody else.
-    if (state_->settled() && context_->Now() >= kept_at_ + kKeepEvery) {
+    if (state_->due()) {
       Keep([] {});
     }
   }

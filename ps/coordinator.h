@@ -255,7 +255,6 @@ class Coordinator : public comm::Node {
   std::optional<CheckpointSaver> saver_;
   std::optional<DurableState> state_;
   bool state_is_ours_ = false;
-  Time kept_at_;
   // From its start until it has found out where the job is; and those of the
   // members that it has not heard of yet.
   bool recovering_ = true;

@@ -64,7 +64,6 @@ void Coordinator::Keep(std::function<void()> kept) {
     kept();
     return;
   }
-  kept_at_ = context_->Now();
   state_->Keep(EncodeState(), [this, kept = std::move(kept)] {
     if (!ending_) {
       kept();

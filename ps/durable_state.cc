@@ -81,6 +81,8 @@ void DurableState::Keep(Buffer state, std::function<void()> kept) {
   if (removed_) {
     return;
   }
+  kept_at_ = context_.Now();
+  kept_bytes_ = state.size();
   next_ = std::move(state);
   waiting_.push_back(std::move(kept));
   if (!writing_) {

@@ -36,6 +36,10 @@ class StateStore {
   // Of nodes that follow one another, later ones have greater ones; 0 where
   // something else sees to it that there is one at a time.
   virtual uint64_t epoch() const { return 0; }
+  // The least time between two writes that nothing waits for.
+  virtual Duration pause(int64_t /*state_bytes*/) const {
+    return std::chrono::seconds(1);
+  }
   // This node is surely the last of them still. One that is not does nothing
   // that others see; it may be again.
   virtual bool leads() const { return true; }
@@ -71,6 +75,12 @@ class DurableState {
   // All that was to be kept is.
   bool settled() const { return !writing_; }
 
+  // It is time to keep again what changes little by little.
+  bool due() const {
+    return enabled() && settled() &&
+           context_.Now() >= kept_at_ + store_->pause(kept_bytes_);
+  }
+
   // Nothing is to be known any more, because of `why`. `done` runs also when
   // that fails: a state of which nobody is left is found to be so.
   void Remove(const Status& why, std::function<void()> done);
@@ -81,6 +91,8 @@ class DurableState {
   comm::NodeContext& context_;
   const std::shared_ptr<StateStore> store_;
   std::function<void(const Status&)> failed_;
+  Time kept_at_;  // the last, or begun
+  int64_t kept_bytes_ = 0;
   bool writing_ = false;
   bool removed_ = false;
   Buffer next_;

@@ -380,10 +380,12 @@ TEST_F(MemberTest, LaterCoordinatorIsFollowedAndAnEarlierOneIsNot) {
 TEST_F(MemberTest, LostCoordinatorIsLookedForWhileItIsNotThere) {
   StatusOr<CoordinatorPlace> place = UnavailableError("nobody leads");
   int looks = 0;
-  Start({.is_worker = true, .find_coordinator = [&] {
-           ++looks;
-           return place;
-         }});
+  Start({.find_coordinator =
+             [&] {
+               ++looks;
+               return place;
+             },
+         .is_worker = true});
   // One that wants to join looks too: nobody knows of it.
   context_.RunStorage();
   EXPECT_EQ(looks, 1);

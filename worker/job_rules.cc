@@ -12,7 +12,6 @@
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
 
-#include "base/etcd/client.h"
 #include "base/strcat.h"
 #include "comm/collective.h"
 #include "kernels/devices.h"
@@ -175,12 +174,6 @@ Problem CheckName(const std::string& name) {
 
 Problem CheckCluster(const JobSpec& job) {
   const ClusterSpec& cluster = job.cluster();
-  if (!job.coordinator().empty()) {
-    const Status status = EtcdAddress::Parse(job.coordinator()).status();
-    if (!status.ok()) {
-      return JobProblem{"coordinator", status.message()};
-    }
-  }
   if (cluster.virtual_workers() < cluster.workers()) {
     return JobProblem{
         "cluster.virtual_workers",
@@ -755,6 +748,9 @@ std::optional<JobProblem> FindJobProblem(const JobSpec& job) {
     return problem;
   }
   if (Problem problem = CheckCluster(job); problem.has_value()) {
+    return problem;
+  }
+  if (Problem problem = FindCoordinatorProblem(job); problem.has_value()) {
     return problem;
   }
   if (Problem problem = CheckDevices(job); problem.has_value()) {
