@@ -58,9 +58,12 @@ StatusOr<CoordinatorCard> CoordinatorCard::FromJson(const std::string& text) {
 }
 
 std::string CoordinatorCard::Name() const {
+  const size_t tcp = address.find("tcp://");  // the part for people
   return StrCat(
       "the coordinator ",
-      address.empty() ? "that prepares its data" : StrCat("at ", address),
+      address.empty()
+          ? "that prepares its data"
+          : StrCat("at ", address.substr(tcp == std::string::npos ? 0 : tcp)),
       " (host ", host, ", pid ", pid, ")");
 }
 

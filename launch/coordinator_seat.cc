@@ -6,12 +6,14 @@
 #include <cstdio>
 #include <span>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include "base/cancellable.h"
+#include "base/log.h"
 #include "base/random.h"
 #include "base/strcat.h"
 #include "launch/supervisor.h"
@@ -237,17 +239,26 @@ StatusOr<bool> CoordinatorSeat::StandBy() {
                            stopped = StoppedBy(signal);
                          }}));
   Time give_up = clock_.Now() + options_.timeout;
+  bool reached = true;
   while (stopped.ok()) {
     const StatusOr<bool> leads = Step();
+    if (over_.has_value()) {
+      SHOAL_RETURN_IF_ERROR(*over_);
+      return false;
+    }
+    if (leads.ok() && *leads) {
+      return true;
+    }
     if (leads.ok()) {
       give_up = clock_.Now() + options_.timeout;
-      if (*leads || over_) {
-        return *leads;
-      }
     } else if (leads.status().code() != StatusCode::kUnavailable ||
                clock_.Now() >= give_up) {
       return leads;
+    } else if (reached) {
+      LogWarning(leads.status().message(), "; trying again for up to ",
+                 ToString(options_.timeout));
     }
+    reached = leads.ok();
     supervisor->Wait(kLookPause);  // There are no children, but signals.
   }
   return stopped;
@@ -271,8 +282,8 @@ StatusOr<bool> CoordinatorSeat::Step() {
     }
     return false;
   }
-  SHOAL_ASSIGN_OR_RETURN(over_, HasEnded());
-  if (over_) {
+  SHOAL_RETURN_IF_ERROR(LookForEnd());
+  if (over_.has_value()) {
     return false;
   }
   const EtcdClient::Change forget{.key = keys_.end, .value = std::nullopt};
@@ -297,21 +308,23 @@ Status CoordinatorSeat::TellThatItStandsBy(const EtcdElection::Leader& leader,
 
 // While this one stood by, or this very run: what another one left may be of
 // any time before.
-StatusOr<bool> CoordinatorSeat::HasEnded() {
+Status CoordinatorSeat::LookForEnd() {
   SHOAL_ASSIGN_OR_RETURN(const std::optional<EtcdEntry> entry,
                          client_.Get(keys_.end));
   if (!entry.has_value()) {
-    return false;
+    return OkStatus();
   }
-  StatusOr<JobEnd> end = EndFromJson(entry->value);
+  const StatusOr<JobEnd> end = EndFromJson(entry->value);
   if (!end.ok()) {
     return end.status().WithPrefix(keys_.end);
   }
-  if (behind_ > 0 && end->epoch >= behind_) {
-    SHOAL_RETURN_IF_ERROR(end->status);
-    return true;
+  const bool while_standing_by = behind_ > 0 && end->epoch >= behind_;
+  const bool same_run =
+      end->status.ok() && !options_.run.empty() && end->run == options_.run;
+  if (while_standing_by || same_run) {
+    over_ = end->status;
   }
-  return end->status.ok() && !options_.run.empty() && end->run == options_.run;
+  return OkStatus();
 }
 
 StatusOr<bool> CoordinatorSeat::GoesOn() {

@@ -68,10 +68,13 @@ class CoordinatorSeat {
   class FencedStorage;
   explicit CoordinatorSeat(Options options);
   StatusOr<bool> StandBy();
+  // Looks once: whether it leads now.
   StatusOr<bool> Step();
+  // Prepares, the first time.
   Status TellThatItStandsBy(const EtcdElection::Leader& leader,
                             const CoordinatorCard& card);
-  StatusOr<bool> HasEnded();
+  // Sets over_.
+  Status LookForEnd();
 
   const Options options_;
   const EtcdJobKeys keys_;
@@ -81,8 +84,8 @@ class CoordinatorSeat {
   CoordinatorCard card_;
   std::shared_ptr<State> state_;
   std::unique_ptr<FencedStorage> storage_;
-  int64_t behind_ = 0;  // the epoch that it stands by behind
-  bool over_ = false;   // the job is, and well
+  int64_t behind_ = 0;          // the epoch that it stands by behind
+  std::optional<Status> over_;  // the job has ended so
 };
 
 }  // namespace shoal::launch

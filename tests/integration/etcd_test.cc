@@ -136,8 +136,8 @@ TEST_F(EtcdJobsTest, AnotherJobOfTheNameIsRefusedWhetherItLeadsOrLeftItsState) {
       "2> leader & L=$!; "
       "until [ -e out/tensorboard ]; do sleep 0.05; kill -0 $L || break; done; "
       "$S coordinator $JOB --set seed=2 --coordinator $AT; echo leads $?; "
-      "$S coordinator $JOB --set seed=2 --set name=other --join-within 1 --out "
-      "other --coordinator $AT; echo other $?; kill -9 $L; "
+      "$S coordinator job.yaml --set name=other --join-within 1 --out other "
+      "--coordinator $AT; echo other $?; kill -9 $L; sleep 3; "
       "$S coordinator $JOB --set seed=2 --coordinator $AT; echo left $?; "
       "kill %1 %2");
   EXPECT_THAT(run.output,
