@@ -16,6 +16,28 @@
 namespace shoal::fault {
 namespace {
 
+// Hands connections on: from port argv[1] of this machine to port argv[2].
+constexpr char kProxy[] = R"(import socket, sys, threading
+def copy(source, to):
+    try:
+        while data := source.recv(65536):
+            to.sendall(data)
+    except OSError:
+        pass
+    source.close()
+    to.close()
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    one, _ = listener.accept()
+    try:
+        other = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
+    except OSError:
+        one.close()
+        continue
+    for pair in ((one, other), (other, one)):
+        threading.Thread(target=copy, args=pair, daemon=True).start()
+)";
+
 uint32_t BitsOf(float number) {
   uint32_t bits = 0;
   std::memcpy(&bits, &number, sizeof(bits));
@@ -157,11 +179,22 @@ RunOutcome FaultTest::DisturbedServices(
                    ? StrCat("coordinator --set cluster.port=", port,
                             "\n"
                             "code=$?; wait; exit $code\n")
-                   : StrCat("E='--coordinator ", etcd,
-                            "'\n"
-                            "coordinator $E & A=$!; coordinator $E & B=$!\n"
-                            "wait $A; a=$?; wait $B; b=$?; wait\n"
+                   : StrCat("python3 ", ProxyWords(), " ", port, " ",
+                            etcd.substr(etcd.rfind(':') + 1),
+                            " & P=$!\n"
+                            "until echo > /dev/tcp/127.0.0.1/",
+                            port,
+                            "; do sleep 0.1; done 2> /dev/null\n"
+                            "coordinator --coordinator etcd://127.0.0.1:",
+                            port,
+                            " & A=$!; sleep 2\n"
+                            "coordinator --coordinator ",
+                            etcd,
+                            " & B=$!\n"
+                            "wait $A; a=$?; wait $B; b=$?\n"
+                            "kill $P; wait 2> /dev/null\n"
                             "echo coordinators: $a $b\n")));
+  Write("proxy.py", kProxy);
   return integration::RunWatched(
       {"bash", Path("services.sh")},
       [&](pid_t script, const std::string& output) {

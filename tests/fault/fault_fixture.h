@@ -98,11 +98,15 @@ class FaultTest : public integration::JobsTest {
   // The same job as services, of which those that a signal ended are started
   // again: `disturb` is not given a launcher, but what ServicesWith() needs.
   // With `etcd`, where it is, two coordinators that keep their state there; the
-  // last line is then "coordinators: A B", their exit codes.
+  // last line is then "coordinators: A B", their exit codes. The first one
+  // starts two seconds before the other and reaches etcd by a process of its
+  // own, ProxyWords() on its command line: without that, it is cut off.
   RunOutcome DisturbedServices(
       const std::string& out, const Words& settings,
       const std::function<void(const JobView&, const std::string& at)>& disturb,
       const std::string& etcd = "") const;
+
+  std::string ProxyWords() const { return Path("proxy.py"); }
 
   // Of the services that were started with `at`: "coordinator", "server".
   std::vector<pid_t> ServicesWith(const std::string& at,

@@ -161,6 +161,47 @@ TEST_F(StandbyFaultTest,
   });
 }
 
+// It talks with the members still, and is followed by none of them: it lets the
+// others go on.
+TEST_F(StandbyFaultTest, LeaderThatIsCutOffFromEtcdLeavesTheJobToTheOther) {
+  UntilLongEnough(100, [&](int epochs) {
+    Words settings = Cluster(2, epochs, "zmq");
+    settings.insert(settings.end(), {"--set", "cluster.timeout_seconds=12"});
+    pid_t cut_off = 0;
+    SteadyClock::time_point cut_at;
+    double left_after = 0;
+    const RunOutcome run = DisturbedServices(
+        "out", settings,
+        [&](const JobView& job, const std::string& at) {
+          if (cut_off == 0) {
+            const std::vector<pid_t> proxies =
+                integration::AllRunningWith("python3 " + ProxyWords());
+            if (job.evaluations() > 0 && proxies.size() == 1 &&
+                Count(job.output, "stands by for") > 0 &&
+                ServicesWith(at, "coordinator").size() == 2) {
+              cut_off = Leader();
+              kill(proxies[0], SIGKILL);
+              cut_at = SteadyClock::now();
+            }
+          } else if (left_after == 0 && !integration::IsRunning(cut_off)) {
+            left_after = SecondsSince(cut_at);
+          }
+        },
+        etcd_->address());
+    EXPECT_EQ(run.exit_code, 0) << run.output;
+    if (left_after == 0) {
+      return false;
+    }
+    EXPECT_THAT(run.output, HasSubstr("coordinators: 75 0"));
+    EXPECT_EQ(Count(run.output, "goes on with the job"), 1) << run.output;
+    EXPECT_THAT(run.output, Not(HasSubstr("called off")));
+    ExpectTidy();
+    TrainUndisturbed("undisturbed", epochs);
+    EXPECT_EQ(Digest("out"), Digest("undisturbed"));
+    return true;
+  });
+}
+
 // Longer than a lease lasts: nobody knows who leads, so all wait.
 TEST_F(StandbyFaultTest, StepsWaitWhileEtcdIsAwayAndNothingIsLost) {
   UntilLongEnough(60, [&](int epochs) {
