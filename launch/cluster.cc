@@ -38,7 +38,8 @@ StatusOr<std::unique_ptr<comm::Pump>> CreateCoordinatorPump(
   comm::Pump::Options options;
   options.transport = shape.transport;
   options.endpoint.listen = shape.listen;
-  options.endpoint.self = comm::kCoordinator;
+  options.endpoint.self = shape.coordinator;
+  options.storage = shape.storage;
   return comm::Pump::Create(options);
 }
 
@@ -296,7 +297,7 @@ Status RunAsThreads(const ClusterShape& shape,
   for (int i = 0; i < shape.servers + shape.workers; ++i) {
     const bool server = i < shape.servers;
     const RoleOptions options{.transport = shape.transport,
-                              .coordinator_address = pump->address(),
+                              .coordinator = {.address = pump->address()},
                               .index = server ? i : i - shape.servers,
                               .shards = shape.shards};
     SHOAL_ASSIGN_OR_RETURN(
@@ -331,7 +332,8 @@ Status RunAsThreads(const ClusterShape& shape,
 
 Status RunCoordinator(
     const ClusterShape& shape, ps::Coordinator::Options options,
-    const std::function<void(const std::string& address)>& started) {
+    const std::function<Status(const std::string& address)>& started,
+    const std::function<Status()>& lost) {
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<comm::Pump> pump,
                          CreateCoordinatorPump(shape));
   CoordinatorThread* running = nullptr;
@@ -341,11 +343,18 @@ Status RunCoordinator(
                              {.on_signal = [&](int signal) {
                                running->Abort(StoppedBy(signal));
                              }}));
-  started(pump->address());
+  SHOAL_RETURN_IF_ERROR(started(pump->address()));
   CoordinatorThread thread(*pump, std::move(options));
   running = &thread;
+  Status why;
   while (!thread.done()) {
     supervisor->Wait(50ms);  // There are no children, but signals.
+    if (why.ok()) {
+      why = lost();
+      if (!why.ok()) {
+        pump->Interrupt(why);
+      }
+    }
   }
   return thread.Join();
 }

@@ -13,6 +13,8 @@ namespace shoal::launch {
 struct ClusterShape {
   std::string transport = "auto";
   std::string listen;  // the coordinator's Endpoint::Options::listen
+  comm::EndpointId coordinator = comm::kCoordinator;
+  Storage* storage = nullptr;  // the coordinator's, outlives it; null: its own
   int servers = 1;
   int shards = 1;  // per server
   int workers = 1;
@@ -42,11 +44,14 @@ Status RunCoordinatorBeside(
     const ClusterShape& shape, ps::Coordinator::Options options,
     const std::function<Status(const std::string& address)>& here);
 
-// The coordinator alone; others start the members. `started` gets its address.
-// Ctrl-C and SIGTERM end the job in order.
+// The coordinator alone; others start the members. `started` gets its address;
+// its error ends the run. Ctrl-C and SIGTERM end the job in order. When `lost`
+// gives an error, which it is asked for now and again, the run ends with it,
+// but not the job: another coordinator has it.
 Status RunCoordinator(
     const ClusterShape& shape, ps::Coordinator::Options options,
-    const std::function<void(const std::string& address)>& started);
+    const std::function<Status(const std::string& address)>& started,
+    const std::function<Status()>& lost);
 
 }  // namespace shoal::launch
 

@@ -95,6 +95,13 @@ Status RunJob(const RunRequest& request) {
   }
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
                          JobRun::Prepare(request));
+  if (request.kind == RunRequest::Kind::kTrain &&
+      !run->job().coordinator().empty()) {
+    std::fprintf(stderr,
+                 "note: the key `coordinator` is for jobs that run as services "
+                 "(`shoal coordinator`); the processes of this one end with "
+                 "their coordinator\n");
+  }
   SHOAL_RETURN_IF_ERROR(RunHere(*run));
   PrintSummary(*run, request.kind);
   return OkStatus();

@@ -7,9 +7,11 @@
 #include <optional>
 #include <utility>
 
+#include "base/etcd/client.h"
 #include "base/storage.h"
 #include "base/strcat.h"
 #include "comm/pump.h"
+#include "launch/coordinator_card.h"
 #include "ps/caller.h"
 #include "ps/mode_switch.h"
 #include "ps/protocol.pb.h"
@@ -24,13 +26,23 @@ constexpr Duration kAnswerWithin = std::chrono::seconds(10);
 struct Address {
   std::string transport;
   std::string address;
+  comm::EndpointId endpoint = comm::kCoordinator;
 };
 
 StatusOr<Address> Find(const JobAddress& job) {
   if (job.out.empty() == job.coordinator.empty()) {
     return InvalidArgumentError(
         "which job? name its output folder (--job DIR) or its coordinator "
-        "(--coordinator HOST:PORT), one of the two");
+        "(--coordinator HOST:PORT or etcd://HOST:PORT/NAME), one of the two");
+  }
+  if (EtcdAddress::Is(job.coordinator)) {
+    SHOAL_ASSIGN_OR_RETURN(const EtcdAddress etcd,
+                           EtcdAddress::Parse(job.coordinator));
+    const SystemClock clock;
+    SHOAL_ASSIGN_OR_RETURN(const FoundCoordinator found,
+                           AwaitCoordinator(etcd, clock.Now() + kAnswerWithin));
+    return Address{found.card.transport, found.card.address,
+                   found.card.endpoint};
   }
   if (!job.coordinator.empty()) {
     return Address{"zmq", job.coordinator.find("://") == std::string::npos
@@ -57,14 +69,14 @@ StatusOr<Address> Find(const JobAddress& job) {
 // Asks the coordinator one thing.
 class Question : public comm::Node {
  public:
-  Question(std::string address, ps::Method method, Buffer head)
-      : address_(std::move(address)), method_(method), head_(std::move(head)) {}
+  Question(Address to, ps::Method method, Buffer head)
+      : to_(std::move(to)), method_(method), head_(std::move(head)) {}
 
   void OnStart(comm::NodeContext& context) override {
     caller_.emplace(context);
-    caller_->AddPeer(comm::kCoordinator, address_,
-                     StrCat("the coordinator at ", address_));
-    caller_->Start(comm::kCoordinator, comm::Lane::kUrgent,
+    caller_->AddPeer(to_.endpoint, to_.address,
+                     StrCat("the coordinator at ", to_.address));
+    caller_->Start(to_.endpoint, comm::Lane::kUrgent,
                    static_cast<uint16_t>(method_), "its answer", kAnswerWithin,
                    {head_}, [this, &context](StatusOr<comm::Message> reply) {
                      const Status status = reply.status();
@@ -86,7 +98,7 @@ class Question : public comm::Node {
   const comm::Message& answer() const { return answer_; }
 
  private:
-  const std::string address_;
+  const Address to_;
   const ps::Method method_;
   const Buffer head_;
   std::optional<ps::Caller> caller_;
@@ -97,7 +109,7 @@ Status Ask(const JobAddress& job, ps::Method method,
            const google::protobuf::MessageLite& head,
            google::protobuf::MessageLite& answer) {
   SHOAL_ASSIGN_OR_RETURN(const Address address, Find(job));
-  Question question(address.address, method, ps::Encode(head));
+  Question question(address, method, ps::Encode(head));
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<comm::Pump> pump,
                          comm::Pump::Create({.transport = address.transport}));
   SHOAL_RETURN_IF_ERROR(pump->Run(question));

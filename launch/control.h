@@ -29,7 +29,7 @@ class AddressFile {
 // Which running job is meant.
 struct JobAddress {
   std::string out;          // its --out folder, or
-  std::string coordinator;  // HOST:PORT
+  std::string coordinator;  // HOST:PORT, or etcd://HOST:PORT/NAME
 };
 
 struct ScaleRequest {

@@ -108,6 +108,14 @@ Status TryCheckpointFolder(Storage& storage, const std::string& folder) {
 
 }  // namespace
 
+std::string TextForMembers(const worker::JobSpec& job) {
+  worker::JobSpec text = job;
+  text.clear_coordinator();
+  text.mutable_cluster()->clear_listen();
+  text.mutable_cluster()->clear_port();
+  return worker::SerializeJob(text);
+}
+
 JobRun::JobRun(const RunRequest& request)
     : request_(request), storage_(CreateStorage()) {}
 
@@ -128,6 +136,7 @@ StatusOr<std::unique_ptr<JobRun>> JobRun::Prepare(const RunRequest& request) {
 Status JobRun::MakeWayInStore() {
   if (request_.kind != RunRequest::Kind::kTrain ||
       !IsS3Path(out_->checkpoints()) ||
+      request_.out_use == OutUse::kGoOnInTurn ||
       storage_->ReadFile(out() + kCoordinatorStateFile).ok()) {
     return OkStatus();
   }
@@ -138,10 +147,13 @@ Status JobRun::Load() {
   SHOAL_ASSIGN_OR_RETURN(
       job_, worker::LoadJob(request_.job_path, request_.overrides));
   SHOAL_ASSIGN_OR_RETURN(
-      out_, OutFolder::Open(request_.out.empty() ? StrCat("out/", job_->name())
-                                                 : request_.out,
-                            request_.kind == RunRequest::Kind::kTrain,
-                            job_->checkpoint().folder()));
+      out_,
+      OutFolder::Open(
+          request_.out.empty() ? StrCat("out/", job_->name()) : request_.out,
+          request_.out_use.value_or(request_.kind == RunRequest::Kind::kTrain
+                                        ? OutUse::kTrain
+                                        : OutUse::kLook),
+          job_->checkpoint().folder()));
   for (const auto& [key, value] :
        {std::pair("transport", job_->transport()),
         std::pair("cluster.collective", job_->cluster().collective())}) {
@@ -354,7 +366,7 @@ ps::Coordinator::Options JobRun::CoordinatorOptions() {
   options.shards_per_server = job_->cluster().shards();
   options.num_workers = job_->cluster().workers();
   options.replicas = job_->cluster().replicas();
-  options.job_text = worker::SerializeJob(*job_);
+  options.job_text = TextForMembers(*job_);
   options.setup = worker::EncodeSetup(data_);
   if (request_.kind == RunRequest::Kind::kTrain) {
     options.checkpoint_folder = out_->checkpoints();

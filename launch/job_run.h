@@ -42,10 +42,17 @@ struct RunRequest {
   // Names the tries of one training: each goes on from the newest checkpoint
   // that an earlier one left in the folder, if any. Empty: starts anew.
   std::string run;
+  // What a coordinator that is one of several does with `out`; else its kind
+  // decides.
+  std::optional<OutUse> out_use;
   StatusBoard* board = nullptr;            // told of the training, if any
   std::string checkpoint;                  // to evaluate or predict with
   std::vector<std::string> predict_files;  // patterns
 };
+
+// The job as its members get it, without what is a coordinator's own: where it
+// listens and where its state is. Other coordinators may go on with it.
+std::string TextForMembers(const worker::JobSpec& job);
 
 // One run of a job as the process of its coordinator sees it: reads the job,
 // prepares the data, watches the training, and writes what is left of it:

@@ -64,7 +64,8 @@ void AddRunOption(CLI::App& command, RunRequest& request) {
 void AddJobAddressOptions(CLI::App& command, shoal::launch::JobAddress& job) {
   command.add_option("--job", job.out, "The job's output folder");
   command.add_option("--coordinator", job.coordinator,
-                     "Instead: HOST:PORT of its coordinator");
+                     "Instead: HOST:PORT of its coordinator, or "
+                     "etcd://HOST:PORT/NAME where it keeps its state");
 }
 
 void AddJoinOption(CLI::App& command, shoal::Duration& join_within) {
@@ -87,10 +88,10 @@ void AddHttpOption(CLI::App& command, ServiceOptions& options) {
 
 void AddRoleOptions(CLI::App& command, RoleOptions& role,
                     ServiceOptions& options) {
-  command
-      .add_option("--coordinator", role.coordinator_address,
-                  "The coordinator's address, such as tcp://HOST:PORT")
-      ->required();
+  command.add_option("--coordinator", role.coordinator.address,
+                     "The coordinator's address, tcp://HOST:PORT, or where to "
+                     "look for it: etcd://HOST:PORT/NAME (default: the job "
+                     "file's key `coordinator`)");
   command
       .add_option("--index", role.index,
                   "Which server or worker, from 0 (default: a server takes the "
@@ -432,6 +433,13 @@ int main(int argc, char** argv) {
   AddJoinOption(*command, join_within);
   AddHttpOption(*command, service_options);
   AddRunOption(*command, coordinate);
+  command->add_option_function<std::string>(
+      "--coordinator",
+      [&](const std::string& address) {
+        coordinate.overrides.push_back("coordinator=" + address);
+      },
+      "Sets the job's key `coordinator`: etcd://HOST:PORT, where it keeps its "
+      "state; stands by as long as another one leads the job");
   command->callback([&] {
     service = true;
     status = shoal::launch::RunCoordinatorService(coordinate, join_within,

@@ -58,7 +58,7 @@ Status JobRank::RunRole(const std::string& address) {
   SetLogRole(name);
   const ProcessTrace trace(trace_folder_, name);
   const RoleOptions options{.transport = job_.transport(),
-                            .coordinator_address = address,
+                            .coordinator = {.address = address},
                             .index = role_.index,
                             .shards = job_.cluster().shards()};
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Role> made,

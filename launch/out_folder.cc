@@ -38,13 +38,13 @@ Status FolderError(const std::string& path, const std::string& what,
 constexpr char kDataPrefix[] = "shoal-data-";
 
 // The kernel drops the lock when the process ends, however it ends.
-StatusOr<int> Lock(const std::string& path) {
+StatusOr<int> Lock(const std::string& path, bool shared = false) {
   const std::string name = path + "/.lock";
   const int fd = ::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (fd < 0) {
     return FolderError(path, "write in it", strerror(errno));
   }
-  if (::flock(fd, LOCK_EX | LOCK_NB) == 0) {
+  if (::flock(fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) {
     return fd;
   }
   if (errno == EWOULDBLOCK) {
@@ -142,7 +142,7 @@ Status OutFolder::AwaitFree(const std::string& path, Duration within) {
 }
 
 StatusOr<std::unique_ptr<OutFolder>> OutFolder::Open(const std::string& path,
-                                                     bool training,
+                                                     OutUse use,
                                                      std::string checkpoints) {
   SHOAL_RETURN_IF_ERROR(CheckPath(path));
   std::error_code error;
@@ -151,10 +151,13 @@ StatusOr<std::unique_ptr<OutFolder>> OutFolder::Open(const std::string& path,
     return FolderError(path, "make the folder", error.message());
   }
   int lock_fd = -1;
-  if (training) {
-    SHOAL_ASSIGN_OR_RETURN(lock_fd, Lock(path));
+  const bool in_turn =
+      use == OutUse::kTrainInTurn || use == OutUse::kGoOnInTurn;
+  if (use != OutUse::kLook) {
+    SHOAL_ASSIGN_OR_RETURN(lock_fd, Lock(path, in_turn));
   }
-  if (!fs::exists(path + kCoordinatorStateFile, error)) {
+  if (use != OutUse::kGoOnInTurn &&
+      !fs::exists(path + kCoordinatorStateFile, error)) {
     RemoveDeadData(path);  // Else its workers live, and read it still.
   }
   std::string data = StrCat(path, "/", kDataPrefix, "XXXXXX");

@@ -14,6 +14,16 @@ namespace shoal::launch {
 // In the out folder: what a coordinator that is started again goes on from.
 inline constexpr char kCoordinatorStateFile[] = "/coordinator.state";
 
+// What a run does with its folder.
+enum class OutUse : uint8_t {
+  kLook,   // evaluates or predicts, beside others
+  kTrain,  // has it for itself
+  // Trains in turn with others, of which something else lets one go on at a
+  // time; none of another training.
+  kTrainInTurn,
+  kGoOnInTurn,  // the same, and one before it has left members
+};
+
 // The folder that a run leaves its results in. A training has it for itself;
 // evaluations and predictions may run beside it.
 class OutFolder {
@@ -22,9 +32,9 @@ class OutFolder {
   // can't be made), kFailedPrecondition (another training has it). Checkpoints
   // lie in `checkpoints`, which may be in a store; empty: in
   // `path`/checkpoints. What others that were killed left of their prepared
-  // data is removed.
+  // data is removed, unless their members live.
   static StatusOr<std::unique_ptr<OutFolder>> Open(const std::string& path,
-                                                   bool training,
+                                                   OutUse use,
                                                    std::string checkpoints);
   // Errors: kInvalidArgument (it can't be a local folder).
   static Status CheckPath(const std::string& path);

@@ -25,7 +25,7 @@ class NodesRole : public Role {
     comm::Pump::Options options;
     options.transport = role.transport;
     SHOAL_ASSIGN_OR_RETURN(options.endpoint.listen,
-                           comm::ListenFacing(role.coordinator_address));
+                           comm::ListenFacing(role.coordinator.address));
     options.endpoint.self = comm::EndpointId{EntropySeed()};
     SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<comm::Pump> pump,
                            comm::Pump::Create(options));
@@ -131,7 +131,8 @@ StatusOr<std::unique_ptr<Role>> Role::CreateServer(const RoleOptions& options) {
     SHOAL_RETURN_IF_ERROR(
         role->Add(options, StrCat("shard ", shard),
                   std::make_unique<ps::Shard>(ps::Shard::Options{
-                      .coordinator_address = options.coordinator_address,
+                      .coordinator = options.coordinator,
+                      .find_coordinator = options.find_coordinator,
                       .server = options.index,
                       .shard = shard,
                       .join_within = options.join_within,
@@ -145,7 +146,8 @@ StatusOr<std::unique_ptr<Role>> Role::CreateWorker(const RoleOptions& options) {
   SHOAL_RETURN_IF_ERROR(role->Add(
       options, "node",
       std::make_unique<worker::WorkerNode>(worker::WorkerNode::Options{
-          .coordinator_address = options.coordinator_address,
+          .coordinator = options.coordinator,
+          .find_coordinator = options.find_coordinator,
           .worker = options.index,
           .join_within = options.join_within,
           .open = &worker::OpenWorker,

@@ -1,19 +1,22 @@
 #ifndef SHOAL_LAUNCH_ROLES_H_
 #define SHOAL_LAUNCH_ROLES_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
 #include "base/status.h"
 #include "base/time.h"
 #include "launch/status_board.h"
+#include "ps/member.h"
 
 namespace shoal::launch {
 
 // One member of a job's cluster, as a process or as threads of one.
 struct RoleOptions {
   std::string transport = "auto";
-  std::string coordinator_address;
+  ps::CoordinatorPlace coordinator;
+  ps::FindCoordinator find_coordinator;  // see ps::Member
   int index = -1;  // which server or worker; a worker's -1: any that is free
   int shards = 1;  // of a server
   std::string job_path;  // if not empty, it says what transport and shards are

@@ -13,11 +13,15 @@
 #include <thread>
 #include <utility>
 
+#include "base/etcd/client.h"
 #include "base/log.h"
+#include "base/random.h"
 #include "base/strcat.h"
 #include "comm/listen.h"
 #include "launch/cluster.h"
 #include "launch/commands.h"
+#include "launch/coordinator_card.h"
+#include "launch/coordinator_seat.h"
 #include "launch/out_folder.h"
 #include "launch/process_trace.h"
 #include "launch/status_board.h"
@@ -68,12 +72,36 @@ Status RunUntilSignal(Role& role) {
   return status;
 }
 
-Status FindCoordinator(RoleOptions& options) {
+// `job`: the name of the job, if it is known.
+Status FindCoordinator(const std::string& job, RoleOptions& options) {
   const SystemClock clock;
-  SHOAL_ASSIGN_OR_RETURN(
-      options.coordinator_address,
-      comm::ResolveAddress(options.coordinator_address,
-                           clock.Now() + options.join_within));
+  const Time deadline = clock.Now() + options.join_within;
+  if (!EtcdAddress::Is(options.coordinator.address)) {
+    SHOAL_ASSIGN_OR_RETURN(
+        options.coordinator.address,
+        comm::ResolveAddress(options.coordinator.address, deadline));
+    return OkStatus();
+  }
+  SHOAL_ASSIGN_OR_RETURN(EtcdAddress etcd,
+                         EtcdAddress::Parse(options.coordinator.address));
+  if (etcd.name.empty()) {
+    etcd.name = job;
+  }
+  SHOAL_ASSIGN_OR_RETURN(const FoundCoordinator found,
+                         AwaitCoordinator(etcd, deadline));
+  options.coordinator = {.endpoint = found.card.endpoint,
+                         .address = found.card.address,
+                         .epoch = found.epoch};
+  options.find_coordinator =
+      [client = std::make_shared<EtcdClient>(
+           EtcdClient::Options{.hosts = etcd.hosts}),
+       name = etcd.name]() -> StatusOr<ps::CoordinatorPlace> {
+    SHOAL_ASSIGN_OR_RETURN(const FoundCoordinator now,
+                           LookForCoordinator(*client, name));
+    return ps::CoordinatorPlace{.endpoint = now.card.endpoint,
+                                .address = now.card.address,
+                                .epoch = now.epoch};
+  };
   return OkStatus();
 }
 
@@ -92,6 +120,52 @@ StatusOr<std::unique_ptr<StatusServer>> StartHttp(const ServiceOptions& options,
 
 }  // namespace
 
+namespace {
+
+// A coordinator of several, or none where the job has one. Prepares `run` while
+// it stands by. Null: the job has ended well.
+struct Seating {
+  bool ended = false;
+  std::unique_ptr<CoordinatorSeat> seat;
+};
+
+StatusOr<Seating> TakeSeat(RunRequest& request, std::unique_ptr<JobRun>& run) {
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<worker::JobSpec> job,
+                         worker::LoadJob(request.job_path, request.overrides));
+  Seating seating;
+  if (job->coordinator().empty()) {
+    return seating;
+  }
+  CoordinatorSeat::Options options{
+      .job = HashText(TextForMembers(*job)),
+      .run = request.run,
+      .timeout = FromSeconds(job->cluster().timeout_seconds()),
+      .board = request.board};
+  SHOAL_ASSIGN_OR_RETURN(options.etcd, EtcdAddress::Parse(job->coordinator()));
+  if (options.etcd.name.empty()) {
+    options.etcd.name = job->name();
+  }
+  request.out_use = OutUse::kGoOnInTurn;
+  options.stands_by = [&request, &run]() -> Status {
+    SHOAL_ASSIGN_OR_RETURN(run, JobRun::Prepare(request));
+    return OkStatus();
+  };
+  SHOAL_ASSIGN_OR_RETURN(seating.seat,
+                         CoordinatorSeat::Take(std::move(options)));
+  seating.ended = seating.seat == nullptr;
+  if (seating.ended) {
+    return seating;
+  }
+  SHOAL_ASSIGN_OR_RETURN(const bool goes_on, seating.seat->GoesOn());
+  if (!goes_on) {
+    request.out_use = OutUse::kTrainInTurn;
+    run.reset();
+  }
+  return seating;
+}
+
+}  // namespace
+
 Status RunCoordinatorService(RunRequest request, Duration join_within,
                              const ServiceOptions& options) {
   SetLogRole("coordinator");
@@ -99,10 +173,17 @@ Status RunCoordinatorService(RunRequest request, Duration join_within,
   request.board = &board;
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<StatusServer> http,
                          StartHttp(options, board));
-  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<JobRun> run,
-                         JobRun::Prepare(request));
-  SHOAL_ASSIGN_OR_RETURN(const ClusterShape shape,
-                         run->Shape(/*one_host=*/false));
+  std::unique_ptr<JobRun> run;
+  SHOAL_ASSIGN_OR_RETURN(const Seating seating, TakeSeat(request, run));
+  CoordinatorSeat* const seat = seating.seat.get();
+  if (seating.ended) {
+    std::fprintf(stderr, "coordinator: the job has ended\n");
+    return OkStatus();
+  }
+  if (run == nullptr) {
+    SHOAL_ASSIGN_OR_RETURN(run, JobRun::Prepare(request));
+  }
+  SHOAL_ASSIGN_OR_RETURN(ClusterShape shape, run->Shape(/*one_host=*/false));
   if (shape.in_process) {
     return InvalidArgumentError(
         "transport: inproc joins threads of one process; services use auto, "
@@ -112,17 +193,39 @@ Status RunCoordinatorService(RunRequest request, Duration join_within,
     const ProcessTrace trace(shape.trace_folder, "coordinator");
     ps::Coordinator::Options coordinator = run->CoordinatorOptions();
     coordinator.join_within = join_within;
-    if (request.kind == RunRequest::Kind::kTrain) {
+    coordinator.run = request.run;
+    if (seat != nullptr) {
+      coordinator.state_store = seat->state();
+      shape.coordinator = seat->endpoint();
+      shape.storage = &seat->storage();
+    } else if (request.kind == RunRequest::Kind::kTrain) {
       coordinator.state_file = run->out() + kCoordinatorStateFile;
-      coordinator.run = request.run;
     }
-    SHOAL_RETURN_IF_ERROR(run->Finish(RunCoordinator(
-        shape, std::move(coordinator), [&](const std::string& address) {
+    const Status outcome = RunCoordinator(
+        shape, std::move(coordinator),
+        [&](const std::string& address) -> Status {
           board.SetReady(0, true);
           std::fprintf(stderr,
                        "coordinator: %s waits for %d servers and %d workers\n",
                        address.c_str(), shape.servers, shape.workers);
-        })));
+          return seat == nullptr ? OkStatus()
+                                 : seat->Publish(shape.transport, address);
+        },
+        [seat] {
+          const Status lost = seat == nullptr ? OkStatus() : seat->Lost();
+          if (!lost.ok()) {
+            seat->GiveUp();
+          }
+          return lost;
+        });
+    if (seat != nullptr) {
+      // How the job ended is then another's to say.
+      SHOAL_RETURN_IF_ERROR(seat->Lost());
+      if (!outcome.ok() && !seat->state()->leads()) {
+        return outcome;
+      }
+    }
+    SHOAL_RETURN_IF_ERROR(run->Finish(outcome));
   }
   PrintSummary(*run, request.kind);
   return OkStatus();
@@ -134,18 +237,29 @@ Status RunMember(
     const std::string& name, RoleOptions role, const ServiceOptions& options,
     StatusOr<std::unique_ptr<Role>> (*create)(const RoleOptions&)) {
   SetLogRole(name);
+  std::string job_name;
   if (!role.job_path.empty()) {
     SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<worker::JobSpec> job,
                            worker::LoadJob(role.job_path, {}));
     role.transport = job->transport();
     role.shards = job->cluster().shards();
+    job_name = job->name();
+    if (role.coordinator.address.empty()) {
+      role.coordinator.address = job->coordinator();
+    }
+  }
+  if (role.coordinator.address.empty()) {
+    return InvalidArgumentError(
+        "where is the coordinator? say --coordinator tcp://HOST:PORT or "
+        "etcd://HOST:PORT/NAME, or --job with a job file that has the key "
+        "`coordinator`");
   }
   const ProcessTrace trace(options.trace_folder, name);
   StatusBoard board;
   role.board = &board;
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<StatusServer> http,
                          StartHttp(options, board));
-  SHOAL_RETURN_IF_ERROR(FindCoordinator(role));
+  SHOAL_RETURN_IF_ERROR(FindCoordinator(job_name, role));
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Role> made, create(role));
   return RunUntilSignal(*made);
 }

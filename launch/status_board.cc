@@ -87,6 +87,16 @@ bool StatusBoard::ready() const {
                        [](const auto& part) { return part.second; }) >= parts_;
 }
 
+void StatusBoard::SetStandby(bool standby) {
+  const MutexLock lock(mutex_);
+  standby_ = standby;
+}
+
+bool StatusBoard::standby() const {
+  const MutexLock lock(mutex_);
+  return standby_;
+}
+
 void StatusBoard::Set(std::string_view metric, std::string_view labels,
                       double value) {
   CheckKnown(metric);

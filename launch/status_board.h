@@ -18,6 +18,9 @@ class StatusBoard {
   void SetParts(int parts);
   void SetReady(int part, bool ready);
   bool ready() const;
+  // It waits to take another's place.
+  void SetStandby(bool standby);
+  bool standby() const;
 
   // `metric`: one of those that status_board.cc describes; `labels` as in the
   // text format: `shard="0"`, or empty.
@@ -32,6 +35,7 @@ class StatusBoard {
  private:
   mutable Mutex mutex_;
   int parts_ SHOAL_GUARDED_BY(mutex_) = 1;
+  bool standby_ SHOAL_GUARDED_BY(mutex_) = false;
   std::map<int, bool> ready_ SHOAL_GUARDED_BY(mutex_);
   std::map<std::string, std::map<std::string, double>, std::less<>> values_
       SHOAL_GUARDED_BY(mutex_);

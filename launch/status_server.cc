@@ -29,12 +29,16 @@ class HttpStatusServer : public StatusServer {
     server_.Get("/healthz", [](const httplib::Request&, httplib::Response& r) {
       r.set_content("ok\n", "text/plain");
     });
-    server_.Get(
-        "/readyz", [&board](const httplib::Request&, httplib::Response& r) {
-          const bool ready = board.ready();
-          r.status = ready ? 200 : 503;
-          r.set_content(ready ? "ready\n" : "not ready\n", "text/plain");
-        });
+    server_.Get("/readyz",
+                [&board](const httplib::Request&, httplib::Response& r) {
+                  const bool standby = board.standby();
+                  const bool ready = standby || board.ready();
+                  r.status = ready ? 200 : 503;
+                  r.set_content(standby ? "standby\n"
+                                : ready ? "ready\n"
+                                        : "not ready\n",
+                                "text/plain");
+                });
     server_.Get(
         "/metrics", [&board](const httplib::Request&, httplib::Response& r) {
           r.set_content(board.MetricsText(), "text/plain; version=0.0.4");

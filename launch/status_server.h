@@ -9,7 +9,8 @@
 namespace shoal::launch {
 
 // Answers HTTP on a thread of its own while it lives: GET /healthz (200: the
-// process runs), /readyz (200 or 503) and /metrics (the board's text).
+// process runs), /readyz (200,
+// also of one that stands by, or 503) and /metrics (the board's text).
 class StatusServer {
  public:
   // On all addresses; port 0: any that is free. `board` must outlive it.

@@ -56,6 +56,24 @@ void Caller::Forget(uint64_t call) {
   }
 }
 
+void Caller::Redirect(comm::EndpointId from, comm::EndpointId to) {
+  std::vector<uint64_t> moved;
+  for (const auto& [id, call] : calls_) {
+    if (call.peer == from) {
+      moved.push_back(id);
+    }
+  }
+  std::sort(moved.begin(), moved.end());  // As they were started.
+  for (const uint64_t id : moved) {
+    Call& call = calls_.at(id);
+    context_.CancelTimer(call.timer);
+    rpc_.Forget(call.request);
+    call.peer = to;
+    call.pause = kFirstPause;
+    Try(id);
+  }
+}
+
 void Caller::Try(uint64_t id) {
   Call& call = calls_.at(id);
   call.timer = comm::TimerId::kNone;

@@ -42,6 +42,9 @@ class Caller {
   // Ends a call without calling its `done`; no effect on one that has ended.
   void Forget(uint64_t call);
 
+  // Asks `to` what `from` has not answered; AddPeer() has told of it.
+  void Redirect(comm::EndpointId from, comm::EndpointId to);
+
   void OnReply(comm::EndpointId from, comm::Message message) {
     rpc_.OnReply(from, std::move(message));
   }

@@ -13,13 +13,6 @@
 
 namespace shoal::ps {
 
-namespace {
-
-// While nothing else changes.
-constexpr Duration kKeepEvery = std::chrono::seconds(1);
-
-}  // namespace
-
 Coordinator::Coordinator(Options options) : options_(std::move(options)) {
   shards_.resize(static_cast<size_t>(options_.num_servers) *
                  static_cast<size_t>(options_.shards_per_server));
@@ -45,7 +38,10 @@ Coordinator::~Coordinator() = default;
 void Coordinator::OnStart(comm::NodeContext& context) {
   context_ = &context;
   caller_.emplace(context);
-  state_.emplace(context, options_.state_file,
+  state_.emplace(context,
+                 options_.state_store != nullptr
+                     ? options_.state_store
+                     : CreateFileState(options_.state_file),
                  [this](const Status& why) { Abort(why); });
   saver_.emplace(context, *caller_,
                  CheckpointSaver::Options{
@@ -71,10 +67,11 @@ void Coordinator::OnStart(comm::NodeContext& context) {
     if (ending_) {
       return;
     }
-    const Status read =
-        state.ok() && !state->empty() ? Recover(*state) : state.status();
+    const Status read = state.ok() && !state->empty()
+                            ? Recover(*state).WithPrefix(state_->name())
+                            : state.status();
     if (!read.ok()) {
-      Abort(read.WithPrefix(options_.state_file));
+      Abort(read);
     } else if (state->empty()) {
       WaitForMembers();
     }
@@ -103,6 +100,15 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
     return;
   }
   const auto method = static_cast<Method>(message.header.method);
+  if (!state_->leads()) {
+    // Another one may lead by now.
+    if (message.header.kind == comm::MessageKind::kRequest) {
+      Reply(from,
+            MakeErrorReply(message, UnavailableError("does not know whether it "
+                                                     "still leads the job")));
+    }
+    return;
+  }
   if (recovering_ && method == Method::kAbort && member != members_.end()) {
     wire::Abort abort;
     GiveUp(from, Decode(message, abort).ok() ? FromWire(abort)
@@ -747,7 +753,7 @@ void Coordinator::OnProgress(const comm::Message& message) {
       options_.observer->OnStaleness(staleness_);
     }
     // What it has seen is told by nobody else.
-    if (state_->settled() && context_->Now() >= kept_at_ + kKeepEvery) {
+    if (state_->due()) {
       Keep([] {});
     }
   }

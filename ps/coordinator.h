@@ -64,10 +64,10 @@ class Coordinator : public comm::Node {
     Duration join_within = std::chrono::seconds(60);
     Duration replace_within = Duration::zero();
     JobObserver* observer = nullptr;  // must outlive the coordinator
-    // A file for what another coordinator needs to go on in the place of this
-    // one. Where it is already, this is that other one. It is removed when the
-    // job ends, however it ends. Empty: who loses the coordinator ends.
+    // For what another coordinator needs to go on in the place of this one, and
+    // this one goes on from; until the job ends. None: who loses it ends.
     std::string state_file;
+    std::shared_ptr<StateStore> state_store;  // instead of a file
     // Of the tries of one training; a state that another run left is of nobody
     // any more. Empty: one that is there must be of this job.
     std::string run;
@@ -252,7 +252,6 @@ class Coordinator : public comm::Node {
   std::optional<CheckpointSaver> saver_;
   std::optional<DurableState> state_;
   bool state_is_ours_ = false;
-  Time kept_at_;
   // Until it has found out where the job is; and of members not heard of yet.
   bool recovering_ = true;
   std::unordered_map<comm::EndpointId, uint64_t> recoveries_;

@@ -199,6 +199,10 @@ void Coordinator::Abort(const Status& why) {
   if (std::exchange(ending_, true)) {
     return;
   }
+  if (!state_->leads()) {
+    context_->Stop(why);  // It is not its job any more, or it can't tell.
+    return;
+  }
   const comm::Message abort =
       AbortMessage(StatusCode::kCancelled,
                    StrCat("the job was called off: ", why.message()));

@@ -71,7 +71,6 @@ void Coordinator::Keep(std::function<void()> kept) {
     kept();
     return;
   }
-  kept_at_ = context_->Now();
   state_->Keep(EncodeState(), [this, kept = std::move(kept)] {
     if (!ending_) {
       kept();
@@ -81,14 +80,14 @@ void Coordinator::Keep(std::function<void()> kept) {
 }
 
 void Coordinator::End(const Status& why) {
-  if (!state_is_ours_) {
+  if (!state_is_ours_ || !state_->leads()) {
     context_->Stop(why);
     return;
   }
   // Storage may hang; what it leaves is found to be of nobody.
   context_->SetTimer(context_->Now() + options_.plan.timeout,
                      [this, why] { context_->Stop(why); });
-  state_->Remove([this, why] { context_->Stop(why); });
+  state_->Remove(why, [this, why] { context_->Stop(why); });
 }
 
 Status Coordinator::Recover(const Buffer& kept) {
@@ -110,7 +109,7 @@ Status Coordinator::TakeState(const wire::CoordinatorState& state) {
   if (state.job() != HashOfJob()) {
     return FailedPreconditionError(
         "is of another job, whose coordinator was lost while it trained; if no "
-        "member of that one runs any more, remove the file");
+        "member of that one runs any more, remove it");
   }
   SHOAL_ASSIGN_OR_RETURN(route_, FromWire(state.route()));
   const auto servers = static_cast<size_t>(state.servers());
@@ -180,11 +179,14 @@ void Coordinator::AskMembers() {
   // As long as one that says nothing is waited for elsewhere: those who wait
   // for it here still go on.
   const Duration within = options_.plan.timeout / 2;
+  wire::Recover recover;
+  recover.set_epoch(state_->epoch());
+  recover.set_address(context_->address());
   for (const auto& [id, member] : members_) {
     caller_->AddPeer(id, member.address, member.name);
     recoveries_[id] = caller_->Start(
         id, comm::Lane::kUrgent, static_cast<uint16_t>(Method::kRecover),
-        "what it has done", within, {Encode(wire::Recover())},
+        "what it has done", within, {Encode(recover)},
         [this, id = id](const StatusOr<comm::Message>& reply) {
           OnMemberFound(id, reply);
         });

@@ -9,6 +9,12 @@
 #include "ps/wire.h"
 
 namespace shoal::ps {
+namespace {
+
+// Before one that does not know whether it leads looks again.
+constexpr Duration kLeadPause = std::chrono::milliseconds(100);
+
+}  // namespace
 
 void Coordinator::OnPrepared(comm::EndpointId from, comm::Message message) {
   wire::Prepared prepared;
@@ -59,9 +65,14 @@ void Coordinator::MaybeCommit() {
   const auto is_prepared = [this](const auto& shard) {
     return !shard.has_value() || prepared_.contains(*shard);
   };
-  if (cut_ == cut_sent_ && cuts_.empty() && !prepared_.empty() &&
-      std::all_of(shards_.begin(), shards_.end(), is_prepared)) {
+  if (cut_ != cut_sent_ || !cuts_.empty() || prepared_.empty() ||
+      !std::all_of(shards_.begin(), shards_.end(), is_prepared)) {
+    return;
+  }
+  if (state_->leads()) {
     Commit();
+  } else {
+    context_->SetTimer(context_->Now() + kLeadPause, [this] { MaybeCommit(); });
   }
 }
 

@@ -1796,6 +1796,115 @@ TEST_F(RestartTest, StateOfAnotherRunIsOfNobody) {
   EXPECT_EQ(NumReplies(JoinShard(0)), 0) << "the others are waited for";
 }
 
+// A place that others may have by now, as an election has it.
+class FakeSeat : public StateStore {
+ public:
+  const std::string& name() const override { return name_; }
+  StatusOr<Buffer> Read(Storage& /*storage*/) override {
+    return kept.empty() ? StatusOr<Buffer>(NotFoundError(name_)) : kept;
+  }
+  Status Write(Storage& /*storage*/, const Buffer& state) override {
+    if (lost) {
+      return AbortedError("another one leads");
+    }
+    kept = state;
+    return OkStatus();
+  }
+  Status Remove(Storage& /*storage*/, const Status& why) override {
+    if (!lost) {
+      kept = Buffer();
+      ended = why;
+    }
+    return OkStatus();
+  }
+  uint64_t epoch() const override { return 17; }
+  bool leads() const override { return sure && !lost; }
+
+  Buffer kept;
+  std::optional<Status> ended;
+  bool sure = true;
+  bool lost = false;
+
+ private:
+  const std::string name_ = "the seat";
+};
+
+class SeatTest : public RestartTest {
+ protected:
+  SeatTest() {
+    options_.state_file.clear();
+    options_.state_store = seat_;
+  }
+  const std::shared_ptr<FakeSeat> seat_ = std::make_shared<FakeSeat>();
+};
+
+TEST_F(SeatTest, StepsWaitWhileItDoesNotKnowWhetherItLeads) {
+  TrainThreeSteps();
+  const uint64_t before = Prepared(Shard(0), 3);
+  seat_->sure = false;
+  EXPECT_EQ(ErrorReplyTo(Prepared(Shard(1), 3)).code(),
+            StatusCode::kUnavailable);
+  context_.Advance(1s);
+  EXPECT_EQ(NumReplies(before), 0) << "it was committed";
+  EXPECT_EQ(ErrorReplyTo(AskOrder(0, 1)).code(), StatusCode::kUnavailable);
+  seat_->sure = true;
+  const uint64_t after = Prepared(Shard(1), 3);
+  EXPECT_EQ(GoodReplyTo<wire::Commit>(before).step(), 3);
+  EXPECT_EQ(GoodReplyTo<wire::Commit>(after).step(), 3);
+}
+
+// With replicas the loss of a shard completes a step, and so does a timer.
+TEST_F(SeatTest, OneThatLostItsSeatTellsNobodyAndLeavesTheStateToOthers) {
+  for (const bool writes : {false, true}) {
+    seat_->lost = false;
+    context_.stopped.reset();
+    TrainThreeSteps();
+    context_.sent.clear();
+    if (writes) {
+      // It learns of it when it keeps the end of an order.
+      for (int step = 3; step < 10; ++step) {
+        Prepared(Shard(0), step);
+        Prepared(Shard(1), step);
+      }
+      seat_->sure = true;
+      BothDone(1);
+      seat_->lost = true;
+    } else {
+      seat_->sure = false;
+      coordinator_->Abort(UnavailableError("worker 1 was lost"));
+      seat_->sure = true;
+    }
+    context_.RunStorage();
+    ASSERT_TRUE(context_.stopped.has_value());
+    EXPECT_FALSE(context_.stopped->ok());
+    for (const comm::EndpointId id : Everyone()) {
+      EXPECT_THAT(AskedOf(id, Method::kAbort), IsEmpty());
+    }
+    EXPECT_FALSE(seat_->kept.empty());
+    EXPECT_FALSE(seat_->ended.has_value());
+    coordinator_.reset();
+    context_.ForgetNode();
+    seat_->kept = Buffer();
+  }
+}
+
+TEST_F(SeatTest, TheNextSaysWhichInTheRowItIs) {
+  TrainThreeSteps();
+  Restart();
+  for (const comm::EndpointId id : Everyone()) {
+    const std::vector<comm::Message> asked = AskedOf(id, Method::kRecover);
+    ASSERT_FALSE(asked.empty());
+    wire::Recover recover;
+    ASSERT_TRUE(Decode(asked.back(), recover).ok());
+    EXPECT_EQ(recover.epoch(), 17U);
+    EXPECT_EQ(recover.address(), context_.address());
+  }
+  coordinator_->Abort(CancelledError("stopped by hand"));
+  context_.RunStorage();
+  ASSERT_TRUE(seat_->ended.has_value());
+  EXPECT_THAT(seat_->ended->message(), HasSubstr("stopped by hand"));
+}
+
 // Killed when all of it had ended, before its file was removed.
 TEST_F(RestartTest, JobThatHasEndedEnds) {
   TrainThreeSteps();

@@ -20,7 +20,8 @@ constexpr char kFile[] = "out/state";
 class DurableStateTest : public ::testing::Test {
  protected:
   DurableState Make(const std::string& path = kFile) {
-    return {context_, path, [this](const Status& why) { failed_ = why; }};
+    return {context_, CreateFileState(path),
+            [this](const Status& why) { failed_ = why; }};
   }
   void Keep(DurableState& state, const std::string& text) {
     state.Keep(Buffer::CopyOf(text), [this, text] { kept_.push_back(text); });
@@ -55,7 +56,7 @@ TEST_F(DurableStateTest, WhatWasKeptIsReadUntilItIsRemoved) {
   context_.RunStorage();
   EXPECT_EQ(*Read(), "second");
   bool removed = false;
-  state.Remove([&removed] { removed = true; });
+  state.Remove(OkStatus(), [&removed] { removed = true; });
   context_.RunStorage();
   EXPECT_TRUE(removed);
   EXPECT_EQ(*Read(), "");
@@ -76,7 +77,7 @@ TEST_F(DurableStateTest, NothingIsWrittenAfterTheRemoval) {
   DurableState state = Make();
   Keep(state, "under way");
   Keep(state, "waits");
-  state.Remove([] {});
+  state.Remove(OkStatus(), [] {});
   Keep(state, "too late");
   context_.RunStorage();
   EXPECT_EQ(*Read(), "");

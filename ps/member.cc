@@ -15,6 +15,9 @@ namespace {
 // once.
 constexpr Duration kHelloPause = std::chrono::milliseconds(50);
 
+// Between two looks for another coordinator.
+constexpr Duration kLookPause = std::chrono::milliseconds(250);
+
 StatusOr<JoinResult> ReadJoinReply(const comm::Message& message) {
   wire::JoinReply reply;
   SHOAL_RETURN_IF_ERROR(Decode(message, reply));
@@ -53,11 +56,12 @@ Member::Member(comm::NodeContext& context, Caller& caller,
 Member::~Member() {
   context_.CancelTimer(timer_);
   context_.CancelTimer(hello_timer_);
+  context_.CancelTimer(look_timer_);
 }
 
 void Member::Start() {
-  caller_.AddPeer(options_.coordinator, options_.coordinator_address,
-                  StrCat("the coordinator at ", options_.coordinator_address));
+  caller_.AddPeer(options_.coordinator.endpoint, options_.coordinator.address,
+                  StrCat("the coordinator at ", options_.coordinator.address));
   wire::Join join;
   join.set_role(options_.is_worker ? wire::Join::WORKER : wire::Join::SHARD);
   join.set_server(options_.server);
@@ -69,13 +73,16 @@ void Member::Start() {
   join.set_host(host);
   join.set_pid(getpid());
   caller_.Start(
-      options_.coordinator, comm::Lane::kUrgent,
+      options_.coordinator.endpoint, comm::Lane::kUrgent,
       static_cast<uint16_t>(Method::kJoin), "leave to join",
       options_.join_within, {Encode(join)},
       [this](StatusOr<comm::Message> reply) { OnJoinReply(std::move(reply)); });
+  last_heard_ = context_.Now();
+  Look();
 }
 
 void Member::OnJoinReply(StatusOr<comm::Message> reply) {
+  joining_ = false;
   if (!reply.ok()) {
     joined_(reply.status().WithPrefix("join"));
     return;
@@ -93,7 +100,7 @@ void Member::Watch() {
   const Duration silent = context_.Now() - last_heard_;
   if (silent >= timeout_) {
     End(UnavailableError(StrCat("heard nothing from the coordinator at ",
-                                options_.coordinator_address, " for ",
+                                options_.coordinator.address, " for ",
                                 ToString(silent))));
     return;
   }
@@ -101,11 +108,62 @@ void Member::Watch() {
       context_.SetTimer(context_.Now() + timeout_ / 4, [this] { Watch(); });
 }
 
+void Member::Look() {
+  context_.CancelTimer(look_timer_);
+  look_timer_ = comm::TimerId::kNone;
+  if (options_.find_coordinator == nullptr || looking_) {
+    return;
+  }
+  if (!joining_ && !missed_ && context_.Now() < last_heard_ + timeout_ / 2) {
+    look_timer_ =
+        context_.SetTimer(context_.Now() + kLookPause, [this] { Look(); });
+    return;
+  }
+  looking_ = true;
+  auto found = std::make_shared<CoordinatorPlace>();
+  context_.StartStorage(
+      [find = options_.find_coordinator,
+       found](Storage& /*storage*/) -> StatusOr<Buffer> {
+        SHOAL_ASSIGN_OR_RETURN(*found, find());
+        return Buffer();
+      },
+      [this, found](const StatusOr<Buffer>& looked) {
+        looking_ = false;
+        if (looked.ok()) {
+          Follow(*found);
+        }
+        look_timer_ =
+            context_.SetTimer(context_.Now() + kLookPause, [this] { Look(); });
+      });
+}
+
+void Member::Follow(const CoordinatorPlace& place) {
+  if (place.epoch <= options_.coordinator.epoch) {
+    return;
+  }
+  const comm::EndpointId before =
+      std::exchange(options_.coordinator, place).endpoint;
+  caller_.AddPeer(place.endpoint, place.address,
+                  StrCat("the coordinator at ", place.address));
+  caller_.Redirect(before, place.endpoint);
+  context_.Disconnect(before);
+  last_heard_ = context_.Now();
+  missed_ = false;
+}
+
 bool Member::OnMessage(comm::EndpointId from, const comm::Message& message) {
-  if (from != options_.coordinator) {
+  wire::Recover recover;
+  if (from != options_.coordinator.endpoint &&
+      message.header.method == static_cast<uint16_t>(Method::kRecover) &&
+      message.header.kind == comm::MessageKind::kRequest &&
+      Decode(message, recover).ok()) {
+    Follow({from, recover.address(), recover.epoch()});
+  }
+  if (from != options_.coordinator.endpoint) {
     return false;
   }
   last_heard_ = context_.Now();
+  missed_ = false;
   switch (static_cast<Method>(message.header.method)) {
     case Method::kAlive: {
       comm::Message answer;
@@ -127,7 +185,11 @@ bool Member::OnMessage(comm::EndpointId from, const comm::Message& message) {
 }
 
 void Member::OnPeerDown(comm::EndpointId peer) {
-  if (peer == options_.coordinator && hello_timer_ == comm::TimerId::kNone) {
+  if (peer != options_.coordinator.endpoint) {
+    return;
+  }
+  missed_ = true;
+  if (hello_timer_ == comm::TimerId::kNone) {
     hello_timer_ =
         context_.SetTimer(context_.Now() + kHelloPause, [this] { SayHello(); });
   }
@@ -137,10 +199,11 @@ void Member::OnPeerDown(comm::EndpointId peer) {
 // hears from us, and Watch() decides when it is really gone.
 void Member::SayHello() {
   hello_timer_ = comm::TimerId::kNone;
-  (void)context_.Connect(options_.coordinator, options_.coordinator_address);
+  (void)context_.Connect(options_.coordinator.endpoint,
+                         options_.coordinator.address);
   comm::Message hello;
   hello.header.method = static_cast<uint16_t>(Method::kAlive);
-  (void)context_.Send(options_.coordinator, comm::Lane::kUrgent,
+  (void)context_.Send(options_.coordinator.endpoint, comm::Lane::kUrgent,
                       std::move(hello));
 }
 

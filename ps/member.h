@@ -1,6 +1,7 @@
 #ifndef SHOAL_PS_MEMBER_H_
 #define SHOAL_PS_MEMBER_H_
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
@@ -52,14 +53,28 @@ struct MemberReport {
 using ReportFn = std::function<void(const MemberReport&)>;
 inline constexpr Duration kReportEvery = std::chrono::seconds(1);
 
+// Where a coordinator is, and which one of those that follow one another: later
+// ones have greater epochs.
+struct CoordinatorPlace {
+  comm::EndpointId endpoint = comm::kCoordinator;
+  std::string address;
+  uint64_t epoch = 0;
+};
+
+// Who leads the job now. Blocks; runs on the storage thread.
+using FindCoordinator = std::function<StatusOr<CoordinatorPlace>()>;
+
 // A node's life in the cluster: joins the coordinator, answers its signs of
-// life, and tells when it is gone or calls the job off.
+// life, and tells when it is gone or calls the job off. It follows a later
+// coordinator, which asks it how far it is or which it looks for when it does
+// not hear from the one it has, and never again listens to an earlier one: so
+// two of them can't both lead it.
 // Belongs to the node's thread.
 class Member {
  public:
   struct Options {
-    comm::EndpointId coordinator = comm::kCoordinator;
-    std::string coordinator_address;
+    CoordinatorPlace coordinator;
+    FindCoordinator find_coordinator;  // empty: it is never elsewhere
     bool is_worker = false;
     int server = 0;   // shards only
     int shard = 0;    // shards only
@@ -83,7 +98,12 @@ class Member {
   bool OnMessage(comm::EndpointId from, const comm::Message& message);
   void OnPeerDown(comm::EndpointId peer);
 
+  comm::EndpointId coordinator() const { return options_.coordinator.endpoint; }
+
  private:
+  // If it is later than the one that it has.
+  void Follow(const CoordinatorPlace& place);
+  void Look();
   void OnJoinReply(StatusOr<comm::Message> reply);
   void Watch();
   void SayHello();
@@ -96,6 +116,10 @@ class Member {
   std::function<void(Status)> ended_;
   Duration timeout_ = std::chrono::seconds(20);
   Time last_heard_;
+  bool joining_ = true;
+  bool missed_ = false;  // its connection ended, and it has said nothing since
+  bool looking_ = false;
+  comm::TimerId look_timer_ = comm::TimerId::kNone;
   comm::TimerId timer_ = comm::TimerId::kNone;
   comm::TimerId hello_timer_ = comm::TimerId::kNone;
 };

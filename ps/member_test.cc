@@ -66,8 +66,8 @@ comm::Message AbortMessage(int code, const std::string& text) {
 class MemberTest : public ::testing::Test {
  protected:
   void Start(Member::Options options = {.is_worker = true}) {
-    options.coordinator = kChief;
-    options.coordinator_address = "fake:chief";
+    options.coordinator = {
+        .endpoint = kChief, .address = "fake:chief", .epoch = 3};
     member_.emplace(
         context_, caller_, options,
         [this](StatusOr<JoinResult> joined) {
@@ -322,6 +322,95 @@ TEST_F(MemberTest, LostConnectionIsMadeAnewAndNotYetTheEnd) {
   ASSERT_THAT(context_.sent, SizeIs(1)) << "it must hear who is back";
   EXPECT_EQ(context_.sent[0].message.header.method,
             static_cast<uint16_t>(Method::kAlive));
+  EXPECT_THAT(ended_, IsEmpty());
+}
+
+comm::Message RecoverMessage(uint64_t epoch, const std::string& address) {
+  wire::Recover recover;
+  recover.set_epoch(epoch);
+  recover.set_address(address);
+  comm::Message message = MemberMessage(Method::kRecover, {Encode(recover)});
+  message.header.kind = comm::MessageKind::kRequest;
+  return message;
+}
+
+// Two coordinators can't both lead it: an earlier one is never heard again.
+TEST_F(MemberTest, LaterCoordinatorIsFollowedAndAnEarlierOneIsNot) {
+  Join();
+  for (const uint64_t epoch : {0, 2, 3}) {
+    EXPECT_FALSE(
+        member_->OnMessage(kStranger, RecoverMessage(epoch, "fake:s")));
+    EXPECT_EQ(member_->coordinator(), kChief);
+  }
+  int answers = 0;
+  caller_.Start(kChief, comm::Lane::kUrgent,
+                static_cast<uint16_t>(Method::kAskOrder), "an order", 60s,
+                {Buffer::CopyOf("ask")},
+                [&answers](const StatusOr<comm::Message>& reply) {
+                  answers += reply.ok() ? 1 : 100;
+                });
+  const comm::Message to_chief = context_.sent.back().message;
+  constexpr comm::EndpointId kNext{80};
+  EXPECT_FALSE(member_->OnMessage(kNext, RecoverMessage(4, "fake:next")));
+  EXPECT_EQ(member_->coordinator(), kNext);
+  EXPECT_THAT(context_.disconnected, testing::Contains(kChief));
+  EXPECT_EQ(context_.connected.back().address, "fake:next");
+  // What waits for an answer is asked of the later one, and the earlier one's
+  // comes too late.
+  const comm::Message to_next = context_.sent.back().message;
+  EXPECT_EQ(context_.sent.back().to, kNext);
+  EXPECT_EQ(to_next.frames.at(0).text(), "ask");
+  caller_.OnReply(kChief, comm::MakeReply(to_chief, {}));
+  EXPECT_EQ(answers, 0);
+  caller_.OnReply(kNext, comm::MakeReply(to_next, {}));
+  EXPECT_EQ(answers, 1);
+
+  EXPECT_FALSE(member_->OnMessage(kChief, MemberMessage(Method::kAlive)));
+  EXPECT_FALSE(member_->OnMessage(kChief, RecoverMessage(4, "fake:chief")));
+  member_->OnMessage(
+      kChief, AbortMessage(static_cast<int>(StatusCode::kCancelled), "late"));
+  EXPECT_THAT(ended_, IsEmpty());
+  EXPECT_EQ(member_->coordinator(), kNext);
+  context_.sent.clear();
+  EXPECT_TRUE(member_->OnMessage(kNext, MemberMessage(Method::kAlive)));
+  EXPECT_EQ(context_.sent.back().to, kNext);
+}
+
+TEST_F(MemberTest, LostCoordinatorIsLookedForWhileItIsNotThere) {
+  StatusOr<CoordinatorPlace> place = UnavailableError("nobody leads");
+  int looks = 0;
+  Start({.find_coordinator =
+             [&] {
+               ++looks;
+               return place;
+             },
+         .is_worker = true});
+  // One that wants to join looks too: nobody knows of it.
+  context_.RunStorage();
+  EXPECT_EQ(looks, 1);
+  Answer({Encode(LetIn())});
+  context_.Advance(500ms);
+  context_.RunStorage();
+  EXPECT_EQ(looks, 1) << "it hears from it";
+  member_->OnPeerDown(kChief);
+  for (int i = 0; i < 8; ++i) {
+    context_.Advance(40ms);
+    member_->OnPeerDown(kChief);
+    context_.RunStorage();
+  }
+  EXPECT_GT(looks, 1);
+  place = CoordinatorPlace{kChief, "fake:chief", 3};
+  context_.Advance(300ms);
+  member_->OnPeerDown(kChief);
+  context_.RunStorage();
+  EXPECT_EQ(member_->coordinator(), kChief) << "the one that it has";
+  place = CoordinatorPlace{comm::EndpointId{80}, "fake:next", 4};
+  for (int i = 0; i < 10; ++i) {
+    context_.Advance(40ms);
+    member_->OnPeerDown(kChief);
+    context_.RunStorage();
+  }
+  EXPECT_EQ(member_->coordinator(), comm::EndpointId{80});
   EXPECT_THAT(ended_, IsEmpty());
 }
 

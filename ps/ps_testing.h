@@ -89,7 +89,9 @@ class FakeContext : public comm::NodeContext {
     connected.push_back({peer, address});
     return refuse_connects;
   }
-  void Disconnect(comm::EndpointId /*peer*/) override {}
+  void Disconnect(comm::EndpointId peer) override {
+    disconnected.push_back(peer);
+  }
   Status Send(comm::EndpointId peer, comm::Lane lane,
               comm::Message message) override {
     if (!refuse_sends.ok()) {
@@ -138,6 +140,7 @@ class FakeContext : public comm::NodeContext {
   std::vector<Time> refused;
   std::vector<Sent> sent;
   std::vector<Connected> connected;
+  std::vector<comm::EndpointId> disconnected;
   std::optional<Status> stopped;
   MemoryStorage storage;
 

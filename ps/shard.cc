@@ -37,7 +37,7 @@ void Shard::OnStart(comm::NodeContext& context) {
   member_.emplace(
       context, *caller_,
       Member::Options{.coordinator = options_.coordinator,
-                      .coordinator_address = options_.coordinator_address,
+                      .find_coordinator = options_.find_coordinator,
                       .server = options_.server,
                       .shard = options_.shard,
                       .join_within = options_.join_within},
@@ -123,7 +123,7 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
     return;
   }
   const auto method = static_cast<Method>(message.header.method);
-  if (from != options_.coordinator &&
+  if (from != member_->coordinator() &&
       (method == Method::kSave || method == Method::kParts ||
        method == Method::kLoad || method == Method::kFinish ||
        method == Method::kRouteChange || method == Method::kRecover)) {
@@ -499,7 +499,7 @@ void Shard::SendPrepared() {
   const Duration within =
       headed_->empty() ? Duration(std::chrono::hours(24)) : plan_.timeout;
   links_->Ask(
-      options_.coordinator, comm::Lane::kUrgent, Method::kPrepared,
+      member_->coordinator(), comm::Lane::kUrgent, Method::kPrepared,
       StrCat("the commit of step ", step_), {Encode(prepared)}, within,
       [this](const StatusOr<comm::Message>& reply) { OnCommit(reply); });
 }
@@ -707,7 +707,7 @@ void Shard::Fail(const Status& why) {
     return;
   }
   // If it does not arrive, the coordinator sees this process end.
-  (void)context_->Send(options_.coordinator, comm::Lane::kUrgent,
+  (void)context_->Send(member_->coordinator(), comm::Lane::kUrgent,
                        AbortMessage(why.code(), why.message()));
   context_->Stop(why);
 }

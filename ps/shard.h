@@ -61,8 +61,8 @@ class SlotStates;
 class Shard : public comm::Node {
  public:
   struct Options {
-    comm::EndpointId coordinator = comm::kCoordinator;
-    std::string coordinator_address;
+    CoordinatorPlace coordinator;
+    FindCoordinator find_coordinator;  // empty: it is never elsewhere
     int server = 0;
     int shard = 0;  // of this server
     Duration join_within = std::chrono::seconds(30);

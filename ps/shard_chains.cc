@@ -373,7 +373,7 @@ void Shard::SendSlotsTo(int shard, Transfer& transfer) {
     wire::CaughtUp caught_up;
     caught_up.set_version(route_.version);
     caught_up.set_joining(shard);
-    links_->Ask(options_.coordinator, comm::Lane::kUrgent, Method::kCaughtUp,
+    links_->Ask(member_->coordinator(), comm::Lane::kUrgent, Method::kCaughtUp,
                 "a shard to be let into its chains", {Encode(caught_up)},
                 plan_.timeout, [this](const StatusOr<comm::Message>& reply) {
                   if (!reply.ok()) {

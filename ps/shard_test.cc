@@ -146,7 +146,7 @@ class ShardWorld {
                       const ModelSpec& model = ShardModel(),
                       const ClusterPlan& plan = {}, int replicas = 1) {
     shard_ = std::make_unique<Shard>(Shard::Options{
-        .coordinator = kChief, .coordinator_address = "fake:chief"});
+        .coordinator = {.endpoint = kChief, .address = "fake:chief"}});
     shard_->OnStart(context);
     wire::JoinReply reply;
     reply.set_index(0);
@@ -339,8 +339,7 @@ int64_t StepOf(const comm::Message& reply) {
 
 TEST(ShardTest, BeforeItHasJoinedItAsksForPatience) {
   FakeContext context{comm::EndpointId{50}};
-  Shard shard({.coordinator = kChief,
-               .coordinator_address = "fake:chief",
+  Shard shard({.coordinator = {.endpoint = kChief, .address = "fake:chief"},
                .server = 3,
                .shard = 1});
   shard.OnStart(context);

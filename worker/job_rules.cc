@@ -750,6 +750,9 @@ std::optional<JobProblem> FindJobProblem(const JobSpec& job) {
   if (Problem problem = CheckCluster(job); problem.has_value()) {
     return problem;
   }
+  if (Problem problem = FindCoordinatorProblem(job); problem.has_value()) {
+    return problem;
+  }
   if (Problem problem = CheckDevices(job); problem.has_value()) {
     return problem;
   }

@@ -20,6 +20,8 @@ std::optional<JobProblem> FindJobProblem(const JobSpec& job);
 std::optional<JobProblem> FindTableProblem(const JobSpec& job);
 // And about what needs the gradients of a whole step at once.
 std::optional<JobProblem> FindGlobalProblem(const JobSpec& job);
+// And about coordinators that keep their state in etcd.
+std::optional<JobProblem> FindCoordinatorProblem(const JobSpec& job);
 
 }  // namespace shoal::worker
 

@@ -71,7 +71,7 @@ void WorkerNode::OnStart(comm::NodeContext& context) {
   member_.emplace(
       context, *caller_,
       ps::Member::Options{.coordinator = options_.coordinator,
-                          .coordinator_address = options_.coordinator_address,
+                          .find_coordinator = options_.find_coordinator,
                           .is_worker = true,
                           .worker = options_.worker,
                           .join_within = options_.join_within},
@@ -146,20 +146,21 @@ void WorkerNode::OnMessage(comm::EndpointId from, comm::Message message) {
     return;
   }
   const auto method = static_cast<ps::Method>(message.header.method);
-  if (from == options_.coordinator && method == ps::Method::kRouteChange) {
+  if (from == member_->coordinator() && method == ps::Method::kRouteChange) {
     OnRouteChange(from, message);
-  } else if (from == options_.coordinator && method == ps::Method::kCutOrder) {
+  } else if (from == member_->coordinator() &&
+             method == ps::Method::kCutOrder) {
     OnCutOrder(from, message);
-  } else if (from == options_.coordinator && method == ps::Method::kRecover) {
+  } else if (from == member_->coordinator() && method == ps::Method::kRecover) {
     ps::AnswerRecover(*context_, from, message, trained_until_, nullptr,
                       joined_.mode_number);
-  } else if (from == options_.coordinator && replica_ != nullptr &&
+  } else if (from == member_->coordinator() && replica_ != nullptr &&
              method == ps::Method::kSave) {
     OnSave(from, message);
-  } else if (from == options_.coordinator && replica_ != nullptr &&
+  } else if (from == member_->coordinator() && replica_ != nullptr &&
              method == ps::Method::kParts) {
     saves_->OnParts(from, std::move(message));
-  } else if (from == options_.coordinator && replica_ != nullptr &&
+  } else if (from == member_->coordinator() && replica_ != nullptr &&
              method == ps::Method::kLoad) {
     OnLoad(from, std::move(message));
   } else {
@@ -205,7 +206,7 @@ void WorkerNode::AskOrder() {
     frames.push_back(Buffer::CopyOf(
         labels_.data(), static_cast<int64_t>(labels_.size() * sizeof(float))));
   }
-  caller_->Start(options_.coordinator, comm::Lane::kUrgent,
+  caller_->Start(member_->coordinator(), comm::Lane::kUrgent,
                  static_cast<uint16_t>(ps::Method::kAskOrder),
                  StrCat("the order after ", order_.number), kOrderWithin,
                  std::move(frames),
@@ -683,7 +684,7 @@ void WorkerNode::ReportClock() {
           ? 0
           : pulls_started_until_ / stride_ - joined_.plan.staleness;
   clock.set_wait_for(std::max<int64_t>(wanted, 0));
-  caller_->Start(options_.coordinator, comm::Lane::kUrgent,
+  caller_->Start(member_->coordinator(), comm::Lane::kUrgent,
                  static_cast<uint16_t>(ps::Method::kClock),
                  StrCat("the slowest worker to reach clock ", wanted),
                  joined_.plan.timeout, {ps::Encode(clock)},
@@ -723,7 +724,7 @@ void WorkerNode::ReportProgress(int64_t step, bool force) {
   message.header.method = static_cast<uint16_t>(ps::Method::kProgress);
   message.frames.push_back(ps::Encode(progress));
   // A lost report only leaves a gap in the curve.
-  (void)context_->Send(options_.coordinator, comm::Lane::kUrgent,
+  (void)context_->Send(member_->coordinator(), comm::Lane::kUrgent,
                        std::move(message));
 }
 
@@ -745,7 +746,7 @@ void WorkerNode::Fail(const Status& why) {
     return;
   }
   // If it does not arrive, the coordinator sees this process end.
-  (void)context_->Send(options_.coordinator, comm::Lane::kUrgent,
+  (void)context_->Send(member_->coordinator(), comm::Lane::kUrgent,
                        ps::AbortMessage(why.code(), why.message()));
   context_->Stop(why);
 }

@@ -44,9 +44,9 @@ struct WorkerJob {
 class WorkerNode : public comm::Node {
  public:
   struct Options {
-    comm::EndpointId coordinator = comm::kCoordinator;
-    std::string coordinator_address;
-    int worker = -1;  // -1: any that is free
+    ps::CoordinatorPlace coordinator;
+    ps::FindCoordinator find_coordinator;  // empty: it is never elsewhere
+    int worker = -1;                       // -1: any that is free
     Duration join_within = std::chrono::seconds(30);
     // Runs on compute lane 0 after the job is joined; may block.
     std::function<StatusOr<WorkerJob>(const ps::JoinResult&)> open;

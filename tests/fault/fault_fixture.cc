@@ -1,6 +1,7 @@
 #include "tests/fault/fault_fixture.h"
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +15,28 @@
 
 namespace shoal::fault {
 namespace {
+
+// Hands connections on: from port argv[1] of this machine to port argv[2].
+constexpr char kProxy[] = R"(import socket, sys, threading
+def copy(source, to):
+    try:
+        while data := source.recv(65536):
+            to.sendall(data)
+    except OSError:
+        pass
+    source.close()
+    to.close()
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    one, _ = listener.accept()
+    try:
+        other = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
+    except OSError:
+        one.close()
+        continue
+    for pair in ((one, other), (other, one)):
+        threading.Thread(target=copy, args=pair, daemon=True).start()
+)";
 
 uint32_t BitsOf(float number) {
   uint32_t bits = 0;
@@ -45,6 +68,10 @@ void CountUpdates(const ps::Tensors& tensors,
 }
 
 }  // namespace
+
+double SecondsSince(SteadyClock::time_point then) {
+  return std::chrono::duration<double>(SteadyClock::now() - then).count();
+}
 
 int Count(const std::string& text, const std::string& words) {
   int count = 0;
@@ -112,10 +139,11 @@ RunOutcome FaultTest::Disturbed(const std::string& out, const Words& settings,
 
 RunOutcome FaultTest::DisturbedServices(
     const std::string& out, const Words& settings,
-    const std::function<void(const JobView&, const std::string& at)>& disturb)
-    const {
+    const std::function<void(const JobView&, const std::string& at)>& disturb,
+    const std::string& etcd) const {
   const std::string port = std::to_string(integration::FreePort());
-  const std::string at = "tcp://localhost:" + port;
+  const std::string at =
+      etcd.empty() ? "tcp://localhost:" + port : etcd + "/small";
   std::string keys;
   std::string more;  // for the members, which do not read the job
   for (const std::string& word : settings) {
@@ -142,16 +170,37 @@ RunOutcome FaultTest::DisturbedServices(
                at, more,
                " &\n"
                "done\n"
-               "keep $S coordinator ",
+               "coordinator() {\n"
+               "  keep $S coordinator ",
                Path("job.yaml"), " --out ", Path(out), keys,
-               " --set cluster.listen=lo --set cluster.port=", port,
-               "\n"
-               "code=$?; wait; exit $code\n"));
+               " --set cluster.listen=lo \"$@\"\n"
+               "}\n",
+               etcd.empty()
+                   ? StrCat("coordinator --set cluster.port=", port,
+                            "\n"
+                            "code=$?; wait; exit $code\n")
+                   : StrCat("python3 ", ProxyWords(), " ", port, " ",
+                            etcd.substr(etcd.rfind(':') + 1),
+                            " & P=$!\n"
+                            "until echo > /dev/tcp/127.0.0.1/",
+                            port,
+                            "; do sleep 0.1; done 2> /dev/null\n"
+                            "coordinator --coordinator etcd://127.0.0.1:",
+                            port,
+                            " & A=$!; sleep 2\n"
+                            "coordinator --coordinator ",
+                            etcd,
+                            " & B=$!\n"
+                            "wait $A; a=$?; wait $B; b=$?\n"
+                            "kill $P; wait 2> /dev/null\n"
+                            "echo coordinators: $a $b\n")));
+  Write("proxy.py", kProxy);
   return integration::RunWatched(
       {"bash", Path("services.sh")},
       [&](pid_t script, const std::string& output) {
         disturb({.launcher = script, .output = output}, at);
-      });
+      },
+      std::chrono::seconds(etcd.empty() ? 60 : 120));
 }
 
 std::vector<pid_t> FaultTest::ServicesWith(const std::string& at,
@@ -161,6 +210,14 @@ std::vector<pid_t> FaultTest::ServicesWith(const std::string& at,
                    StrCat(" coordinator ", Path("job.yaml")))
              : integration::AllRunningWith(
                    StrCat(" ", role, " --index 1 --coordinator ", at));
+}
+
+bool FaultTest::AllReplicasAreThere(const std::string& at) {
+  const RunOutcome status = integration::RunProgram(
+      {integration::Program(), "status", "--coordinator", at});
+  return status.exit_code == 0 &&
+         status.output.find(": 0 lack some, 0 are being copied") !=
+             std::string::npos;
 }
 
 void FaultTest::UntilLongEnough(

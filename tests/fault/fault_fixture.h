@@ -1,6 +1,7 @@
 #ifndef SHOAL_TESTS_FAULT_FAULT_FIXTURE_H_
 #define SHOAL_TESTS_FAULT_FAULT_FIXTURE_H_
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <random>
@@ -16,6 +17,10 @@ namespace shoal::fault {
 
 using integration::RunOutcome;
 using integration::Words;
+
+using SteadyClock = std::chrono::steady_clock;
+
+double SecondsSince(SteadyClock::time_point then);
 
 // Times that `words` stand in `text`.
 int Count(const std::string& text, const std::string& words);
@@ -92,14 +97,23 @@ class FaultTest : public integration::JobsTest {
 
   // The same job as services, of which those that a signal ended are started
   // again: `disturb` is not given a launcher, but what ServicesWith() needs.
+  // With `etcd`, where it is, two coordinators that keep their state there; the
+  // last line is then "coordinators: A B", their exit codes. The first one
+  // starts two seconds before the other and reaches etcd by a process of its
+  // own, ProxyWords() on its command line: without that, it is cut off.
   RunOutcome DisturbedServices(
       const std::string& out, const Words& settings,
-      const std::function<void(const JobView&, const std::string& at)>& disturb)
-      const;
+      const std::function<void(const JobView&, const std::string& at)>& disturb,
+      const std::string& etcd = "") const;
+
+  std::string ProxyWords() const { return Path("proxy.py"); }
 
   // Of the services that were started with `at`: "coordinator", "server".
   std::vector<pid_t> ServicesWith(const std::string& at,
                                   const std::string& role) const;
+
+  // Asks the coordinator at `at`.
+  static bool AllReplicasAreThere(const std::string& at);
 
   // The same job, as threads of one server that nobody disturbs.
   void TrainUndisturbed(const std::string& out, int epochs,

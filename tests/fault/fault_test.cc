@@ -21,12 +21,6 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-using SteadyClock = std::chrono::steady_clock;
-
-double SecondsSince(SteadyClock::time_point then) {
-  return std::chrono::duration<double>(SteadyClock::now() - then).count();
-}
-
 Words Join(Words words, const Words& more) {
   words.insert(words.end(), more.begin(), more.end());
   return words;
@@ -414,15 +408,6 @@ class CoordinatorFaultTest : public DealtFaultTest {
     EXPECT_EQ(run.exit_code, 0) << run.output;
     EXPECT_FALSE(exists(folder_ / "out" / "coordinator.state"));
     return kills == kKills && servers_killed == kKills / 2;
-  }
-
- private:
-  static bool AllReplicasAreThere(const std::string& at) {
-    const RunOutcome status = integration::RunProgram(
-        {integration::Program(), "status", "--coordinator", at});
-    return status.exit_code == 0 &&
-           status.output.find(": 0 lack some, 0 are being copied") !=
-               std::string::npos;
   }
 };
 

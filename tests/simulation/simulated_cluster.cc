@@ -121,7 +121,7 @@ std::unique_ptr<comm::Node> SimulatedCluster::Make(const std::string& node) {
     made = std::make_unique<ps::Coordinator>(std::move(options));
   } else if (IsServer(node)) {
     ps::Shard::Options options;
-    options.coordinator_address = address_;
+    options.coordinator.address = address_;
     options.server = IndexOf(node);
     options.shard = std::atoi(node.c_str() + node.rfind(' '));
     if (plan_.reports) {
@@ -133,7 +133,7 @@ std::unique_ptr<comm::Node> SimulatedCluster::Make(const std::string& node) {
     made = std::make_unique<ps::Shard>(options);
   } else {
     worker::WorkerNode::Options options;
-    options.coordinator_address = address_;
+    options.coordinator.address = address_;
     options.worker = IndexOf(node);
     options.open = &worker::OpenWorker;
     made = std::make_unique<worker::WorkerNode>(options);
