@@ -12,7 +12,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "base/cancellable.h"
 #include "base/log.h"
 #include "base/random.h"
 #include "base/strcat.h"
@@ -153,60 +152,14 @@ class CoordinatorSeat::State : public ps::StateStore {
   const std::string name_;
 };
 
-// A coordinator that was stopped in the middle of a checkpoint must not publish
-// it when it comes to itself: another one has begun it anew.
-class CoordinatorSeat::FencedStorage : public Storage {
- public:
-  explicit FencedStorage(const EtcdElection& election)
-      : election_(election), files_(CreateStorage()) {}
-
-  StatusOr<Buffer> ReadFile(const std::string& path) override {
-    return files_->ReadFile(path);
-  }
-  Status PublishFile(const std::string& path,
-                     std::span<const Buffer> pieces) override {
-    SHOAL_RETURN_IF_ERROR(Check(path));
-    return files_->PublishFile(path, pieces);
-  }
-  StatusOr<std::vector<std::string>> ListFolder(
-      const std::string& path) override {
-    return files_->ListFolder(path);
-  }
-  Status Remove(const std::string& path) override {
-    SHOAL_RETURN_IF_ERROR(Check(path));
-    return files_->Remove(path);
-  }
-  Status MoveFolder(const std::string& from, const std::string& to) override {
-    SHOAL_RETURN_IF_ERROR(Check(from));
-    return files_->MoveFolder(from, to);
-  }
-
-  void Cancel() {
-    if (auto* const waiting = dynamic_cast<Cancellable*>(files_.get())) {
-      waiting->Cancel();
-    }
-  }
-
- private:
-  Status Check(const std::string& path) const {
-    return election_.Leads() ? OkStatus()
-                             : AbortedError(StrCat(
-                                   path,
-                                   " is not changed: this coordinator does "
-                                   "not know whether it still leads the job"));
-  }
-
-  const EtcdElection& election_;
-  const std::unique_ptr<Storage> files_;
-};
-
 CoordinatorSeat::CoordinatorSeat(Options options)
     : options_(std::move(options)),
       keys_(options_.etcd.name),
       client_({.hosts = options_.etcd.hosts}),
       election_(client_, keys_.leader, LeaseFor(options_.timeout)),
       state_(std::make_shared<State>(*this)),
-      storage_(std::make_unique<FencedStorage>(election_)) {
+      files_(CreateStorage()),
+      storage_(*files_, [this] { return election_.Leads(); }) {
   char host[256] = "";
   (void)gethostname(host, sizeof(host) - 1);
   card_.host = host;
@@ -346,7 +299,7 @@ std::shared_ptr<ps::StateStore> CoordinatorSeat::state() const {
   return state_;
 }
 
-Storage& CoordinatorSeat::storage() const { return *storage_; }
+Storage& CoordinatorSeat::storage() { return storage_; }
 
 Status CoordinatorSeat::Lost() {
   const Status lost = election_.lost();
@@ -363,7 +316,7 @@ Status CoordinatorSeat::Lost() {
 
 void CoordinatorSeat::GiveUp() {
   client_.Cancel();
-  storage_->Cancel();
+  storage_.Cancel();
 }
 
 }  // namespace shoal::launch

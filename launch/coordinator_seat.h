@@ -15,6 +15,7 @@
 #include "launch/coordinator_card.h"
 #include "launch/status_board.h"
 #include "ps/durable_state.h"
+#include "ps/fenced_storage.h"
 
 namespace shoal::launch {
 
@@ -56,7 +57,7 @@ class CoordinatorSeat {
   std::shared_ptr<ps::StateStore> state() const;
   // The same: files as elsewhere, as long as this process surely leads; else
   // changes are refused with kAborted.
-  Storage& storage() const;
+  Storage& storage();
 
   // OK as long as this process may lead; then kAborted, saying who does.
   Status Lost();
@@ -65,7 +66,6 @@ class CoordinatorSeat {
 
  private:
   class State;
-  class FencedStorage;
   explicit CoordinatorSeat(Options options);
   StatusOr<bool> StandBy();
   // Looks once: whether it leads now.
@@ -83,7 +83,8 @@ class CoordinatorSeat {
   EtcdElection election_;
   CoordinatorCard card_;
   std::shared_ptr<State> state_;
-  std::unique_ptr<FencedStorage> storage_;
+  const std::unique_ptr<Storage> files_;
+  ps::FencedStorage storage_;
   int64_t behind_ = 0;          // the epoch that it stands by behind
   std::optional<Status> over_;  // the job has ended so
 };

@@ -61,8 +61,12 @@ struct RunPlan {
   int replicas = 1;
   int server_crashes = 0;  // one after another, each repaired before the next
   int coordinator_crashes = 0;
-  bool loses_state = false;  // the coordinator, its file, with each crash
-  int scales = 0;            // to other numbers of servers and workers
+  // That stand by for each other with etcd; 0: one, which has a file.
+  int coordinators = 0;
+  int cut_offs = 0;           // of the one that leads, from etcd
+  bool always_leads = false;  // a planted bug of coordinators
+  bool loses_state = false;   // the coordinator, its file, with each crash
+  int scales = 0;             // to other numbers of servers and workers
   int partitions = 0;  // of two processes, or of one and all, one way or both
   int slow_processes = 0;  // for a while
   int full_disks = 0;      // times in which nothing can be written
@@ -96,6 +100,7 @@ struct RunResult {
   int faults = 0;   // of all kinds
   int crashed = 0;  // servers that were
   int coordinators_crashed = 0;
+  int leaders_changed = 0;
   int scaled = 0;    // commands that were taken
   int switched = 0;  // the same, of modes
   int partitioned = 0;

@@ -45,10 +45,16 @@ bool PlantedBugTest::Finds(
                }));
 }
 
-bool PlantedBugTest::Finds(RunPlan plan, const Decorate& decorate) {
+bool PlantedBugTest::Finds(const RunPlan& plan, const Decorate& decorate) {
+  return Finds(plan, [&](RunPlan& with) { with.decorate = decorate; });
+}
+
+bool PlantedBugTest::Finds(RunPlan plan,
+                           const std::function<void(RunPlan&)>& plant) {
   RunPlan calm = plan;
   calm.faults = false;
   calm.crashes = calm.server_crashes = calm.coordinator_crashes = 0;
+  calm.cut_offs = 0;
   calm.scales = calm.partitions = calm.slow_processes = calm.full_disks = 0;
   const RunResult want = RunJob(*job, calm);
   EXPECT_EQ(want.digest.size(), 32U);
@@ -56,7 +62,7 @@ bool PlantedBugTest::Finds(RunPlan plan, const Decorate& decorate) {
   const RunResult without = RunJob(*job, plan);
   EXPECT_EQ(without.digest, want.digest) << "without the bug";
   EXPECT_EQ(without.violation, "") << "without the bug";
-  plan.decorate = decorate;
+  plant(plan);
   for (plan.seed = 1; plan.seed <= 500; ++plan.seed) {
     const RunResult result = RunJob(*job, plan);
     if (!result.ended || !result.status.ok() || result.digest != want.digest ||

@@ -27,7 +27,8 @@ class PlantedBugTest : public ::testing::Test {
   // whose name begins with `where`.
   static bool Finds(const RunPlan& plan, const std::string& where,
                     const std::function<ChangingNode::Change()>& change);
-  static bool Finds(RunPlan plan, const Decorate& decorate);
+  static bool Finds(const RunPlan& plan, const Decorate& decorate);
+  static bool Finds(RunPlan plan, const std::function<void(RunPlan&)>& plant);
   // The same for a node in another context.
   template <typename Context>
   static bool FindsContext(const RunPlan& plan, const std::string& where) {

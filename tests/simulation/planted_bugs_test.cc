@@ -280,6 +280,13 @@ TEST_F(PlantedBugsTest, FindsACheckpointThatDoesNotWaitForItsStep) {
   }));
 }
 
+// One that was cut off from etcd goes on beside the one in its place.
+TEST_F(PlantedBugsTest, FindsACoordinatorThatAlwaysLeads) {
+  EXPECT_TRUE(
+      Finds({.coordinator_crashes = 2, .coordinators = 2, .cut_offs = 4},
+            [](RunPlan& with) { with.always_leads = true; }));
+}
+
 // --- Clocks ----------------------------------------------------------------
 
 // Deadlines travel as times of the sender's clock.

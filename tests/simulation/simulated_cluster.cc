@@ -7,6 +7,7 @@
 #include "base/strcat.h"
 #include "comm/torn_storage.h"
 #include "ps/checkpoint_format.h"
+#include "ps/fenced_storage.h"
 #include "ps/shard.h"
 #include "tests/simulation/forwarding.h"
 #include "worker/open_worker.h"
@@ -33,6 +34,54 @@ int IndexOf(const std::string& process) {
 bool IsServer(const std::string& process) {
   return process.starts_with("server");
 }
+bool IsCoordinator(const std::string& process) {
+  return process.starts_with(kCoordinator);
+}
+
+// One of several coordinators. What it does to files waits while it can't reach
+// etcd, as it does behind a state that is to be kept there, and is done when it
+// can again; by then another one may lead.
+class SeatContext : public ForwardingContext {
+ public:
+  SeatContext(comm::NodeContext& to, SimulatedEtcd& etcd,
+              const std::string& who)
+      : ForwardingContext(to),
+        etcd_(etcd),
+        who_(who),
+        state_(etcd.StoreOf(who)) {}
+
+  void StartStorage(std::function<StatusOr<Buffer>(Storage&)> work,
+                    std::function<void(StatusOr<Buffer>)> done) override {
+    auto start = [this, work = std::move(work), done = std::move(done)] {
+      ForwardingContext::StartStorage(
+          [work, state = state_](Storage& storage) {
+            ps::FencedStorage fenced(storage,
+                                     [&state] { return state->leads(); });
+            return work(fenced);
+          },
+          done);
+    };
+    const Time until = etcd_.CutOffUntil(who_);
+    if (waiting_ == 0 && world_now() >= until) {
+      start();
+      return;
+    }
+    ++waiting_;
+    SetTimer(Now() + std::max<Duration>(until - world_now(), Duration(1)),
+             [this, start = std::move(start)] {
+               --waiting_;
+               start();
+             });
+  }
+
+ private:
+  Time world_now() const { return etcd_.Now(); }  // its own clock drifts
+
+  SimulatedEtcd& etcd_;
+  const std::string who_;
+  const std::shared_ptr<ps::StateStore> state_;
+  int waiting_ = 0;
+};
 
 comm::SimOptions OptionsFor(const RunPlan& plan) {
   comm::SimOptions options;
@@ -57,6 +106,7 @@ SimulatedCluster::SimulatedCluster(const SimulatedJob& job, const RunPlan& plan)
       random_(HashKey(plan.seed, HashText("faults"))),
       tells_(plan.seed % 2 == 0),
       start_(world_.Now()),
+      etcd_(world_),
       servers_wanted_(plan.servers),
       workers_wanted_(plan.workers) {
   if (plan.files != nullptr) {
@@ -67,25 +117,34 @@ SimulatedCluster::SimulatedCluster(const SimulatedJob& job, const RunPlan& plan)
 }
 
 RunResult SimulatedCluster::Run() {
-  Add(kCoordinator, {kCoordinator});
-  Start(processes_.at(kCoordinator));
-  address_ = world_.address(kCoordinator);
+  etcd_.believes = plan_.always_leads;
+  for (int i = 0; i < plan_.coordinators; ++i) {
+    const std::string name = StrCat(kCoordinator, " ", i);
+    Add(name, {name});
+  }
+  if (plan_.coordinators == 0) {
+    Add(kCoordinator, {kCoordinator});
+    Start(processes_.at(kCoordinator));
+    address_ = world_.address(kCoordinator);
+  }
   Launch();
   PlanFaults();
   const Status ran = world_.Run([this] { return power_failed_ || Ended(); },
                                 std::chrono::seconds(120));
   result_.ended = ran.ok() && !power_failed_;
-  result_.status = result_.ended ? *world_.stopped(kCoordinator)
+  result_.status = result_.ended ? HowItEnded()
                    : ran.ok()    ? UnavailableError("the power failed")
                                  : ran;
   result_.trace_hash = world_.trace_hash();
   result_.num_events = world_.num_events();
   result_.faults += static_cast<int>(world_.num_losses());
+  result_.leaders_changed =
+      std::max(0, static_cast<int>(etcd_.num_leaders()) - 1);
   result_.seconds = ToSeconds(world_.Now() - start_);
   result_.digests.clear();
   CheckCheckpoints();
   if (const auto* coordinator = dynamic_cast<const ps::Coordinator*>(
-          Undecorated(world_.node(kCoordinator)))) {
+          Undecorated(world_.node(Leader())))) {
     result_.staleness = coordinator->staleness();
   }
   const auto last = result_.digests.find(SimulatedJob::kSteps);
@@ -101,7 +160,7 @@ RunResult SimulatedCluster::Run() {
 
 std::unique_ptr<comm::Node> SimulatedCluster::Make(const std::string& node) {
   std::unique_ptr<comm::Node> made;
-  if (node == kCoordinator) {
+  if (IsCoordinator(node)) {
     ps::Coordinator::Options options = job_.CoordinatorOptions();
     options.plan.mode = plan_.mode;
     options.plan.staleness = plan_.staleness;
@@ -113,15 +172,25 @@ std::unique_ptr<comm::Node> SimulatedCluster::Make(const std::string& node) {
     options.restore_step = plan_.restore_step;
     // Another run: a state that one before has left is of nobody.
     options.run = StrCat("seed ", plan_.seed);
-    options.state_file = kStateFile;
+    if (plan_.coordinators > 0) {
+      options.state_store = etcd_.StoreOf(node);
+    } else {
+      options.state_file = kStateFile;
+    }
     options.wanted = [this](int servers, int workers) {
       servers_wanted_ = servers;
       workers_wanted_ = workers;
     };
     made = std::make_unique<ps::Coordinator>(std::move(options));
+    if (plan_.coordinators > 0) {
+      made = std::make_unique<NodeInContext<SeatContext>>(
+          std::move(made), [this, node](comm::NodeContext& context) {
+            return std::make_unique<SeatContext>(context, etcd_, node);
+          });
+    }
   } else if (IsServer(node)) {
     ps::Shard::Options options;
-    options.coordinator.address = address_;
+    Find(options.coordinator, options.find_coordinator);
     options.server = IndexOf(node);
     options.shard = std::atoi(node.c_str() + node.rfind(' '));
     if (plan_.reports) {
@@ -133,7 +202,7 @@ std::unique_ptr<comm::Node> SimulatedCluster::Make(const std::string& node) {
     made = std::make_unique<ps::Shard>(options);
   } else {
     worker::WorkerNode::Options options;
-    options.coordinator.address = address_;
+    Find(options.coordinator, options.find_coordinator);
     options.worker = IndexOf(node);
     options.open = &worker::OpenWorker;
     made = std::make_unique<worker::WorkerNode>(options);
@@ -161,7 +230,27 @@ void SimulatedCluster::AddWanted() {
 }
 
 bool SimulatedCluster::Ended() const {
-  return world_.stopped(kCoordinator).has_value();
+  return plan_.coordinators > 0 ? etcd_.end().has_value()
+                                : world_.stopped(kCoordinator).has_value();
+}
+
+Status SimulatedCluster::HowItEnded() const {
+  return plan_.coordinators > 0 ? *etcd_.end() : *world_.stopped(kCoordinator);
+}
+
+std::string SimulatedCluster::Leader() const {
+  return plan_.coordinators > 0 ? etcd_.leader() : kCoordinator;
+}
+
+// What a member knows that starts now.
+void SimulatedCluster::Find(ps::CoordinatorPlace& place,
+                            ps::FindCoordinator& find) {
+  if (plan_.coordinators == 0) {
+    place.address = address_;
+    return;
+  }
+  place = *etcd_.Find();
+  find = [this] { return etcd_.Find(); };
 }
 
 bool SimulatedCluster::Runs(const std::string& node) const {
@@ -175,13 +264,13 @@ bool SimulatedCluster::AllRun(const Process& process) const {
 }
 
 ps::Coordinator* SimulatedCluster::coordinator() {
-  return Runs(kCoordinator) ? dynamic_cast<ps::Coordinator*>(
-                                  Undecorated(world_.node(kCoordinator)))
-                            : nullptr;
+  return Runs(Leader()) ? dynamic_cast<ps::Coordinator*>(
+                              Undecorated(world_.node(Leader())))
+                        : nullptr;
 }
 
 bool SimulatedCluster::IsWanted(const std::string& process) const {
-  return process == kCoordinator ||
+  return IsCoordinator(process) ||
          IndexOf(process) <
              (IsServer(process) ? servers_wanted_ : workers_wanted_);
 }
@@ -198,7 +287,43 @@ void SimulatedCluster::Launch() {
   WatchRepairs();
 }
 
+// One of several. It stands by until it can lead; one that has lost its place
+// notices a while later, ends, and stands by again.
+void SimulatedCluster::TendCoordinator(const std::string& name,
+                                       Process& process) {
+  const Time now = world_.Now();
+  if (process.started && Runs(name)) {
+    etcd_.Renew(name);
+    if (!etcd_.HasLost(name)) {
+      return;
+    }
+    if (process.gives_up == Time()) {
+      process.gives_up = now + FromSeconds(Uniform(0, 0.5));
+    }
+    if (now >= process.gives_up) {
+      Kill(name, kLaunchEvery);
+    }
+    return;
+  }
+  if (process.started && world_.stopped(name).has_value()) {
+    etcd_.Resign(name);  // It gave up by itself.
+  }
+  if (now >= process.down_until && etcd_.Try(name)) {
+    process.gives_up = Time();
+    Start(process);
+    etcd_.Publish(
+        name, {.endpoint = world_.id(name), .address = world_.address(name)});
+  }
+}
+
 void SimulatedCluster::Tend(const std::string& name, Process& process) {
+  if (plan_.coordinators > 0 && IsCoordinator(name)) {
+    TendCoordinator(name, process);
+    return;
+  }
+  if (plan_.coordinators > 0 && !etcd_.Find().ok()) {
+    return;  // A member that starts waits until somebody leads.
+  }
   bool runs = false;
   bool failed = false;
   for (const std::string& node : process.nodes) {
@@ -243,7 +368,7 @@ void SimulatedCluster::Kill(const std::string& name, Duration pause) {
   }
   process.down_until = world_.Now() + pause;
   CheckCheckpoints();
-  if (tells_ && name != kCoordinator) {
+  if (tells_ && !IsCoordinator(name)) {
     world_.At(world_.Now() + 5ms, [this, name] {
       if (coordinator() != nullptr) {
         (void)coordinator()->ProcessEnded(name, UnavailableError("was killed"));
@@ -293,6 +418,9 @@ void SimulatedCluster::PlanFaults() {
   }
   for (int i = 0; i < plan_.coordinator_crashes; ++i) {
     Between(0, 2, [this] { CrashCoordinator(); });
+  }
+  for (int i = 0; i < plan_.cut_offs; ++i) {
+    Between(0.05, 2, [this] { CutOffLeader(); });
   }
   for (int i = 0; i < plan_.partitions; ++i) {
     Between(0.05, 1.2, [this] { Partition(); });
@@ -352,15 +480,23 @@ void SimulatedCluster::CrashAServer() {
   });
 }
 
-// While members join, train or end; it comes back with its file.
+// While members join, train or end; it comes back with its file, or to stand
+// by.
 void SimulatedCluster::CrashCoordinator() {
-  if (Runs(kCoordinator)) {
+  if (Runs(Leader())) {
     ++result_.coordinators_crashed;
     ++result_.faults;
-    Kill(kCoordinator, FromSeconds(Uniform(0.01, 0.51)));
+    Kill(Leader(), FromSeconds(Uniform(0.01, 0.51)));
     if (plan_.loses_state) {
       (void)world_.storage().Remove(kStateFile);
     }
+  }
+}
+
+void SimulatedCluster::CutOffLeader() {
+  if (Runs(Leader())) {
+    ++result_.faults;
+    etcd_.CutOff(Leader(), FromSeconds(Uniform(0.1, 2)));
   }
 }
 
@@ -413,7 +549,7 @@ void SimulatedCluster::Partition() {
     return;
   }
   const bool may_lose =
-      (one == kCoordinator || other == kCoordinator || other.empty()) &&
+      (IsCoordinator(one) || IsCoordinator(other) || other.empty()) &&
       plan_.replicas > 1;
   if (may_lose && !MayLoseAServer()) {
     length = std::min<Duration>(length, 150ms);

@@ -13,6 +13,7 @@
 #include "comm/sim.h"
 #include "ps/coordinator.h"
 #include "tests/simulation/cluster_world.h"
+#include "tests/simulation/simulated_etcd.h"
 
 namespace shoal::simulation {
 
@@ -26,11 +27,12 @@ class SimulatedCluster {
   RunResult Run();
 
  private:
-  // The coordinator, a server or a worker.
+  // A coordinator, a server or a worker.
   struct Process {
     std::vector<std::string> nodes;  // its threads
     Time down_until;                 // not started again before
     bool started = false;
+    Time gives_up;  // a coordinator that has lost its place; zero: has not
   };
 
   // The launcher.
@@ -39,12 +41,17 @@ class SimulatedCluster {
   void AddWanted();
   void Launch();
   void Tend(const std::string& name, Process& process);
+  void TendCoordinator(const std::string& name, Process& process);
   void Start(Process& process);
   void Kill(const std::string& name, Duration pause);
   bool IsWanted(const std::string& process) const;
   bool Runs(const std::string& node) const;
   bool AllRun(const Process& process) const;
   bool Ended() const;
+  Status HowItEnded() const;
+  void Find(ps::CoordinatorPlace& place, ps::FindCoordinator& find);
+  // The process that leads the job, or did last.
+  std::string Leader() const;
   // Null when it is down or has ended.
   ps::Coordinator* coordinator();
 
@@ -54,6 +61,7 @@ class SimulatedCluster {
   void Between(double begin, double span, std::function<void()> fault);
   void CrashAServer();
   void CrashCoordinator();
+  void CutOffLeader();
   void Scale(int servers, int workers);
   void SwitchMode();
   void Partition();
@@ -78,7 +86,8 @@ class SimulatedCluster {
   Random random_;
   const bool tells_;  // the launcher, the coordinator, of processes that end
   Time start_;
-  std::string address_;  // of the coordinator
+  SimulatedEtcd etcd_;
+  std::string address_;  // of the only coordinator
   std::map<std::string, Process> processes_;
   int servers_wanted_;
   int workers_wanted_;

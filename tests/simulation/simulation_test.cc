@@ -172,6 +172,24 @@ TEST_F(SimulationTest, LostCoordinatorsLeaveTheBitsOfTheUndisturbedRun) {
       &RunResult::coordinators_crashed);
 }
 
+// The coordinator that leads is killed, or cut off from etcd for so long that
+// another one leads, and comes to itself while that one does.
+TEST_F(SimulationTest, LostLeadersLeaveTheBitsOfTheUndisturbedRun) {
+  ExpectBits(
+      350 / kShare,
+      [](int seed) {
+        const int replicas = 1 + seed % 3;
+        return RunPlan{.crashes = 1,
+                       .replicas = replicas,
+                       .server_crashes = replicas > 1 ? 2 : 0,
+                       .coordinator_crashes = 2,
+                       .coordinators = 2 + seed % 2,
+                       .cut_offs = 3,
+                       .scales = seed % 4 == 0 ? 2 : 0};
+      },
+      &RunResult::leaders_changed);
+}
+
 // Members come and go on command, while servers are killed and all else goes
 // wrong.
 TEST_F(SimulationTest, OtherNumbersOfMembersLeaveTheBitsOfTheUndisturbedRun) {
