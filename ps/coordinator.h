@@ -103,8 +103,8 @@ class Coordinator : public comm::Node {
   };
   Ended ProcessEnded(const std::string& name, const Status& why);
 
-  // Training is under way, and every slot has all its replicas. On the node's
-  // thread.
+  // Training is under way, and every slot has all its replicas, which whoever
+  // takes the place of this coordinator knows too. On the node's thread.
   bool replicated() const;
   uint64_t route_version() const { return route_.version; }
   // Of all gradients so far that workers told of, see ps/staleness.h.
@@ -222,6 +222,7 @@ class Coordinator : public comm::Node {
   // the next one is dealt to them.
   bool WantedAreThere() const;
   void DealAnew();
+  void TellWanted() const;
   void CutOrder(int64_t until);
   void SendCuts();
   void CutDone(comm::EndpointId worker);

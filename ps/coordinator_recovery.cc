@@ -114,7 +114,7 @@ Status Coordinator::TakeState(const wire::CoordinatorState& state) {
   SHOAL_ASSIGN_OR_RETURN(route_, FromWire(state.route()));
   const auto servers = static_cast<size_t>(state.servers());
   if (state.servers() < 1 || state.workers() < 1 ||
-      route_.shards.size() !=
+      route_.shards.size() >
           servers * static_cast<size_t>(options_.shards_per_server)) {
     return DataLossError("does not fit together");
   }
@@ -122,7 +122,8 @@ Status Coordinator::TakeState(const wire::CoordinatorState& state) {
   options_.num_workers = state.workers();
   workers_wanted_ = state.workers_wanted();
   leaving_.insert(state.leaving().begin(), state.leaving().end());
-  shards_.assign(route_.shards.size(), std::nullopt);
+  shards_.assign(servers * static_cast<size_t>(options_.shards_per_server),
+                 std::nullopt);
   workers_.assign(
       static_cast<size_t>(std::max(state.workers(), state.workers_wanted())),
       WorkerState());
@@ -311,6 +312,9 @@ void Coordinator::FinishRecovery() {
     FinishRecovered();
     return;
   }
+  // Whoever runs the job may know of what the lost one did not get to keep, or
+  // not of what it did.
+  TellWanted();
   if (!started_) {
     MakeReady();
   } else if (options_.plan.mode == Mode::kSync ||

@@ -30,9 +30,9 @@ std::vector<ShardPlace> Coordinator::Places() const {
 
 std::vector<RouteTable::Peer> Coordinator::LiveShards() const {
   std::vector<RouteTable::Peer> live;
-  for (size_t i = 0; i < shards_.size(); ++i) {
-    if (shards_[i].has_value()) {
-      live.push_back(route_.shards[i]);
+  for (const std::optional<comm::EndpointId>& id : shards_) {
+    if (id.has_value()) {
+      live.push_back(PeerOf(*id));
     }
   }
   return live;
@@ -76,6 +76,7 @@ void Coordinator::ChangeRoute() {
   if (options_.plan.mode == Mode::kSync) {
     BalanceHeads(chains);
   }
+  route_.shards.resize(shards_.size());
   for (size_t i = 0; i < shards_.size(); ++i) {
     if (shards_[i].has_value()) {
       route_.shards[i] = PeerOf(*shards_[i]);
@@ -112,14 +113,10 @@ bool Coordinator::ServerIsComplete(int shard) const {
 void Coordinator::LetShardIn(comm::EndpointId shard) {
   const Member& member = members_.at(shard);
   const auto index = static_cast<size_t>(member.index);
-  if (route_.shards[index] == PeerOf(shard)) {
-    return;  // It asks again.
-  }
-  if (ServerIsComplete(member.index)) {
-    ChangeRoute();
-  } else {
-    // Nobody needs to know of it yet.
-    route_.shards[index] = PeerOf(shard);
+  const bool asks_again =
+      index < route_.shards.size() && route_.shards[index] == PeerOf(shard);
+  if (!asks_again && ServerIsComplete(member.index)) {
+    ChangeRoute();  // Never without a new version, which is kept first.
   }
 }
 
@@ -193,7 +190,7 @@ bool Coordinator::CanDrop(int server) const {
 }
 
 bool Coordinator::replicated() const {
-  return started_ && !ending_ && !recovering_ &&
+  return started_ && !ending_ && !recovering_ && state_->settled() &&
          std::none_of(members_.begin(), members_.end(),
                       [](const auto& entry) {
                         return !entry.second.is_worker && entry.second.suspect;

@@ -92,7 +92,6 @@ StatusOr<std::string> Coordinator::Scale(int servers, int workers, int drain) {
     options_.num_servers = servers;
     shards_.resize(static_cast<size_t>(servers) *
                    static_cast<size_t>(options_.shards_per_server));
-    route_.shards.resize(shards_.size());  // Nobody talks to them yet.
   }
   for (int server = 0; servers != 0 && server < options_.num_servers;
        ++server) {
@@ -130,16 +129,19 @@ StatusOr<std::string> Coordinator::Scale(int servers, int workers, int drain) {
       ReplyStop(asking);
     }
   }
-  if (options_.wanted != nullptr) {
-    options_.wanted(options_.num_servers,
-                    std::max(options_.num_workers, workers_wanted_));
-  }
   if (changes) {
     ChangeRoute();
   }
   DealAnew();
-  Keep([] {});
+  Keep([this] { TellWanted(); });
   return text.empty() ? "nothing changes" : text.substr(0, text.size() - 2);
+}
+
+void Coordinator::TellWanted() const {
+  if (options_.wanted != nullptr) {
+    options_.wanted(options_.num_servers,
+                    std::max(options_.num_workers, workers_wanted_));
+  }
 }
 
 // Those beyond `places` have none any more; gives the asking ones, which are to

@@ -23,6 +23,8 @@ constexpr Duration kLaunchEvery = 25ms;
 // How long a job may take, after the last fault and when all its processes run,
 // until every slot has all its replicas.
 constexpr Duration kRepairWithin = 5s;
+// The job's timeout_seconds.
+constexpr Duration kRequestsWait = 4s;
 // Of each run with faults, beside what chance adds.
 constexpr int kLosses = 5;
 
@@ -480,10 +482,22 @@ void SimulatedCluster::CrashAServer() {
   });
 }
 
+// Until another one leads, after the lease of this one, and has found all
+// members, requests wait for as long as they may once, but not twice.
+bool SimulatedCluster::MayLoseLeader() {
+  if (!Runs(Leader()) || world_.Now() < keep_leader_until_) {
+    return false;
+  }
+  if (plan_.coordinators > 0) {
+    keep_leader_until_ = world_.Now() + kRequestsWait;
+  }
+  return true;
+}
+
 // While members join, train or end; it comes back with its file, or to stand
 // by.
 void SimulatedCluster::CrashCoordinator() {
-  if (Runs(Leader())) {
+  if (MayLoseLeader()) {
     ++result_.coordinators_crashed;
     ++result_.faults;
     Kill(Leader(), FromSeconds(Uniform(0.01, 0.51)));
@@ -494,7 +508,7 @@ void SimulatedCluster::CrashCoordinator() {
 }
 
 void SimulatedCluster::CutOffLeader() {
-  if (Runs(Leader())) {
+  if (MayLoseLeader()) {
     ++result_.faults;
     etcd_.CutOff(Leader(), FromSeconds(Uniform(0.1, 2)));
   }

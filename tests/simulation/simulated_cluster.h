@@ -70,6 +70,7 @@ class SimulatedCluster {
   bool ServersRun() const;
   // A server may be lost now and leave a replica of all that it has.
   bool MayLoseAServer();
+  bool MayLoseLeader();
   std::string AnyProcess();  // that runs, or empty
   double Uniform(double from, double to) {
     return from + (to - from) * random_.Uniform();
@@ -94,6 +95,7 @@ class SimulatedCluster {
   bool power_failed_ = false;
   uint64_t lost_version_ = 0;  // of the route, when a server was lost last
   Time lose_none_until_;
+  Time keep_leader_until_;
   Time short_since_;  // chains, while all processes run; zero: they are not
   RunResult result_;
 };

@@ -184,7 +184,7 @@ TEST_F(SimulationTest, LostLeadersLeaveTheBitsOfTheUndisturbedRun) {
                        .server_crashes = replicas > 1 ? 2 : 0,
                        .coordinator_crashes = 2,
                        .coordinators = 2 + seed % 2,
-                       .cut_offs = 3,
+                       .cut_offs = 2,
                        .scales = seed % 4 == 0 ? 2 : 0};
       },
       &RunResult::leaders_changed);
