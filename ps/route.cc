@@ -94,6 +94,13 @@ class Candidates {
   std::map<int, int64_t> load_;
 };
 
+// Of a chain. Where all that stay are away, those that are to leave keep what
+// they have.
+size_t LengthFor(std::span<const ShardPlace> places, int replicas) {
+  return std::clamp<size_t>(ByServer(places).size(), 1,
+                            static_cast<size_t>(replicas));
+}
+
 }  // namespace
 
 bool Chain::HasMember(int shard) const {
@@ -133,7 +140,7 @@ std::vector<Chain> FirstChains(int64_t num_slots,
                                std::span<const ShardPlace> places,
                                int replicas) {
   const std::vector<std::vector<ShardPlace>> servers = ByServer(places);
-  const size_t length = std::min(static_cast<size_t>(replicas), servers.size());
+  const size_t length = LengthFor(places, replicas);
   // By head, since all slots with the same head have the same chain: then a
   // shard hands all that it heads on to one other.
   std::vector<Chain> of_head;
@@ -175,8 +182,7 @@ void DropShards(const std::function<bool(int)>& gone,
 
 bool PlanJoins(std::span<const ShardPlace> places, int replicas,
                std::vector<Chain>& chains) {
-  const size_t length =
-      std::min(static_cast<size_t>(replicas), ByServer(places).size());
+  const size_t length = LengthFor(places, replicas);
   Candidates candidates(places, chains);
   const auto leaves = [&](int member) {
     return FindPlace(places, member) == nullptr;
@@ -240,8 +246,7 @@ bool PlanJoins(std::span<const ShardPlace> places, int replicas,
 
 void FinishJoin(std::span<const ShardPlace> places, int replicas, Chain& chain,
                 std::span<int64_t> load) {
-  const size_t length =
-      std::min(static_cast<size_t>(replicas), ByServer(places).size());
+  const size_t length = LengthFor(places, replicas);
   const auto weight = [&](int member) {
     return FindPlace(places, member) == nullptr
                ? INT64_MAX

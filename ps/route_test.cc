@@ -198,5 +198,13 @@ TEST(RouteTest, HeadsAreSpreadAndWhoSendsToAJoiningShardStaysTail) {
   EXPECT_LE(heads, 51);
 }
 
+// The servers that stay are away, and the one that is to go has it all.
+TEST(RouteTest, WhatIsToLeaveKeepsItsSlotsWhereNobodyElseIsThere) {
+  const std::vector<Chain> before = {{.members = {4}}, {.members = {5, 4}}};
+  std::vector<Chain> chains = before;
+  EXPECT_FALSE(PlanJoins({}, 2, chains));
+  EXPECT_EQ(chains, before);
+}
+
 }  // namespace
 }  // namespace shoal::ps

@@ -196,6 +196,7 @@ void WorkerNode::DropBeyondOrder() {
 // --- Orders ----------------------------------------------------------------
 
 void WorkerNode::AskOrder() {
+  asking_ = true;
   ps::wire::AskOrder ask;
   // One that is started anew is not done.
   ask.set_done_order(order_.number - (restarting_ ? 1 : 0));
@@ -220,6 +221,7 @@ void WorkerNode::AskOrder() {
 }
 
 void WorkerNode::OnOrder(const comm::Message& reply) {
+  asking_ = false;
   ps::wire::Order order;
   if (const Status status = ps::Decode(reply, order); !status.ok()) {
     Fail(status);
@@ -328,7 +330,7 @@ int64_t WorkerNode::NextOwn(int64_t step) const {
 // --- The pipeline ----------------------------------------------------------
 
 void WorkerNode::Advance() {
-  if (stopped_) {
+  if (stopped_ || asking_) {
     return;
   }
   if (restarting_) {
@@ -340,7 +342,6 @@ void WorkerNode::Advance() {
   }
   if (done_until_ == last_unit_ && !filling_) {
     ReportProgress(std::min(last_unit_, order_.until), true);
-    done_until_ = -1;  // Asked once.
     AskOrder();
     return;
   }

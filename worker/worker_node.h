@@ -148,6 +148,7 @@ class WorkerNode : public comm::Node {
   bool pulling_ = false;
   bool held_ = false;  // it begins no step until its order is cut
   // The order is to be asked for again, once nothing of it is under way.
+  bool asking_ = false;  // for an order, whose answer begins it
   bool restarting_ = false;
   int64_t aborted_step_ = -1;
   int64_t pulls_started_until_ = 0;

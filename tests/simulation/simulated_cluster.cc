@@ -419,10 +419,10 @@ void SimulatedCluster::PlanFaults() {
     Between(0, 0.3, [this] { SwitchMode(); });
   }
   for (int i = 0; i < plan_.coordinator_crashes; ++i) {
-    Between(0, 2, [this] { CrashCoordinator(); });
+    Between(0, plan_.coordinators > 0 ? 8 : 2, [this] { CrashCoordinator(); });
   }
   for (int i = 0; i < plan_.cut_offs; ++i) {
-    Between(0.05, 2, [this] { CutOffLeader(); });
+    Between(0.05, 8, [this] { CutOffLeader(); });
   }
   for (int i = 0; i < plan_.partitions; ++i) {
     Between(0.05, 1.2, [this] { Partition(); });
