@@ -18,7 +18,8 @@ constexpr Duration kKeepEvery = std::chrono::seconds(1);
 
 }  // namespace
 
-Coordinator::Coordinator(Options options) : options_(std::move(options)) {
+Coordinator::Coordinator(Options options)
+    : options_(std::move(options)), rebalancer_(options_.rebalance) {
   shards_.resize(static_cast<size_t>(options_.num_servers) *
                  static_cast<size_t>(options_.shards_per_server));
   workers_.resize(static_cast<size_t>(options_.num_workers));
@@ -144,6 +145,12 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
       return OnClock(from, std::move(message));
     case Method::kProgress:
       return OnProgress(message);
+    case Method::kSlotLoads:
+      if (!member->second.is_worker) {
+        rebalancer_.Take(message, member->second.index, route_);
+        MaybeRebalance();
+      }
+      return;
     case Method::kAbort: {
       wire::Abort abort;
       if (Decode(message, abort).ok()) {

@@ -18,6 +18,7 @@
 #include "ps/global_phase.h"
 #include "ps/job_observer.h"
 #include "ps/model_spec.h"
+#include "ps/rebalancer.h"
 #include "ps/route.h"
 #include "ps/train_plan.h"
 
@@ -42,9 +43,9 @@ class Coordinator : public comm::Node {
     int num_servers = 1;
     int shards_per_server = 1;
     int num_workers = 1;
-    // Of every slot, as far as there are servers. With more than one, a server
-    // that is lost is taken out of the chains and the job goes on.
+    // Of every slot, as far as there are servers. With more, one may be lost.
     int replicas = 1;
+    RebalanceBy rebalance = RebalanceBy::kBytes;
     std::string job_text;  // handed to every member
     Buffer setup;          // handed to workers, opaque here
     // Checkpoints are folders `step-N` in here; empty: none are written.
@@ -212,6 +213,7 @@ class Coordinator : public comm::Node {
   // with what is to be done next.
   void ChangeRoute();
   void SendRoute();
+  void MaybeRebalance();
   // One that comes while the job runs gets slots when its server is complete.
   void LetShardIn(comm::EndpointId shard);
   bool ServerIsComplete(int shard) const;
@@ -246,7 +248,6 @@ class Coordinator : public comm::Node {
   void OnCalledOff(comm::EndpointId from, const Status& why);
   std::string Suspects(comm::EndpointId reporter) const;
 
-  const Member* FindMember(comm::EndpointId id) const;
   void Reply(comm::EndpointId to, comm::Message reply);
 
   Options options_;
@@ -256,8 +257,7 @@ class Coordinator : public comm::Node {
   std::optional<DurableState> state_;
   bool state_is_ours_ = false;
   Time kept_at_;
-  // From its start until it has found out where the job is; and those of the
-  // members that it has not heard of yet.
+  // Until it has found out where the job is; and the members not heard of yet.
   bool recovering_ = true;
   std::unordered_map<comm::EndpointId, uint64_t> recoveries_;
   std::unordered_map<comm::EndpointId, Status> not_found_;  // why
@@ -267,6 +267,7 @@ class Coordinator : public comm::Node {
   std::vector<WorkerState> workers_;                     // by index
   std::vector<WaitingMessage> waiting_joins_;
   RouteTable route_;
+  Rebalancer rebalancer_;
   bool all_joined_ = false;
   bool started_ = false;  // and what there was to restore is loaded
   // Of this version: the tail that sent, and the shard that joins.
@@ -281,7 +282,6 @@ class Coordinator : public comm::Node {
   bool ending_ = false;
   Status called_off_;  // before OnStart()
   comm::TimerId join_timer_ = comm::TimerId::kNone;
-  comm::TimerId watch_timer_ = comm::TimerId::kNone;
 
   CurrentOrder order_;
   int64_t position_ = 0;                  // steps done at the last boundary

@@ -64,8 +64,13 @@ void Shard::OnJoined(const JoinResult& joined) {
   last_commit_ = joined.last;
   joined_ = true;
   ready_ = !joined.restores;
+  pace_.emplace(*context_, [this] { SendSlots(); });
+  meter_.emplace(route_.slot_bits, context_->Now());
   Adopt(joined.route);
   Report();
+  if (commits() || !plan_.shares_steps()) {
+    ReportLoads();
+  }
 }
 
 Status Shard::MakeStores() {
@@ -98,6 +103,16 @@ void Shard::Report() {
   }
   options_.report(report);
   context_->SetTimer(context_->Now() + kReportEvery, [this] { Report(); });
+}
+
+// What rebalancing goes by. A lost report is made up for by the next.
+void Shard::ReportLoads() {
+  if (ready_) {
+    (void)context_->Send(options_.coordinator, comm::Lane::kUrgent,
+                         meter_->Report(context_->Now(), route_.version,
+                                        *headed_, tables_, *layout_, *dense_));
+  }
+  context_->SetTimer(context_->Now() + kLoadsEvery, [this] { ReportLoads(); });
 }
 
 void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
@@ -282,8 +297,12 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
     reply.set_loss_scale(last_commit_.next_loss_scale);
   }
   std::vector<Buffer> frames = {Encode(reply)};
+  const bool counts = meter_->LooksAtPull();
   for (size_t g = 0; g < model_.groups.size(); ++g) {
     const auto ids = request.frames[g + 1].As<uint64_t>();
+    if (counts) {
+      meter_->Pulled(ids, BytesOfId(g));
+    }
     for (const int index : model_.groups[g]) {
       SparseTable& table = *tables_[static_cast<size_t>(index)];
       Buffer rows =
@@ -301,6 +320,7 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
     return;
   }
   if (pull.dense()) {
+    meter_->PulledDense();
     if (dense_values_.empty()) {
       dense_values_ = dense_->Copy(headed_->chunks);
     }
@@ -577,8 +597,16 @@ bool Shard::Apply(const Part& part, const StepDecision& decision,
   const Piece scaled =
       scales ? Scaled(*part.piece, decision.gradient_scale) : Piece();
   const Piece& piece = scales ? scaled : *part.piece;
+  const bool headed = part.portion == headed_;
+  const bool counts = headed && meter_->LooksAtPush();
+  if (headed && !piece.dense.empty()) {
+    meter_->PushedDense();
+  }
   for (size_t g = 0; g < piece.groups.size(); ++g) {
     const GroupGradients& gradients = piece.groups[g];
+    if (counts) {
+      meter_->Pushed(gradients.ids, BytesOfId(g));
+    }
     for (size_t t = 0; t < gradients.tables.size(); ++t) {
       const auto index = static_cast<size_t>(model_.groups[g][t]);
       tables_[index]->Apply(gradients.ids, gradients.tables[t].data(),
@@ -590,6 +618,15 @@ bool Shard::Apply(const Part& part, const StepDecision& decision,
                 decision.trust_ratios, piece.computed_from);
   dense_values_ = Buffer();
   return CheckTables();
+}
+
+// Of a pull's or push's group, for each id.
+int64_t Shard::BytesOfId(size_t group) const {
+  int64_t bytes = 8;
+  for (const int table : model_.groups[group]) {
+    bytes += model_.tables[static_cast<size_t>(table)].dim * 4;
+  }
+  return bytes;
 }
 
 bool Shard::CheckTables() {
@@ -656,7 +693,10 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
     ReplyError(from, request, status);
     return;
   }
+  // A coordinator that was started again asks again, perhaps while the tables
+  // are still being filled.
   ready_ = false;
+  ++loads_;
   ++storage_works_;
   AnswerLoad(
       *context_, from, request,
@@ -665,10 +705,13 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
       },
       [this, step = load.step()] {
         step_ = step;
-        ready_ = true;
+        ready_ = loads_ == 1;
         dense_values_ = Buffer();
       },
-      [this] { EndStorage(); });
+      [this] {
+        --loads_;
+        EndStorage();
+      });
 }
 
 // ---------------------------------------------------------------------------

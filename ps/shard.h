@@ -22,7 +22,9 @@
 #include "ps/member.h"
 #include "ps/memory_plan.h"
 #include "ps/model_spec.h"
+#include "ps/pace.h"
 #include "ps/route.h"
+#include "ps/slot_meter.h"
 #include "ps/sparse_table.h"
 #include "ps/step_stage.h"
 
@@ -155,6 +157,7 @@ class Shard : public comm::Node {
   // False: it failed, since its tables did or take too much memory. After
   // whatever reads or changes them, before anybody is told of it.
   bool CheckTables();
+  int64_t BytesOfId(size_t group) const;
   Status TablesStatus() const {
     return CheckMemory(model_, memory_, tables_, dense_->memory_bytes(),
                        store_.get());
@@ -209,6 +212,7 @@ class Shard : public comm::Node {
   }
 
   void Report();
+  void ReportLoads();
   void Reply(comm::EndpointId to, comm::Message reply);
   void ReplyError(comm::EndpointId to, const comm::Message& request,
                   const Status& status);
@@ -236,6 +240,7 @@ class Shard : public comm::Node {
 
   bool joined_ = false;
   bool ready_ = false;  // and has loaded what it is to restore
+  int loads_ = 0;       // under way
   bool failed_ = false;
   int index_ = 0;  // among all shards
   ModelSpec model_;
@@ -259,6 +264,8 @@ class Shard : public comm::Node {
   // By shard: the slots of which it gets what this one applies.
   std::map<int, std::vector<bool>> hands_on_;
   std::map<int, Transfer> transfers_;
+  std::optional<Pace> pace_;  // of these
+  std::optional<SlotMeter> meter_;
   std::map<int, std::deque<LinkMessage>> link_messages_;
   // A new one waits while storage reads or writes what it would change.
   int storage_works_ = 0;

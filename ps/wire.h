@@ -50,6 +50,7 @@ enum class Method : uint16_t {
   kStatus = 19,
   kCutOrder = 20,
   kRecover = 21,
+  kSlotLoads = 26,
 };
 
 Buffer Encode(const google::protobuf::MessageLite& head);

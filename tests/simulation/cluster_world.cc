@@ -163,6 +163,7 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
     options.num_workers = plan.workers;
     options.plan.dense = plan.dense;
     options.replicas = plan.replicas;
+    options.rebalance = plan.rebalance;
     options.state_file = "coordinator.state";
     options.wanted = [&](int servers, int workers) {
       wanted = {servers, workers};

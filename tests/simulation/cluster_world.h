@@ -49,6 +49,7 @@ struct RunPlan {
   int replicas = 1;
   int server_crashes = 0;  // one after another, each repaired before the next
   int coordinator_crashes = 0;
+  ps::RebalanceBy rebalance = ps::RebalanceBy::kBytes;
   int scales = 0;  // to other numbers of servers and workers
   Decorate decorate = {};
 };
