@@ -120,7 +120,7 @@ class Scaling:
         begin, end = None, None
         while True:
             status = self.look()
-            if status.copied > 0 and begin is None:
+            if begin is None and (status.copied > 0 or status.sent > before.sent):
                 begin = self.all[-2]
             if status.copied > 0 or (begin and status.sent > self.all[-2].sent):
                 end = None

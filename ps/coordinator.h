@@ -147,7 +147,6 @@ class Coordinator : public comm::Node {
     int64_t until = 0;
   };
 
-  // Its own restart.
   void WaitForMembers();
   // Keeps all that a coordinator in the place of this one needs; then `kept`
   // runs, unless the job is ending.
@@ -229,6 +228,7 @@ class Coordinator : public comm::Node {
   void OnScale(comm::EndpointId from, const comm::Message& message);
   Status CheckScale(int servers, int workers, int drain) const;
   bool Leaves(int server) const { return leaving_.contains(server); }
+  size_t ShardsWanted() const;
   std::vector<WaitingMessage> LetWorkersGo(int places);
   void FinishLeavers();
   void OnStatus(comm::EndpointId from, const comm::Message& message);

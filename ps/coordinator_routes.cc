@@ -27,6 +27,11 @@ std::vector<ShardPlace> Coordinator::Places() const {
   return places;
 }
 
+size_t Coordinator::ShardsWanted() const {
+  return (static_cast<size_t>(options_.num_servers) - leaving_.size()) *
+         static_cast<size_t>(options_.shards_per_server);
+}
+
 std::vector<RouteTable::Peer> Coordinator::LiveShards() const {
   std::vector<RouteTable::Peer> live;
   for (size_t i = 0; i < shards_.size(); ++i) {
@@ -70,7 +75,9 @@ void Coordinator::ChangeRoute() {
   }
   DropShards(gone, chains);
   PlanJoins(places, options_.replicas,
-            rebalancer_.Goal(route_.num_slots(), options_.replicas), chains);
+            rebalancer_.Goal(context_->Now(), route_.num_slots(),
+                             {places, ShardsWanted(), options_.replicas}),
+            chains);
   if (options_.plan.mode == Mode::kSync) {
     BalanceHeads(rebalancer_.HeadWeights(), chains);
   }
@@ -179,8 +186,8 @@ void Coordinator::MaybeRebalance() {
   const bool sync = options_.plan.mode == Mode::kSync;
   if (started_ && !ending_ && !saver_->writing() &&
       (sync || !options_.plan.shares_steps()) &&
-      rebalancer_.IsDue(context_->Now(), route_, Places(), options_.replicas,
-                        sync)) {
+      rebalancer_.IsDue(context_->Now(), route_,
+                        {Places(), ShardsWanted(), options_.replicas}, sync)) {
     ChangeRoute();
   }
 }

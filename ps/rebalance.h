@@ -34,6 +34,7 @@ struct MoveGoal {
   // No shard gets more than this part of the mean cost of all by a move; 0:
   // any.
   double cost_share_max = 0;
+  bool evens = true;  // else only what must move does
   // Of one plan; the next goes on from there.
   size_t moves_max = 1024;
   double cost_max_per_giver = 128 << 20;

@@ -23,6 +23,9 @@ constexpr double kSlotLoad = 1024;
 // By load no shard gets more than this part of the mean of all shards' bytes.
 constexpr double kBytesShareMax = 1.5;
 
+// How long nothing is evened for shards that are missing.
+constexpr Duration kMissingFor = std::chrono::seconds(5);
+
 constexpr int64_t kBytesMax = int64_t{1} << 50;  // more is no honest report
 
 }  // namespace
@@ -77,8 +80,16 @@ void Rebalancer::Take(const comm::Message& report, int shard,
   }
 }
 
-MoveGoal Rebalancer::Goal(int64_t num_slots, int replicas) const {
+MoveGoal Rebalancer::Goal(Time now, int64_t num_slots, const Shards& shards) {
   MoveGoal goal;
+  if (shards.places.size() >= shards.wanted) {
+    missing_since_.reset();
+  } else if (!missing_since_.has_value()) {
+    missing_since_ = now;
+  }
+  goal.evens =
+      !missing_since_.has_value() || now >= *missing_since_ + kMissingFor;
+  put_off_ = !goal.evens;
   if (by_ != RebalanceBy::kOff && !known()) {
     return goal;
   }
@@ -98,7 +109,7 @@ MoveGoal Rebalancer::Goal(int64_t num_slots, int replicas) const {
         break;
       case RebalanceBy::kLoad:
         // Every replica takes what is pushed; who answers pulls may change.
-        of.weight = kSlotLoad + slot.pushed + slot.pulled / replicas;
+        of.weight = kSlotLoad + slot.pushed + slot.pulled / shards.replicas;
         break;
     }
   }
@@ -115,10 +126,10 @@ std::vector<double> Rebalancer::HeadWeights() const {
   return weights;
 }
 
-bool Rebalancer::IsDue(Time now, const RouteTable& route,
-                       std::span<const ShardPlace> places, int replicas,
+bool Rebalancer::IsDue(Time now, const RouteTable& route, const Shards& shards,
                        bool turns_heads) {
-  if (by_ == RebalanceBy::kOff || !known() || now < looked_at_ + kLookEvery) {
+  const bool looks = by_ == RebalanceBy::kOff ? put_off_ : known();
+  if (!looks || now < looked_at_ + kLookEvery) {
     return false;
   }
   looked_at_ = now;
@@ -127,18 +138,19 @@ bool Rebalancer::IsDue(Time now, const RouteTable& route,
                   [](const Chain& chain) { return chain.joining >= 0; })) {
     return false;
   }
-  if (PlanJoins(places, replicas, Goal(route.num_slots(), replicas), chains)) {
+  if (PlanJoins(shards.places, shards.replicas,
+                Goal(now, route.num_slots(), shards), chains)) {
     return true;
   }
   const std::vector<double> weights = HeadWeights();
-  if (!turns_heads || weights.empty() || replicas < 2) {
+  if (!turns_heads || weights.empty() || shards.replicas < 2) {
     return false;
   }
   const auto heaviest = [&](double* mean) {
     std::vector<double> heads(route.shards.size());
     for (size_t slot = 0; slot < chains.size(); ++slot) {
       heads[static_cast<size_t>(chains[slot].head())] += weights[slot];
-      *mean += weights[slot] / static_cast<double>(places.size());
+      *mean += weights[slot] / static_cast<double>(shards.places.size());
     }
     return *std::max_element(heads.begin(), heads.end());
   };

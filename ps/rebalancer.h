@@ -1,7 +1,9 @@
 #ifndef SHOAL_PS_REBALANCER_H_
 #define SHOAL_PS_REBALANCER_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -30,14 +32,21 @@ class Rebalancer {
   // version, or that does not fit, says nothing of them.
   void Take(const comm::Message& report, int shard, const RouteTable& route);
 
-  // Whether, after it, slots are to move now, or heads to be turned, where they
-  // may be (`turns_heads`). Looks once a second.
-  bool IsDue(Time now, const RouteTable& route,
-             std::span<const ShardPlace> places, int replicas,
+  // `wanted` shards are to be there. While some are missing nothing is evened
+  // for a few seconds, so that nothing moves twice when they come.
+  struct Shards {
+    std::span<const ShardPlace> places;
+    size_t wanted = 0;
+    int replicas = 1;
+  };
+
+  // Whether slots are to move now, or heads to be turned, where they may be
+  // (`turns_heads`). Looks once a second.
+  bool IsDue(Time now, const RouteTable& route, const Shards& shards,
              bool turns_heads);
 
   // For PlanJoins(); without slots while not enough is known.
-  MoveGoal Goal(int64_t num_slots, int replicas) const;
+  MoveGoal Goal(Time now, int64_t num_slots, const Shards& shards);
   // For BalanceHeads().
   std::vector<double> HeadWeights() const;
 
@@ -65,6 +74,8 @@ class Rebalancer {
   int64_t num_slots_ = 0;
   int64_t known_slots_ = 0;  // for as long as needs be
   Time looked_at_;
+  std::optional<Time> missing_since_;
+  bool put_off_ = false;  // something was, for what is missing
   int64_t moved_bytes_ = 0;
   int64_t sent_bytes_ = 0;
 };

@@ -50,7 +50,7 @@ class RebalancerTest : public ::testing::Test {
   bool IsDue(Rebalancer& rebalancer, bool turns_heads = true,
              int replicas = 1) {
     now_ += 1s;
-    return rebalancer.IsDue(now_, route_, places_, replicas, turns_heads);
+    return rebalancer.IsDue(now_, route_, {places_, 2, replicas}, turns_heads);
   }
 
   std::vector<ShardPlace> places_;
@@ -62,12 +62,12 @@ TEST_F(RebalancerTest, UnevenBytesAreDueWhenAllIsKnown) {
   Rebalancer rebalancer(RebalanceBy::kBytes);
   rebalancer.Take(Report({10 * kMega, 10 * kMega}), 0, route_);
   EXPECT_FALSE(IsDue(rebalancer)) << "of half of the slots nothing is known";
-  EXPECT_TRUE(rebalancer.Goal(4, 1).slots.empty());
+  EXPECT_TRUE(rebalancer.Goal(now_, 4, {places_, 2, 1}).slots.empty());
   rebalancer.Take(Report({2 * kMega, 2 * kMega}), 1, route_);
   EXPECT_TRUE(IsDue(rebalancer));
-  EXPECT_FALSE(rebalancer.IsDue(now_ + 999ms, route_, places_, 1, true))
+  EXPECT_FALSE(rebalancer.IsDue(now_ + 999ms, route_, {places_, 2, 1}, true))
       << "once a second";
-  const MoveGoal goal = rebalancer.Goal(4, 1);
+  const MoveGoal goal = rebalancer.Goal(now_, 4, {places_, 2, 1});
   ASSERT_EQ(goal.slots.size(), 4U);
   EXPECT_EQ(goal.slots[0].weight, goal.slots[0].cost);
   EXPECT_NEAR(goal.slots[0].cost / goal.slots[3].cost, 5, 0.1);
@@ -98,7 +98,7 @@ TEST_F(RebalancerTest, OffMovesByNumberAndOnlyWhenAsked) {
   rebalancer.Take(Report({10 * kMega, 10 * kMega}), 0, route_);
   rebalancer.Take(Report({0, 0}), 1, route_);
   EXPECT_FALSE(IsDue(rebalancer));
-  const MoveGoal goal = rebalancer.Goal(4, 1);
+  const MoveGoal goal = rebalancer.Goal(now_, 4, {places_, 2, 1});
   ASSERT_EQ(goal.slots.size(), 4U);
   EXPECT_EQ(goal.tolerance, 0);
   EXPECT_EQ(goal.slots[0].weight, goal.slots[2].weight);
@@ -145,6 +145,30 @@ TEST_F(RebalancerTest, HeadsAreTurnedWhereThatEvensTheLoad) {
     even.Take(Report({0, 0}, {10 * kMega, 9 * kMega}), 1, route_);
   }
   EXPECT_FALSE(IsDue(even, true, 2));
+}
+
+TEST_F(RebalancerTest, ForShardsThatAreMissingEvenMovesWaitAWhile) {
+  for (const RebalanceBy by : {RebalanceBy::kOff, RebalanceBy::kBytes}) {
+    SCOPED_TRACE(static_cast<int>(by));
+    Rebalancer rebalancer(by);
+    rebalancer.Take(Report({10 * kMega, 10 * kMega}), 0, route_);
+    rebalancer.Take(Report({2 * kMega, 2 * kMega}), 1, route_);
+    SetChains({{.members = {0}},
+               {.members = {0}},
+               {.members = {0}},
+               {.members = {1}}});
+    const Rebalancer::Shards missing = {places_, 3, 1};
+    EXPECT_FALSE(rebalancer.Goal(now_, 4, missing).evens);
+    EXPECT_FALSE(rebalancer.IsDue(now_ + 4s, route_, missing, false));
+    EXPECT_TRUE(rebalancer.IsDue(now_ + 6s, route_, missing, false));
+    EXPECT_TRUE(rebalancer.Goal(now_ + 6s, 4, missing).evens);
+    EXPECT_TRUE(rebalancer.Goal(now_ + 7s, 4, {places_, 2, 1}).evens);
+    EXPECT_FALSE(rebalancer.Goal(now_ + 8s, 4, missing).evens);
+    SetChains({{.members = {0}},
+               {.members = {0}},
+               {.members = {1}},
+               {.members = {1}}});
+  }
 }
 
 TEST_F(RebalancerTest, ReportsThatDoNotFitSayNothing) {

@@ -279,7 +279,7 @@ bool PlanJoins(std::span<const ShardPlace> places, int replicas,
     under_way = std::any_of(chains.begin(), chains.end(),
                             [](const Chain& c) { return c.joining >= 0; });
   }
-  if (!under_way) {
+  if (!under_way && goal.evens) {
     Portions portions(goal);
     for (const SlotMove& move : PlanMoves(places, length, chains, goal)) {
       Chain& chain = chains[static_cast<size_t>(move.slot)];

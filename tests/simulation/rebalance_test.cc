@@ -17,7 +17,7 @@ namespace {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr uint64_t kSeeds = 5;
 #else
-constexpr uint64_t kSeeds = 60;
+constexpr uint64_t kSeeds = 40;
 #endif
 
 // Counts the routes by which slots move that a shard is told of.
