@@ -10,7 +10,7 @@ all rows once and is saved. Then a job goes on from there with 2 servers, gets 2
 scale`), loses them again, and so on, --rounds times; its speed is taken before, while slots move,
 and after, from `shoal status`, which is asked all the time.
 
-Sketch: half of the bytes must move. Each of two servers may send 200 MB/s
+Sketch: half of the bytes must move. each of two servers may send 100 MB/s
 (cluster.move_bytes_per_second), so that 206 MB take 0.5 s or more. Of the servers' work copying
 and inserting is the larger part: about 1 ms per MB on either side, so that on 2 cores which train
 meanwhile at most a fifth of the time goes there.
@@ -122,7 +122,7 @@ class Scaling:
             status = self.look()
             if begin is None and (status.copied > 0 or status.sent > before.sent):
                 begin = self.all[-2]
-            if status.copied > 0 or (begin and status.sent > self.all[-2].sent):
+            if status.copied > 0:
                 end = None
             elif begin is not None:
                 end = end or status
@@ -137,11 +137,16 @@ class Scaling:
         must = sum(max(0, mb - share) if server < servers else mb
                    for server, mb in before.mb.items())
         seconds = end.time - begin.time
-        return {"must_mb": must, "sent_mb": end.sent - before.sent,
-                "moved_mb": end.moved - before.moved, "seconds": seconds,
-                "mb_per_s": (end.sent - before.sent) / seconds,
+        last = self.all[-1]  # What was sent is told twice a second.
+        if self.args.verbose:
+            for status in self.all[-200:]:
+                print(f"{status.time - begin.time:.3f} s: step {status.step}, {status.copied} slots "
+                      f"copied, {status.sent} MB sent", file=sys.stderr)
+        return {"must_mb": must, "sent_mb": last.sent - before.sent,
+                "moved_mb": last.moved - before.moved, "seconds": seconds,
+                "mb_per_s": (last.sent - before.sent) / seconds,
                 "steps_per_s": (end.step - begin.step) / seconds,
-                "spread": (max(end.mb.values()) - min(end.mb.values())) / share}
+                "spread": (max(last.mb.values()) - min(last.mb.values())) / share}
 
 
 def spread(values, digits=2):
@@ -161,6 +166,7 @@ def main():
     parser.add_argument("--transport", default="auto")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--verbose", action="store_true", help="what was seen, to stderr")
     args = parser.parse_args()
     before = load()
     with tempfile.TemporaryDirectory() as folder:

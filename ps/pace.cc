@@ -7,7 +7,7 @@ namespace {
 
 // What is sent comes in bursts (in `sync` only between a commit and the next
 // sum): so much of the time before counts.
-constexpr Duration kMadeUpFor = std::chrono::milliseconds(100);
+constexpr Duration kMadeUpFor = std::chrono::milliseconds(50);
 
 }  // namespace
 

@@ -16,8 +16,8 @@ namespace {
 
 // Slots go to a shard that joins in messages of about this size, and so many of
 // them are under way: enough to keep a connection busy, small enough that
-// pushes in between are not held up.
-constexpr int64_t kTransferBytes = int64_t{1} << 20;
+// pushes in between are not held up for long.
+constexpr int64_t kTransferBytes = int64_t{256} << 10;
 constexpr int64_t kTransferBytesUnderWay = int64_t{8} << 20;
 
 // Pushes that the tails lack; beyond it clients are asked to come again, so

@@ -1259,8 +1259,8 @@ TEST(ShardTest, TellsWhatItsSlotsHoldAndWhatIsAskedOfThem) {
   }
 }
 
-// Five messages of slots, the last without rows; moves may take a megabyte a
-// second, repairs any.
+// Sixteen messages of slots, a quarter megabyte each; moves may take a megabyte
+// a second, repairs any.
 TEST(ShardTest, MovesAreHeldDownAndRepairsAreNot) {
   constexpr int64_t kDim = 8192;
   constexpr size_t kRows = 128;
@@ -1304,11 +1304,11 @@ TEST(ShardTest, MovesAreHeldDownAndRepairsAreNot) {
                    Decode(sent.message, states).ok() && !states.kept();
           });
     };
-    EXPECT_EQ(messages(), moves ? 1 : 5);
+    EXPECT_EQ(messages(), moves ? 1 : 16);
     world.context.Advance(1s);
-    EXPECT_EQ(messages(), moves ? 2 : 5);
-    world.context.Advance(3s);
-    EXPECT_EQ(messages(), 5);
+    EXPECT_EQ(messages(), moves ? 5 : 16);
+    world.context.Advance(4s);
+    EXPECT_EQ(messages(), 16);
   }
 }
 
