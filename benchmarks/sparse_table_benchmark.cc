@@ -15,6 +15,8 @@
 //
 // Threads are timed by their own CPU: the figures hold on a machine that others
 // use too.
+#include <time.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -23,6 +25,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -38,6 +41,7 @@
 #include "ps/row_rules.h"
 #include "ps/slots.h"
 #include "ps/sparse_table.h"
+#include "ps/table_snapshot.h"
 
 namespace {
 
@@ -351,6 +355,83 @@ BENCHMARK(BM_TableGrowAdagrad)
     ->Arg(20'000'000)
     ->Arg(100'000'000)
     ->Iterations(1);
+
+double ThreadSeconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) +
+         static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
+// A snapshot read in pieces of 1 MiB, as a checkpoint reads it, with a batch of
+// pushes after every fourth, beside the same pushes without one. A piece is
+// what a shard stops for; the first one of a part of the index sorts its rows.
+void BM_TableSnapshot(benchmark::State& state) {
+  const int64_t n = state.range(0);
+  constexpr int64_t kRowBytes = 8 + 2 * kDim * sizeof(float);
+  for (auto _ : state) {
+    const auto table = FilledTable("adagrad", n);
+    const auto batches = SortedBatches(n, 0);
+    const std::vector<float> gradients(kBatch * kDim, 0.5F);
+    int64_t step = 1;
+    const auto push = [&] {
+      const double start = ThreadSeconds();
+      table->Apply(batches[static_cast<size_t>(step) % batches.size()],
+                   gradients.data(), 1, step);
+      ++step;
+      return ThreadSeconds() - start;
+    };
+    std::vector<double> pushes_before;
+    for (int i = 0; i < 20; ++i) {
+      pushes_before.push_back(push());
+    }
+    std::vector<double> pushes;
+    std::vector<double> pieces;
+    std::vector<std::byte> out;
+    shoal::ps::TableSnapshot snapshot(*table, nullptr);
+    int64_t rows = 0;
+    int64_t kept = 0;
+    for (bool more = true; more;) {
+      out.clear();
+      int64_t left = (int64_t{1} << 20) / kRowBytes;
+      const double start = ThreadSeconds();
+      more = snapshot.Next([&](uint64_t, std::span<const std::byte> values,
+                               std::span<const float> row_state) {
+        out.insert(out.end(), values.begin(), values.end());
+        const auto bytes = std::as_bytes(row_state);
+        out.insert(out.end(), bytes.begin(), bytes.end());
+        ++rows;
+        return --left > 0;
+      });
+      pieces.push_back(ThreadSeconds() - start);
+      if (pieces.size() % 4 == 0 && pushes.size() < 200) {
+        pushes.push_back(push());
+        kept = std::max(kept, snapshot.kept_bytes());
+      }
+    }
+    if (rows != n) {
+      return state.SkipWithError("rows are missing");
+    }
+    const auto median = [](std::vector<double> of) {
+      std::nth_element(of.begin(), of.begin() + of.size() / 2, of.end());
+      return of[of.size() / 2];
+    };
+    state.counters["longest_piece_ms"] =
+        1e3 * *std::max_element(pieces.begin(), pieces.end());
+    state.counters["median_piece_ms"] = 1e3 * median(pieces);
+    state.counters["read_bytes_per_s"] =
+        static_cast<double>(n * kRowBytes) /
+        std::accumulate(pieces.begin(), pieces.end(), 0.0);
+    state.counters["push_ms_before"] = 1e3 * median(pushes_before);
+    state.counters["push_ms_meanwhile"] = 1e3 * median(pushes);
+    state.counters["kept_bytes"] = static_cast<double>(kept);
+  }
+}
+BENCHMARK(BM_TableSnapshot)
+    ->Arg(10'000'000)
+    ->Arg(50'000'000)
+    ->Iterations(1)
+    ->Unit(benchmark::kSecond);
 
 // The dense part of LIMITS' deepfm: 492k elements in chunks of 16384.
 void BM_DenseApply(benchmark::State& state, const std::string& optimizer) {

@@ -31,6 +31,17 @@ struct SimOptions {
   // How long after a loss or a crash a peer's OnPeerDown() comes.
   Duration detect_min = 0ns;
   Duration detect_max = 200ms;
+  // Of a share of the losses one of the two learns only up to so much later.
+  double late_chance = 0;
+  Duration late_max = 1500ms;
+  // Into a partition: when the two ends hold their connection to be lost.
+  Duration silence_min = 200ms;
+  Duration silence_max = 1s;
+
+  // Each node's clock is up to so much ahead of the world's, and too fast or
+  // too slow by up to this share.
+  Duration clock_offset_max = 0ns;
+  double clock_drift_max = 0;
 
   Duration storage_min = 100us;
   Duration storage_max = 20ms;
@@ -63,7 +74,8 @@ class SimWorld {
 
   // Destroys the node at once, as kill -9 does: its timers, posts and works are
   // dropped, what it sent and is still under way is lost, and its peers get
-  // OnPeerDown() a little later. No effect when it is down.
+  // OnPeerDown() a little later. A storage work that has begun is cut off
+  // anywhere, see TornStorage. No effect when it is down.
   // From a callback of that node itself it happens right after the callback.
   void CrashNode(const std::string& name);
 
@@ -73,6 +85,21 @@ class SimWorld {
 
   // Breaks the connection of two nodes, if there is one.
   void LoseConnection(const std::string& a, const std::string& b);
+  // Breaks one connection, whichever; false if there is none.
+  bool LoseAnyConnection();
+
+  // Nothing gets from one node to the other for `length`: what is sent arrives
+  // afterwards, in order, unless the two give their connection up before. Nor
+  // can they connect. One way; the other way is another call.
+  void Partition(const std::string& from, const std::string& to,
+                 Duration length);
+
+  // For `length` the node takes 50 us times `factor` for each message, and
+  // `factor` times as long to compute and to store.
+  void SlowDown(const std::string& name, double factor, Duration length);
+
+  // For `length` nothing that is written to storage() fits.
+  void FillDisk(Duration length);
 
   // Calls `action` at a virtual time (now, if it has passed): planned faults.
   void At(Time time, std::function<void()> action);
@@ -87,6 +114,7 @@ class SimWorld {
   Time Now() const;
   uint64_t seed() const;
   int64_t num_events() const;
+  int64_t num_losses() const;  // of connections, but for those of crashes
 
   // Over all events so far: their times, nodes and contents.
   uint64_t trace_hash() const;
@@ -101,8 +129,9 @@ class SimWorld {
   // The files of all nodes.
   MemoryStorage& storage();
 
+  struct Impl;  // for its own sources
+
  private:
-  struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 

@@ -16,6 +16,9 @@ namespace {
 // A member may run ahead of us by as many operations; more is no collective.
 constexpr uint64_t kAheadMax = 4096;
 
+// Bytes of a frame that is not worth lending.
+constexpr int64_t kCopiedMax = 1024;
+
 std::vector<int64_t> AllNodes(const Group& group) {
   std::vector<int64_t> nodes;
   for (const Group::Member& member : group.members) {
@@ -404,8 +407,7 @@ void TransportCollective::SendTerms(const Operation& op, int to,
   }
   for (const std::byte* term : op.terms) {
     message.frames.push_back(
-        Buffer::Wrap(const_cast<std::byte*>(term) + first * op.size(),
-                     count * op.size(), op.borrowed));
+        Lend(op, term + first * op.size(), count * op.size()));
   }
   Send(to, std::move(message));
 }
@@ -419,9 +421,23 @@ void TransportCollective::SendChunk(const Operation& op, Phase phase,
   const int64_t count = std::min(ChunkCount(op), end - first);
   Message message = MakeMessage(op, phase, chunk);
   message.frames.push_back(
-      Buffer::Wrap(const_cast<std::byte*>(data) + first * op.size(),
-                   count * op.size(), op.borrowed));
+      Lend(op, data + first * op.size(), count * op.size()));
   Send(to, std::move(message));
+}
+
+// The caller's memory as a frame, whose end is waited for. Small ones are
+// copied all the same: their sender may give up, and leave with its memory,
+// while they are on their way.
+Buffer TransportCollective::Lend(const Operation& op, const std::byte* data,
+                                 int64_t bytes) {
+  std::shared_ptr<const void> owner = op.borrowed;
+  if (bytes <= kCopiedMax) {
+    Buffer copy = Buffer::CopyOf(data, bytes);
+    data = copy.data();
+    owner = std::make_shared<std::pair<Buffer, std::shared_ptr<const void>>>(
+        std::move(copy), std::move(owner));
+  }
+  return Buffer::Wrap(const_cast<std::byte*>(data), bytes, std::move(owner));
 }
 
 void TransportCollective::StartHierarchical(Operation& op) {

@@ -122,6 +122,7 @@ class TransportCollective : public NodeCollective {
   void SendTerms(const Operation& op, int to, int64_t chunk);
   void SendChunk(const Operation& op, Phase phase, const std::byte* data,
                  int owner, int to, int64_t chunk);
+  static Buffer Lend(const Operation& op, const std::byte* data, int64_t bytes);
   void Send(int to, Message message);
 
   void Dispatch(Operation& op, int from, Message& message);

@@ -118,8 +118,7 @@ void TransportCollective::StartHalvingStep(Operation& op) {
     Message message =
         MakeMessage(op, Phase::kHalf, (int64_t{step} << kChunkBits) | chunk);
     message.frames.push_back(
-        Buffer::Wrap(const_cast<std::byte*>(from) + first * op.size(),
-                     count * op.size(), op.borrowed));
+        Lend(op, from + first * op.size(), count * op.size()));
     Send(peer, std::move(message));
   }
 }

@@ -42,6 +42,10 @@ void PrintSummary(const JobRun& run, RunRequest::Kind kind) {
     std::printf("trained on %lld examples in %.2f s (%.0f examples/s)\n",
                 static_cast<long long>(summary.examples), summary.seconds,
                 summary.examples_per_second());
+    if (!summary.staleness.empty()) {
+      std::printf("staleness of gradients in clocks: %s\n",
+                  summary.staleness.ToString().c_str());
+    }
     std::printf("checkpoint: %s\nreport:     %s/report.html\n",
                 summary.checkpoint.c_str(), run.out().c_str());
   }

@@ -11,7 +11,9 @@
 #include "base/strcat.h"
 #include "comm/pump.h"
 #include "ps/caller.h"
+#include "ps/mode_switch.h"
 #include "ps/protocol.pb.h"
+#include "ps/staleness.h"
 #include "ps/wire.h"
 
 namespace shoal::launch {
@@ -144,15 +146,52 @@ Status RunScale(const ScaleRequest& request) {
   return OkStatus();
 }
 
+Status RunMode(const ModeRequest& request) {
+  ps::wire::SetMode ask;
+  ask.set_tables(request.tables);
+  ask.set_dense(request.dense);
+  ps::wire::SetModeReply reply;
+  SHOAL_RETURN_IF_ERROR(Ask(request.job, ps::Method::kSetMode, ask, reply));
+  std::printf("%s\n", reply.text().c_str());
+  return OkStatus();
+}
+
+namespace {
+
+StatusOr<std::string> TextOf(const ps::wire::ModeState& in) {
+  SHOAL_ASSIGN_OR_RETURN(const ps::ModeState mode, ps::FromWire(in));
+  return ps::ModeText(mode.mode, mode.staleness);
+}
+
+}  // namespace
+
 Status RunStatus(const JobAddress& job) {
   ps::wire::ClusterStatus status;
   SHOAL_RETURN_IF_ERROR(
       Ask(job, ps::Method::kStatus, ps::wire::AskStatus(), status));
   std::printf("step %lld of %lld\n", static_cast<long long>(status.step()),
               static_cast<long long>(status.total_steps()));
+  SHOAL_ASSIGN_OR_RETURN(const std::string mode, TextOf(status.mode()));
+  std::printf("consistency: %s", mode.c_str());
+  if (status.mode().number() > 0) {
+    std::printf(" since step %lld",
+                static_cast<long long>(status.mode().from_step()));
+  }
+  if (status.has_mode_wanted()) {
+    SHOAL_ASSIGN_OR_RETURN(const std::string wanted,
+                           TextOf(status.mode_wanted()));
+    std::printf(", becomes %s", wanted.c_str());
+  }
+  std::printf("\n");
   if (status.has_loss_scale()) {
     std::printf("loss scale %g, %lld steps skipped\n", status.loss_scale(),
                 static_cast<long long>(status.steps_skipped()));
+  }
+  if (status.has_staleness()) {
+    SHOAL_ASSIGN_OR_RETURN(const Histogram staleness,
+                           ps::FromWire(status.staleness()));
+    std::printf("staleness of gradients in clocks: %s\n",
+                staleness.ToString().c_str());
   }
   std::printf(
       "%lld slots with %d replica%s each: %lld lack some, %lld are "

@@ -44,6 +44,18 @@ struct ScaleRequest {
 // kDeadlineExceeded (it does not answer), and the coordinator's own.
 Status RunScale(const ScaleRequest& request);
 
+struct ModeRequest {
+  JobAddress job;
+  // As consistency.tables and consistency.dense, `bounded:CLOCKS` with a
+  // staleness; empty: as they are.
+  std::string tables;
+  std::string dense;
+};
+
+// `shoal mode`: asks for other modes, and prints what happens now. Errors: as
+// above.
+Status RunMode(const ModeRequest& request);
+
 // `shoal status`: prints the members and who holds what. Errors: as above.
 Status RunStatus(const JobAddress& job);
 

@@ -23,6 +23,7 @@
 #include "worker/job.h"
 #include "worker/job.pb.h"
 #include "worker/metrics/metrics.h"
+#include "worker/mode_change.h"
 #include "worker/model.h"
 #include "worker/open_worker.h"
 #include "worker/report/metrics_json.h"
@@ -359,11 +360,17 @@ ps::Coordinator::Options JobRun::CoordinatorOptions() {
   if (request_.kind == RunRequest::Kind::kTrain) {
     options.checkpoint_folder = out_->checkpoints();
     options.checkpoints_kept = job_->checkpoint().keep();
+    options.asynchronous_checkpoints = job_->checkpoint().asynchronous();
   }
   options.restore_folder = out_->Spelled(restored_.folder);
   options.restore_step = restored_.step;
   options.restore_global_phase = restored_.global_phase;
   options.observer = this;
+  options.plan_for = [this](const ps::ClusterPlan& now,
+                            const std::string& tables,
+                            const std::string& dense) {
+    return worker::PlanWithModes(*job_, spec_, now, tables, dense);
+  };
   return options;
 }
 
@@ -528,6 +535,26 @@ void JobRun::OnProgress(int64_t step, int64_t window, double loss_sum,
   }
 }
 
+void JobRun::OnStaleness(const Histogram& staleness) {
+  summary_.staleness = staleness;
+  if (request_.board != nullptr) {
+    request_.board->Set("shoal_staleness_clocks", "", staleness);
+  }
+}
+
+void JobRun::OnModeChanged(int64_t step, const std::string& text) {
+  summary_.mode += StrCat(", from step ", step, " ", text);
+  if (summary_.dense != "allreduce") {
+    summary_.dense = summary_.mode;
+  }
+  const std::string note = StrCat("from step ", step, " on: ", text);
+  if (progress_ != nullptr) {
+    progress_->Note(note);
+  } else {
+    std::fprintf(stderr, "%s\n", note.c_str());
+  }
+}
+
 StatusOr<bool> JobRun::OnEvaluated(int64_t step, std::span<const float> scores,
                                    std::span<const float> labels) {
   if (request_.kind == RunRequest::Kind::kPredict) {
@@ -601,11 +628,20 @@ std::map<std::string, std::string> JobRun::CheckpointTexts() {
                                  early_stopping_->ToJson());
 }
 
-void JobRun::OnSaved(int64_t step, const std::string& folder) {
+void JobRun::OnSaved(int64_t step, const std::string& folder, bool stopped) {
   Tell("shoal_checkpoint_step", "", static_cast<double>(step));
-  EndSegment();
   summary_.checkpoint = folder;
-  segment_start_ = clock_.Now();
+  if (stopped) {
+    EndSegment();
+    segment_start_ = clock_.Now();
+  }
+}
+
+void JobRun::OnNotSaved(const Status& why) {
+  std::fprintf(stderr,
+               "shoal: %s; this one is left out, and training stops for the "
+               "next one\n",
+               std::string(why.message()).c_str());
 }
 
 // --- Its end ---------------------------------------------------------------

@@ -83,10 +83,13 @@ class JobRun : public ps::JobObserver {
   std::string State() override;
   void OnProgress(int64_t step, int64_t window, double loss_sum,
                   int64_t examples) override;
+  void OnStaleness(const Histogram& staleness) override;
+  void OnModeChanged(int64_t step, const std::string& text) override;
   StatusOr<bool> OnEvaluated(int64_t step, std::span<const float> scores,
                              std::span<const float> labels) override;
   std::map<std::string, std::string> CheckpointTexts() override;
-  void OnSaved(int64_t step, const std::string& folder) override;
+  void OnSaved(int64_t step, const std::string& folder, bool stopped) override;
+  void OnNotSaved(const Status& why) override;
 
  private:
   explicit JobRun(const RunRequest& request);

@@ -359,6 +359,21 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0, 1023))
       ->required();
   command->callback([&] { status = shoal::launch::RunScale(scale); });
+  shoal::launch::ModeRequest mode;
+  command = app.add_subcommand(
+      "mode", "Changes when workers of a running job see whose updates");
+  AddJobAddressOptions(*command, mode.job);
+  command->add_option("--tables", mode.tables,
+                      "As consistency.tables: sync, bounded:CLOCKS or async");
+  command->add_option("--dense", mode.dense,
+                      "As consistency.dense, the same; not into or out of "
+                      "allreduce");
+  command->callback([&] {
+    status = mode.tables.empty() && mode.dense.empty()
+                 ? shoal::InvalidArgumentError(
+                       "which? give --tables MODE, --dense MODE or both")
+                 : shoal::launch::RunMode(mode);
+  });
   command = app.add_subcommand(
       "status",
       "Says who the members of a running job are, and what they hold");

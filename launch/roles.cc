@@ -114,6 +114,9 @@ ps::ReportFn WorkerReport(StatusBoard* board) {
                static_cast<double>(report.examples));
     board->Set("shoal_dense_bytes", "",
                static_cast<double>(report.dense_bytes));
+    if (!report.staleness.empty()) {
+      board->Set("shoal_staleness_clocks", "", report.staleness);
+    }
   };
 }
 

@@ -39,7 +39,35 @@ constexpr Description kMetrics[] = {
     {"shoal_dense_bytes", "gauge",
      "Memory of the dense variables that a worker holds, with what their "
      "optimizer and their sums need."},
+    {"shoal_staleness_clocks", "histogram",
+     "Outside sync, of each gradient: clocks that were missing in the values "
+     "that it was computed from."},
 };
+
+void CheckKnown(std::string_view metric) {
+  SHOAL_CHECK(
+      std::any_of(std::begin(kMetrics), std::end(kMetrics),
+                  [metric](const Description& d) { return d.name == metric; }));
+}
+
+std::string Braced(const std::string& labels) {
+  return labels.empty() ? "" : StrCat("{", labels, "}");
+}
+
+std::string HistogramText(std::string_view metric, const std::string& labels,
+                          const Histogram& histogram) {
+  std::string text;
+  int64_t up_to = 0;
+  for (size_t i = 0; i < Histogram::kBuckets; ++i) {
+    up_to += histogram.buckets()[i];
+    const std::string bound =
+        i < Histogram::kBounds.size() ? StrCat(Histogram::kBounds[i]) : "+Inf";
+    text += StrCat(metric, "_bucket{", labels, labels.empty() ? "" : ",",
+                   "le=\"", bound, "\"} ", up_to, "\n");
+  }
+  return StrCat(text, metric, "_sum", Braced(labels), " ", histogram.sum(),
+                "\n", metric, "_count", Braced(labels), " ", up_to, "\n");
+}
 
 }  // namespace
 
@@ -61,11 +89,16 @@ bool StatusBoard::ready() const {
 
 void StatusBoard::Set(std::string_view metric, std::string_view labels,
                       double value) {
-  SHOAL_CHECK(
-      std::any_of(std::begin(kMetrics), std::end(kMetrics),
-                  [metric](const Description& d) { return d.name == metric; }));
+  CheckKnown(metric);
   const MutexLock lock(mutex_);
   values_[std::string(metric)][std::string(labels)] = value;
+}
+
+void StatusBoard::Set(std::string_view metric, std::string_view labels,
+                      const Histogram& histogram) {
+  CheckKnown(metric);
+  const MutexLock lock(mutex_);
+  histograms_[std::string(metric)][std::string(labels)] = histogram;
 }
 
 std::string StatusBoard::MetricsText() const {
@@ -79,7 +112,8 @@ std::string StatusBoard::MetricsText() const {
     } else if (const auto it = values_.find(metric.name); it != values_.end()) {
       values = it->second;
     }
-    if (values.empty()) {
+    const auto histograms = histograms_.find(metric.name);
+    if (values.empty() && histograms == histograms_.end()) {
       continue;
     }
     text += StrCat("# HELP ", metric.name, " ", metric.help, "\n# TYPE ",
@@ -87,8 +121,12 @@ std::string StatusBoard::MetricsText() const {
     for (const auto& [labels, value] : values) {
       char number[32];
       std::snprintf(number, sizeof(number), "%.17g", value);
-      text += StrCat(metric.name, labels.empty() ? "" : "{", labels,
-                     labels.empty() ? "" : "}", " ", number, "\n");
+      text += StrCat(metric.name, Braced(labels), " ", number, "\n");
+    }
+    if (histograms != histograms_.end()) {
+      for (const auto& [labels, histogram] : histograms->second) {
+        text += HistogramText(metric.name, labels, histogram);
+      }
     }
   }
   return text;

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/histogram.h"
 #include "base/mutex.h"
 
 namespace shoal::launch {
@@ -21,6 +22,8 @@ class StatusBoard {
   // `metric`: one of those that status_board.cc describes; `labels` as in the
   // text format: `shard="0"`, or empty.
   void Set(std::string_view metric, std::string_view labels, double value);
+  void Set(std::string_view metric, std::string_view labels,
+           const Histogram& histogram);
 
   // Prometheus' text format, version 0.0.4: metrics in the order of their
   // descriptions, those that were set.
@@ -32,6 +35,8 @@ class StatusBoard {
   std::map<int, bool> ready_ SHOAL_GUARDED_BY(mutex_);
   std::map<std::string, std::map<std::string, double>, std::less<>> values_
       SHOAL_GUARDED_BY(mutex_);
+  std::map<std::string, std::map<std::string, Histogram>, std::less<>>
+      histograms_ SHOAL_GUARDED_BY(mutex_);
 };
 
 }  // namespace shoal::launch

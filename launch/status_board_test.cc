@@ -38,5 +38,32 @@ TEST(StatusBoardTest, MetricsAreInPrometheusTextFormat) {
             "shoal_train_loss 0.10000000000000001\n");
 }
 
+TEST(StatusBoardTest, HistogramsCountUpToEachBound) {
+  Histogram histogram;
+  for (const int64_t value : {0, 0, 3, 5000}) {
+    histogram.Add(value);
+  }
+  StatusBoard board;
+  board.Set("shoal_staleness_clocks", "", histogram);
+  const std::string text = board.MetricsText();
+  EXPECT_THAT(text,
+              testing::HasSubstr("# TYPE shoal_staleness_clocks "
+                                 "histogram\n"
+                                 "shoal_staleness_clocks_bucket{le=\"0\"} "
+                                 "2\n"));
+  EXPECT_THAT(
+      text, testing::HasSubstr("shoal_staleness_clocks_bucket{le=\"2\"} 2\n"
+                               "shoal_staleness_clocks_bucket{le=\"3\"} 3\n"));
+  EXPECT_THAT(text,
+              testing::EndsWith("shoal_staleness_clocks_bucket{le=\"1024\"} 3\n"
+                                "shoal_staleness_clocks_bucket{le=\"+Inf\"} 4\n"
+                                "shoal_staleness_clocks_sum 5003\n"
+                                "shoal_staleness_clocks_count 4\n"));
+  board.Set("shoal_staleness_clocks", "shard=\"1\"", histogram);
+  EXPECT_THAT(board.MetricsText(),
+              testing::HasSubstr(
+                  "shoal_staleness_clocks_bucket{shard=\"1\",le=\"0\"} 2\n"));
+}
+
 }  // namespace
 }  // namespace shoal::launch

@@ -19,17 +19,6 @@ namespace {
 constexpr int kFormatVersion = 2;
 constexpr char kManifestFile[] = "manifest.json";
 
-template <typename T>
-Buffer BufferOf(std::span<const T> values) {
-  return Buffer::CopyOf(values.data(),
-                        static_cast<int64_t>(values.size_bytes()));
-}
-
-std::string ChunkPrefix(const ModelSpec& model, const DenseChunk& chunk) {
-  return StrCat(model.variables[static_cast<size_t>(chunk.variable)].name, "@",
-                chunk.first);
-}
-
 // What the manifest says of a file.
 Json Describe(const ManifestPart& part) {
   Json json = {{"file", part.file.file},
@@ -42,18 +31,23 @@ Json Describe(const ManifestPart& part) {
   return json;
 }
 
+bool HasSlot(const ShardState& state, int64_t slot) {
+  return state.slots == nullptr || (*state.slots)[static_cast<size_t>(slot)];
+}
+
+}  // namespace
+
+std::string ChunkPrefix(const ModelSpec& model, const DenseChunk& chunk) {
+  return StrCat(model.variables[static_cast<size_t>(chunk.variable)].name, "@",
+                chunk.first);
+}
+
 TableForm FormOf(const SparseTable& table) {
   return {.dim = table.dim(),
           .state_floats = table.state_floats(),
           .format = table.format()};
 }
 
-bool HasSlot(const ShardState& state, int64_t slot) {
-  return state.slots == nullptr || (*state.slots)[static_cast<size_t>(slot)];
-}
-
-// Has all slots of `state`, and no others where they are evenly spread, as they
-// are until a shard is lost or added.
 SlotSet SlotsOf(const ShardState& state) {
   std::vector<int64_t> slots;
   for (int64_t slot = 0; slot < int64_t{1} << state.slot_bits; ++slot) {
@@ -77,95 +71,6 @@ SlotSet SlotsOf(const ShardState& state) {
   return set;
 }
 
-// Writes the files of one shard.
-class PartsWriter {
- public:
-  PartsWriter(Storage& storage, std::string folder, std::string name,
-              const ShardState& state, int64_t part_bytes_max)
-      : storage_(storage),
-        folder_(std::move(folder)),
-        name_(std::move(name)),
-        state_(state),
-        slots_(SlotsOf(state)),
-        part_bytes_max_(part_bytes_max) {}
-
-  StatusOr<std::vector<std::string>> Write() {
-    SHOAL_RETURN_IF_ERROR(WriteChunksAndForms());
-    for (const auto& table : state_.tables) {
-      SHOAL_RETURN_IF_ERROR(WriteRows(*table));
-    }
-    return std::move(entries_);
-  }
-
- private:
-  Status WriteChunksAndForms() {
-    TensorsWriter writer;
-    for (const auto& table : state_.tables) {
-      GatheredRows(FormOf(*table)).MoveTo(writer, table->name() + "/");
-    }
-    for (const DenseChunk& chunk : state_.chunks) {
-      const std::string prefix = ChunkPrefix(*state_.model, chunk);
-      const size_t c = state_.dense->Find(chunk);
-      const auto values = state_.dense->values(c);
-      const auto states = state_.dense->state(c);
-      writer.Add(StrCat(prefix, "/values"), "F32",
-                 {static_cast<int64_t>(values.size())}, BufferOf(values));
-      writer.Add(StrCat(prefix, "/state"), "F32",
-                 {static_cast<int64_t>(states.size())}, BufferOf(states));
-    }
-    return Publish(writer, std::nullopt);
-  }
-
-  Status WriteRows(const SparseTable& table) {
-    GatheredRows gathered(FormOf(table));
-    const auto flush = [&]() -> Status {
-      const SlotSet rows = SlotsOfRows(slots_, gathered.ids());
-      TensorsWriter writer;
-      gathered.MoveTo(writer, table.name() + "/");
-      return Publish(writer, rows);
-    };
-    Status status;
-    for (int64_t slot = 0; slot < int64_t{1} << state_.slot_bits; ++slot) {
-      if (!HasSlot(state_, slot)) {
-        continue;
-      }
-      table.ForEachInSlot(slot, [&](uint64_t id, std::span<const std::byte> row,
-                                    std::span<const float> state) {
-        if (!status.ok()) {
-          return;
-        }
-        gathered.Add(id, row, state);
-        if (gathered.IsFull(part_bytes_max_)) {
-          status = flush();
-        }
-      });
-      if (status.ok()) {
-        status = table.status();
-      }
-    }
-    return status.ok() && !gathered.ids().empty() ? flush() : status;
-  }
-
-  Status Publish(TensorsWriter& writer, const std::optional<SlotSet>& rows) {
-    SHOAL_ASSIGN_OR_RETURN(
-        CheckpointPart file,
-        writer.Publish(storage_, folder_,
-                       StrCat(name_, "-", entries_.size(), ".safetensors")));
-    entries_.push_back(DescribePart({std::move(file), rows}));
-    return OkStatus();
-  }
-
-  Storage& storage_;
-  const std::string folder_;
-  const std::string name_;
-  const ShardState& state_;
-  const SlotSet slots_;
-  const int64_t part_bytes_max_;
-  std::vector<std::string> entries_;
-};
-
-}  // namespace
-
 std::string DescribePart(const ManifestPart& part) {
   return Describe(part).dump();
 }
@@ -174,14 +79,6 @@ SlotSet SlotsOfRows(SlotSet slots, std::span<const uint64_t> ids) {
   slots.first = SlotOfHash(IdHash(ids.front()), slots.bits);
   slots.last = SlotOfHash(IdHash(ids.back()), slots.bits);
   return slots;
-}
-
-StatusOr<std::vector<std::string>> SaveParts(Storage& storage,
-                                             const std::string& folder,
-                                             const std::string& name,
-                                             const ShardState& state,
-                                             int64_t part_bytes_max) {
-  return PartsWriter(storage, folder, name, state, part_bytes_max).Write();
 }
 
 namespace {
@@ -534,14 +431,17 @@ StatusOr<std::vector<int64_t>> ListCheckpoints(Storage& storage,
   return steps;
 }
 
+Status RemoveCheckpoint(Storage& storage, const std::string& folder) {
+  SHOAL_RETURN_IF_ERROR(storage.Remove(StrCat(folder, "/", kManifestFile)));
+  return storage.Remove(folder);
+}
+
 Status PruneCheckpoints(Storage& storage, const std::string& parent, int kept) {
   SHOAL_ASSIGN_OR_RETURN(const std::vector<int64_t> steps,
                          ListCheckpoints(storage, parent));
   for (size_t i = 0; i + static_cast<size_t>(kept) < steps.size(); ++i) {
-    const std::string folder = StrCat(parent, "/step-", steps[i]);
-    // The manifest goes first: what is half removed is no checkpoint.
-    SHOAL_RETURN_IF_ERROR(storage.Remove(StrCat(folder, "/", kManifestFile)));
-    SHOAL_RETURN_IF_ERROR(storage.Remove(folder));
+    SHOAL_RETURN_IF_ERROR(
+        RemoveCheckpoint(storage, StrCat(parent, "/step-", steps[i])));
   }
   return OkStatus();
 }

@@ -12,6 +12,7 @@
 
 #include "base/status.h"
 #include "base/storage.h"
+#include "ps/checkpoint_parts.h"
 #include "ps/dense_store.h"
 #include "ps/model_spec.h"
 #include "ps/safetensors.h"
@@ -61,10 +62,19 @@ struct ShardState {
   std::function<Status()> check = {};
 };
 
+TableForm FormOf(const SparseTable& table);
+
+// "deep/0/w@16384": the tensors of a chunk begin with it.
+std::string ChunkPrefix(const ModelSpec& model, const DenseChunk& chunk);
+
+// Has all slots of `state`, and no others where they are evenly spread, as they
+// are until a shard is lost or added.
+SlotSet SlotsOf(const ShardState& state);
+
 // Writes the shard's files, named NAME-0.safetensors and so on, and returns
-// their entries for PublishManifest().
-// Errors: those of Storage::PublishFile(); kInvalidArgument (a name is not
-// valid UTF-8).
+// their entries for PublishManifest(). The state stays as it is meanwhile; see
+// PartsSaver for one that goes on.
+// Errors: those of PartsWriter::Next() and PartsWriter::File::Publish().
 StatusOr<std::vector<std::string>> SaveParts(
     Storage& storage, const std::string& folder, const std::string& name,
     const ShardState& state, int64_t part_bytes_max = kPartBytesMax);
@@ -93,8 +103,11 @@ StatusOr<Manifest> ReadManifest(Storage& storage, const std::string& folder);
 Status LoadParts(Storage& storage, const std::string& folder,
                  const ShardState& state);
 
-// Removes the oldest checkpoints in `parent` beyond the newest `kept` >= 1,
-// each manifest first.
+// The manifest first: what is half removed is no checkpoint. Nothing there is
+// fine.
+Status RemoveCheckpoint(Storage& storage, const std::string& folder);
+
+// Removes the oldest checkpoints in `parent` beyond the newest `kept` >= 1.
 Status PruneCheckpoints(Storage& storage, const std::string& parent, int kept);
 
 // For what is to be written where nothing is. Errors: those of

@@ -1,6 +1,8 @@
 #include "ps/checkpoint_parts.h"
 
+#include <memory>
 #include <optional>
+#include <utility>
 
 #include "base/strcat.h"
 #include "ps/slots.h"
@@ -17,13 +19,20 @@ namespace {
 
 template <typename T>
 Buffer Take(std::vector<T>& values) {
-  const Buffer copy = Buffer::CopyOf(
-      values.data(), static_cast<int64_t>(values.size() * sizeof(T)));
-  values.clear();
-  return copy;
+  auto owner = std::make_shared<std::vector<T>>(std::move(values));
+  values = {};
+  return Buffer::Wrap(owner->data(),
+                      static_cast<int64_t>(owner->size() * sizeof(T)), owner);
 }
 
 }  // namespace
+
+void GatheredRows::Reserve(int64_t rows) {
+  const auto n = static_cast<size_t>(rows);
+  ids_.reserve(n);
+  values_.reserve(n * static_cast<size_t>(form_.value_bytes()));
+  state_.reserve(n * static_cast<size_t>(form_.state_floats));
+}
 
 void GatheredRows::Add(uint64_t id, std::span<const std::byte> values,
                        std::span<const float> state) {

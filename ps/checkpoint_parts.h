@@ -65,6 +65,8 @@ class GatheredRows {
  public:
   explicit GatheredRows(const TableForm& form) : form_(form) {}
 
+  // Room for so many, so that Add() copies none of those before.
+  void Reserve(int64_t rows);
   void Add(uint64_t id, std::span<const std::byte> values,
            std::span<const float> state);
 

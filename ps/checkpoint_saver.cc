@@ -1,11 +1,11 @@
 #include "ps/checkpoint_saver.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/strcat.h"
 #include "ps/checkpoint_format.h"
 #include "ps/protocol.pb.h"
-#include "ps/wire.h"
 
 namespace shoal::ps {
 
@@ -13,53 +13,144 @@ std::string CheckpointSaver::Folder(int64_t step) const {
   return StrCat(options_.parent, "/step-", step);
 }
 
-void CheckpointSaver::Save(int64_t step, uint64_t version,
-                           const std::vector<RouteTable::Peer>& writers,
-                           std::function<void(const Status&)> done) {
-  for (const uint64_t call : std::exchange(calls_, {})) {
-    caller_.Forget(call);
+void CheckpointSaver::Save(Request request, std::function<void()> go_on,
+                           std::function<void(const Status&, bool)> done) {
+  for (const Writer& writer : std::exchange(writers_, {})) {
+    caller_.Forget(writer.call);
   }
-  step_ = step;
+  step_ = request.step;
+  waits_for_all_ = request.last || !options_.asynchronous || gave_up_;
+  texts_ = options_.texts();
+  go_on_ = std::move(go_on);
   done_ = std::move(done);
-  missing_ = writers.size();
-  parts_.assign(writers.size(), {});
   failure_ = OkStatus();
-  for (size_t i = 0; i < writers.size(); ++i) {
-    wire::Save save;
-    save.set_folder(Folder(step));
+  for (size_t i = 0; i < request.writers.size(); ++i) {
+    Writer& writer = writers_.emplace_back();
+    writer.peer = std::move(request.writers[i]);
     // Who was asked before may still be writing.
-    save.set_name(version == 1 ? StrCat("part-", i)
-                               : StrCat("part-", version, "-", i));
-    save.set_step(step);
+    writer.name = request.version == 1
+                      ? StrCat("part-", i)
+                      : StrCat("part-", request.version, "-", i);
+  }
+  if (!request.replaces) {
+    AskAll(request.version);
+    return;
+  }
+  context_.StartStorage(
+      [folder = Folder(step_)](Storage& storage) -> StatusOr<Buffer> {
+        SHOAL_RETURN_IF_ERROR(RemoveCheckpoint(storage, folder));
+        return Buffer();
+      },
+      [this, version = request.version,
+       number = ++asked_](const StatusOr<Buffer>& removed) {
+        if (number != asked_) {
+          return;  // Asked anew meanwhile.
+        }
+        if (removed.ok()) {
+          AskAll(version);
+        } else {
+          writers_.clear();
+          End(removed.status().WithPrefix(
+              StrCat("checkpoint of step ", step_)));
+        }
+      });
+}
+
+void CheckpointSaver::AskAll(uint64_t version) {
+  for (size_t i = 0; i < writers_.size(); ++i) {
+    wire::Save save;
+    save.set_folder(Folder(step_));
+    save.set_name(writers_[i].name);
+    save.set_step(step_);
     save.set_version(version);
-    calls_.push_back(caller_.Start(
-        writers[i].endpoint, comm::Lane::kBulk,
-        static_cast<uint16_t>(Method::kSave),
-        StrCat("its part of the checkpoint of step ", step), kStorageWithin,
-        {Encode(save)},
-        [this, i, name = writers[i].name](StatusOr<comm::Message> reply) {
-          wire::SaveReply saved;
-          const Status status =
-              reply.ok() ? Decode(*reply, saved) : reply.status();
-          if (!status.ok() && failure_.ok()) {
-            failure_ = status.WithPrefix(
-                StrCat("checkpoint of step ", step_, " on ", name));
-          }
-          parts_[i].assign(saved.parts().begin(), saved.parts().end());
-          if (--missing_ == 0) {
-            failure_.ok() ? Publish() : Remove();
-          }
-        }));
+    Ask(i, Method::kSave, StrCat("the cut of the checkpoint of step ", step_),
+        kStorageWithin, Encode(save));
+  }
+}
+
+void CheckpointSaver::Ask(size_t writer, Method method, const std::string& what,
+                          Duration within, Buffer frame) {
+  writers_[writer].call = caller_.Start(
+      writers_[writer].peer.endpoint, comm::Lane::kBulk,
+      static_cast<uint16_t>(method), what, within, {std::move(frame)},
+      [this, writer](const StatusOr<comm::Message>& reply) {
+        OnReply(writer, reply);
+      });
+}
+
+void CheckpointSaver::OnReply(size_t writer,
+                              const StatusOr<comm::Message>& reply) {
+  Writer& of = writers_[writer];
+  if (!reply.ok()) {
+    Fail(writer, reply.status());
+  } else if (!of.has_cut) {
+    of.has_cut = true;
+    wire::Parts parts;
+    parts.set_folder(Folder(step_));
+    parts.set_name(of.name);
+    Ask(writer, Method::kParts,
+        StrCat("its part of the checkpoint of step ", step_), kStorageWithin,
+        Encode(parts));
+    MaybeGoOn();
+  } else {
+    wire::PartsReply written;
+    if (const Status status = Decode(*reply, written); !status.ok()) {
+      Fail(writer, status);
+      return;
+    }
+    of.parts.assign(written.parts().begin(), written.parts().end());
+    of.ended = true;
+    MaybeEnd();
+  }
+}
+
+void CheckpointSaver::Fail(size_t writer, const Status& why) {
+  Writer& of = writers_[writer];
+  if (failure_.ok()) {
+    failure_ = why.WithPrefix(
+        StrCat("checkpoint of step ", step_, " on ", of.peer.name));
+  }
+  of.has_cut = of.ended = true;
+  MaybeEnd();
+}
+
+void CheckpointSaver::OnLost(comm::EndpointId writer) {
+  for (size_t i = 0; i < writers_.size(); ++i) {
+    if (writers_[i].peer.endpoint != writer || writers_[i].ended) {
+      continue;
+    }
+    caller_.Forget(writers_[i].call);
+    if (stops()) {
+      writers_[i].has_cut = false;  // Others will be asked in its place.
+    } else {
+      Fail(i, AbortedError("was lost before it had written its part"));
+      return;  // Perhaps it was the last that was missing.
+    }
+  }
+}
+
+void CheckpointSaver::MaybeGoOn() {
+  if (!waits_for_all_ && failure_.ok() &&
+      std::all_of(writers_.begin(), writers_.end(),
+                  [](const Writer& writer) { return writer.has_cut; })) {
+    std::exchange(go_on_, nullptr)();
+  }
+}
+
+void CheckpointSaver::MaybeEnd() {
+  if (std::all_of(writers_.begin(), writers_.end(),
+                  [](const Writer& writer) { return writer.ended; })) {
+    failure_.ok() ? Publish() : Remove();
   }
 }
 
 void CheckpointSaver::Publish() {
   std::vector<std::string> parts;
-  for (const std::vector<std::string>& of_writer : parts_) {
-    parts.insert(parts.end(), of_writer.begin(), of_writer.end());
+  for (const Writer& writer : std::exchange(writers_, {})) {
+    parts.insert(parts.end(), writer.parts.begin(), writer.parts.end());
   }
   context_.StartStorage(
-      [folder = Folder(step_), step = step_, parts, texts = options_.texts(),
+      [folder = Folder(step_), step = step_, parts, texts = texts_,
        parent = options_.parent,
        kept = options_.kept](Storage& storage) -> StatusOr<Buffer> {
         if (const Status published =
@@ -72,19 +163,33 @@ void CheckpointSaver::Publish() {
         return Buffer();
       },
       [this](const StatusOr<Buffer>& published) {
-        done_(published.status().WithPrefix(
+        End(published.status().WithPrefix(
             StrCat("checkpoint of step ", step_)));
       });
 }
 
 // When no one writes any more: nothing comes after the removal.
 void CheckpointSaver::Remove() {
+  writers_.clear();
   context_.StartStorage(
       [folder = Folder(step_)](Storage& storage) -> StatusOr<Buffer> {
         SHOAL_RETURN_IF_ERROR(storage.Remove(folder));
         return Buffer();
       },
-      [this](const StatusOr<Buffer>&) { done_(failure_); });
+      [this](const StatusOr<Buffer>&) { End(failure_); });
+}
+
+void CheckpointSaver::End(const Status& status) {
+  gave_up_ = status.code() == StatusCode::kAborted;
+  const auto go_on = std::exchange(go_on_, nullptr);
+  const auto then = std::exchange(then_, nullptr);
+  std::exchange(done_, nullptr)(status, go_on != nullptr);
+  if (go_on != nullptr && status.ok()) {
+    go_on();
+  }
+  if (then != nullptr) {
+    then();
+  }
 }
 
 }  // namespace shoal::ps

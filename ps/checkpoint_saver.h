@@ -11,6 +11,7 @@
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/route.h"
+#include "ps/wire.h"
 
 namespace shoal::ps {
 
@@ -18,14 +19,17 @@ namespace shoal::ps {
 inline constexpr Duration kStorageWithin = std::chrono::minutes(10);
 
 // Has those who hold state write their parts of a checkpoint, and publishes the
-// manifest when all are there: a folder without one does not exist. Part of the
-// coordinator; belongs to its thread.
+// manifest when all are there: a folder without one does not exist. Training
+// stops only until each has made its cut, after which it writes what was there
+// then. Part of the coordinator; belongs to its thread.
 class CheckpointSaver {
  public:
   struct Options {
     std::string parent;  // of the folders `step-N`; empty: none are written
     int kept = 3;        // older ones are removed
-    // What the manifest keeps beside the parts; asked once all are written.
+    // Training may go on while it is written.
+    bool asynchronous = true;
+    // What the manifest keeps beside the parts; asked at the cut.
     std::function<std::map<std::string, std::string>()> texts;
   };
 
@@ -34,31 +38,75 @@ class CheckpointSaver {
       : context_(context), caller_(caller), options_(std::move(options)) {}
 
   std::string Folder(int64_t step) const;
-  // Parts are being written.
-  bool writing() const { return missing_ > 0; }
+  // One is being written.
+  bool writing() const { return done_ != nullptr; }
+  // And training waits for them.
+  bool stops() const { return !writers_.empty() && go_on_ != nullptr; }
 
-  // `done` runs once, with OK or why there is no checkpoint; of one that failed
-  // nothing stays. One at a time: where parts are being written, they are asked
-  // for anew, under a newer `version` of the route.
-  void Save(int64_t step, uint64_t version,
-            const std::vector<RouteTable::Peer>& writers,
-            std::function<void(const Status&)> done);
+  struct Request {
+    int64_t step = 0;
+    uint64_t version = 0;  // of the route
+    std::vector<RouteTable::Peer> writers;
+    bool last = false;  // of the job, which ends when it is written
+    // One of this step may be there, of the run that this one goes back behind:
+    // it goes first, so that no manifest is of other files than are there.
+    bool replaces = false;
+  };
+  // `go_on` runs once training may: at the cut, or when all is written if it is
+  // the last, or none may be written meanwhile, or the one before was given up.
+  // `done` runs once, before that where both come at the end, with OK or why
+  // there is no checkpoint, and whether training has waited for it; of one that
+  // failed nothing stays. kAborted: it was given up, since what was to be
+  // written was lost with its writer, or changed faster than it could be
+  // written; unless training has waited nothing else is wrong.
+  //
+  // One at a time: where stops(), parts are asked for anew, of another version.
+  void Save(Request request, std::function<void()> go_on,
+            std::function<void(const Status&, bool stopped)> done);
+  // Runs when what is being written is done.
+  void WhenDone(std::function<void()> then) { then_ = std::move(then); }
+
+  // It is no member any more. Where stops(), Save() follows with those who take
+  // its place.
+  void OnLost(comm::EndpointId writer);
 
  private:
+  struct Writer {
+    RouteTable::Peer peer;
+    std::string name;  // of its files
+    uint64_t call = 0;
+    bool has_cut = false;
+    bool ended = false;
+    std::vector<std::string> parts;
+  };
+
+  void AskAll(uint64_t version);
+  void Ask(size_t writer, Method method, const std::string& what,
+           Duration within, Buffer frame);
+  void OnReply(size_t writer, const StatusOr<comm::Message>& reply);
+  void Fail(size_t writer, const Status& why);
+  // What follows when the last of them has made its cut, or ended.
+  void MaybeGoOn();
+  void MaybeEnd();
   void Publish();
   void Remove();
+  void End(const Status& status);
 
   comm::NodeContext& context_;
   Caller& caller_;
   const Options options_;
+  bool gave_up_ = false;  // the one before
+  int asked_ = 0;         // times, of those that replace
+  std::function<void()> then_;
 
   // Of the one being written.
   int64_t step_ = 0;
-  std::function<void(const Status&)> done_;
-  std::vector<uint64_t> calls_;
-  size_t missing_ = 0;                           // writers
-  std::vector<std::vector<std::string>> parts_;  // per writer
-  Status failure_;                               // the first
+  bool waits_for_all_ = false;
+  std::map<std::string, std::string> texts_;
+  std::function<void()> go_on_;
+  std::function<void(const Status&, bool)> done_;
+  std::vector<Writer> writers_;
+  Status failure_;  // the first
 };
 
 }  // namespace shoal::ps

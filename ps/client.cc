@@ -137,6 +137,7 @@ void Client::Pull(const PullRequest& request, Done done) {
   operation.rows.assign(request.rows.begin(), request.rows.end());
   operation.dense = request.dense;
   operation.loss_scale = request.loss_scale;
+  operation.staleness = request.staleness;
   operation.owner = request.owner;
   operation.done = std::move(done);
   Start(id);
@@ -171,6 +172,9 @@ void Client::Start(uint64_t id) {
   operation.missing = static_cast<size_t>(
       std::count_if(headed_.begin(), headed_.end(),
                     [](const Portion& portion) { return !portion.empty(); }));
+  if (operation.staleness != nullptr) {
+    *operation.staleness = 0;
+  }
   Divide(operation);
   operation.is_push ? StartPush(id, operation) : StartPull(id, operation);
 }
@@ -372,6 +376,9 @@ void Client::OnReply(uint64_t id, size_t shard,
     status = TakeRows(*reply, shard, operation);
     if (operation.loss_scale != nullptr) {
       *operation.loss_scale = pull.loss_scale();  // All say the same.
+    }
+    if (operation.staleness != nullptr) {
+      *operation.staleness = std::max(*operation.staleness, pull.staleness());
     }
   }
   Arrived(id, status.WithPrefix(where));

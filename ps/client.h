@@ -82,6 +82,8 @@ class Client {
     std::span<float* const> rows;
     float* dense = nullptr;  // DenseLayout::size() floats, written; null: none
     double* loss_scale = nullptr;  // of the step, written; null: none
+    // In clocks, the worst of all shards, see ps/staleness.h; null: none.
+    int64_t* staleness = nullptr;
     std::shared_ptr<const void> owner;
   };
 
@@ -114,6 +116,9 @@ class Client {
 
   // Goes on with `route`, if it is newer.
   void Adopt(RouteTable route);
+  // The shards have forgotten its pushes, of which none is under way: another
+  // mode counts from here on.
+  void BeginSequences() { next_sequence_ = 1; }
 
  private:
   // The ids and rows of an operation, divided by the heads of now.
@@ -131,6 +136,7 @@ class Client {
     std::vector<float*> rows;      // pull
     float* dense = nullptr;        // pull
     double* loss_scale = nullptr;  // pull
+    int64_t* staleness = nullptr;  // pull
     std::vector<PushPiece> pieces;
     std::vector<std::vector<const float*>> piece_rows;
     const float* computed_from = nullptr;  // push

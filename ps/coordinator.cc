@@ -5,8 +5,10 @@
 #include <utility>
 
 #include "base/strcat.h"
+#include "ps/mode_switch.h"
 #include "ps/protocol.pb.h"
 #include "ps/slots.h"
+#include "ps/staleness.h"
 #include "ps/wire.h"
 
 namespace shoal::ps {
@@ -26,6 +28,7 @@ Coordinator::Coordinator(Options options)
   if (options_.plan.dense_on_workers()) {
     options_.replace_within = Duration::zero();  // A collective has no spares.
   }
+  modes_ = std::make_unique<ModeSwitch>();
   StatusOr<std::unique_ptr<GlobalPhase>> phase =
       GlobalPhase::Create(options_.model, options_.plan);
   called_off_ = phase.status();
@@ -45,20 +48,21 @@ void Coordinator::OnStart(comm::NodeContext& context) {
   caller_.emplace(context);
   state_.emplace(context, options_.state_file,
                  [this](const Status& why) { Abort(why); });
-  saver_.emplace(
-      context, *caller_,
-      CheckpointSaver::Options{.parent = options_.checkpoint_folder,
-                               .kept = options_.checkpoints_kept,
-                               .texts = [this] {
-                                 std::map<std::string, std::string> texts;
-                                 if (options_.observer != nullptr) {
-                                   texts = options_.observer->CheckpointTexts();
-                                 }
-                                 if (phase_->scales_losses()) {
-                                   texts[kGlobalPhaseText] = phase_->ToText();
-                                 }
-                                 return texts;
-                               }});
+  saver_.emplace(context, *caller_,
+                 CheckpointSaver::Options{
+                     .parent = options_.checkpoint_folder,
+                     .kept = options_.checkpoints_kept,
+                     .asynchronous = options_.asynchronous_checkpoints,
+                     .texts = [this] {
+                       std::map<std::string, std::string> texts;
+                       if (options_.observer != nullptr) {
+                         texts = options_.observer->CheckpointTexts();
+                       }
+                       if (phase_->scales_losses()) {
+                         texts[kGlobalPhaseText] = phase_->ToText();
+                       }
+                       return texts;
+                     }});
   if (!called_off_.ok()) {
     Abort(called_off_);
     return;
@@ -122,6 +126,9 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
   if (method == Method::kScale) {
     return OnScale(from, message);
   }
+  if (method == Method::kSetMode) {
+    return OnSetMode(from, message);
+  }
   if (method == Method::kStatus) {
     return OnStatus(from, message);
   }
@@ -183,7 +190,16 @@ void Coordinator::OnJoin(comm::EndpointId from, comm::Message message) {
     if (!members_.at(from).is_worker) {
       LetShardIn(from);
     }
-    Keep([this, waiting] { AnswerJoin(waiting); });
+    Keep([this, waiting] {
+      if (state_->settled()) {
+        AnswerJoin(waiting);
+        return;
+      }
+      // It would be told a newer route than is kept.
+      Reply(waiting.from,
+            MakeErrorReply(waiting.message,
+                           UnavailableError("a newer route is being kept")));
+    });
     return;
   }
   waiting_joins_.push_back(std::move(waiting));
@@ -248,6 +264,12 @@ Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
                                      " still counts as running, on host ",
                                      before.host, " pid ", before.pid));
     }
+    if (member.is_worker && all_joined_ && options_.plan.dense_on_workers()) {
+      return FailedPreconditionError(
+          StrCat("join: ", before.name,
+                 " was lost with the dense variables that it held; start the "
+                 "job from its last checkpoint"));
+    }
     if (!member.is_worker && all_joined_) {
       if (!CanDrop(member.server)) {
         return FailedPreconditionError(
@@ -257,8 +279,9 @@ Status Coordinator::Admit(comm::EndpointId from, const comm::Message& message) {
       }
       DropShardsOf(member.server, UnavailableError("another takes its place"));
     } else {
-      CutDone(**place);  // Another takes the order as it is then.
-      members_.erase(**place);
+      const comm::EndpointId lost = *std::exchange(*place, std::nullopt);
+      members_.erase(lost);
+      CutDone(lost);  // Another takes the order as it is then.
     }
   }
   if (!member.is_worker && all_joined_ && !started_ &&
@@ -360,13 +383,14 @@ void Coordinator::AnswerJoin(const WaitingMessage& waiting) {
   reply.set_num_workers(num_workers);
   reply.set_job_text(options_.job_text);
   reply.set_restores(!options_.restore_folder.empty() && !started_);
-  reply.set_step(committed_);
+  reply.set_step(options_.plan.mode == Mode::kSync ? committed_ : position_);
   StepDecision last = last_commit_;
   last.next_loss_scale = phase_->loss_scale();
   ToWire(last, *reply.mutable_last());
   ToWire(route_, *reply.mutable_route());
   ToWire(options_.model, *reply.mutable_model());
   ToWire(options_.plan, *reply.mutable_plan());
+  reply.set_mode_number(modes_->now.number);
   std::vector<Buffer> frames;
   if (member.is_worker) {
     const bool parts = options_.plan.shares_steps();
@@ -437,6 +461,9 @@ void Coordinator::OnReady() {
 
 void Coordinator::GiveOrder(OrderKind kind, int64_t from, int64_t until) {
   const std::vector<WaitingMessage> leavers = TakeWorkers();
+  if (kind == OrderKind::kTrain) {
+    TakeMode(from);
+  }
   order_ = {order_.number + 1, kind, from, until};
   for (WorkerState& worker : workers_) {
     worker.scores = Buffer();
@@ -467,7 +494,7 @@ void Coordinator::AnswerOrders() {
 void Coordinator::AnswerOrder(int worker) {
   WorkerState& state = workers_[static_cast<size_t>(worker)];
   if (!state.asking.has_value() || state.done_order >= order_.number ||
-      !state_->settled()) {
+      !state_->settled() || modes_->holding) {
     return;  // What is not kept yet, nobody may do.
   }
   wire::Order order;
@@ -480,6 +507,10 @@ void Coordinator::AnswerOrder(int worker) {
   order.set_num_workers(options_.num_workers);
   order.set_virtual_begin(begin);
   order.set_virtual_end(end);
+  if (modes_->now.number > 0) {
+    ToWire(modes_->now, *order.mutable_mode());
+    ToWire(route_, *order.mutable_route());
+  }
   switch (order_.kind) {
     case OrderKind::kTrain: {
       order.set_kind(wire::Order::TRAIN);
@@ -567,7 +598,9 @@ void Coordinator::OnOrderDone() {
   switch (order_.kind) {
     case OrderKind::kTrain:
       position_ = order_.until;
-      AfterBoundary();
+      // One that was cut before its first step did nothing after the last
+      // boundary.
+      order_.until > order_.from ? AfterBoundary() : AfterCheckpoint();
       break;
     case OrderKind::kEvaluate:
       Evaluated();
@@ -614,14 +647,22 @@ void Coordinator::SaveCheckpoint() {
     AfterCheckpoint();
     return;
   }
-  const auto saved = [this] {
+  const auto saved = [this, step = position_](bool stopped) {
     if (options_.observer != nullptr) {
-      options_.observer->OnSaved(position_, saver_->Folder(position_));
+      options_.observer->OnSaved(step, saver_->Folder(step), stopped);
     }
-    AfterCheckpoint();
   };
   if (saver_->Folder(position_) == options_.restore_folder) {
-    saved();  // Nothing was trained since; what is there stays whole.
+    saved(true);  // Nothing was trained since; what is there stays whole.
+    AfterCheckpoint();
+    return;
+  }
+  if (saver_->writing() && !saver_->stops()) {
+    saver_->WhenDone([this] {
+      if (!ending_) {
+        SaveCheckpoint();
+      }
+    });
     return;
   }
   std::vector<RouteTable::Peer> writers = LiveShards();
@@ -630,14 +671,35 @@ void Coordinator::SaveCheckpoint() {
   } else if (route_.dense_on_workers()) {
     writers.push_back(route_.workers.front());  // All have the same.
   }
-  saver_->Save(position_, route_.version, writers,
-               [this, saved](const Status& status) {
-                 if (!status.ok()) {
-                   Abort(status);
-                 } else if (!ending_) {
-                   saved();
-                 }
-               });
+  saver_->Save(
+      {.step = position_,
+       .version = route_.version,
+       .writers = std::move(writers),
+       .last = stop_early_ || position_ >= options_.train.total_steps,
+       .replaces = !options_.restore_folder.empty()},
+      [this] {
+        if (!ending_) {
+          AfterCheckpoint();
+        }
+      },
+      [this, saved](const Status& status, bool stopped) {
+        if (ending_) {
+          return;
+        }
+        FinishLeavers();  // Who wrote until now.
+        if (status.ok()) {
+          saved(stopped);
+          if (!stopped) {
+            Keep([] {});  // With where it is.
+          }
+        } else if (status.code() == StatusCode::kAborted && !stopped) {
+          if (options_.observer != nullptr) {
+            options_.observer->OnNotSaved(status);
+          }
+        } else {
+          Abort(status);
+        }
+      });
 }
 
 void Coordinator::AfterCheckpoint() {
@@ -682,9 +744,16 @@ void Coordinator::OnProgress(const comm::Message& message) {
       progress.window() > progress.step() || progress.examples() < 0) {
     return;
   }
+  const StatusOr<Histogram> staleness = FromWire(progress.staleness());
+  if (progress.has_staleness() && staleness.ok()) {
+    staleness_.Merge(*staleness);
+  }
   if (options_.observer != nullptr) {
     options_.observer->OnProgress(progress.step(), progress.window(),
                                   progress.loss_sum(), progress.examples());
+    if (progress.has_staleness()) {
+      options_.observer->OnStaleness(staleness_);
+    }
     // What it has seen is told by nobody else.
     if (state_->settled() && context_->Now() >= kept_at_ + kKeepEvery) {
       Keep([] {});

@@ -11,9 +11,12 @@
 #include <utility>
 #include <vector>
 
+#include "base/histogram.h"
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/checkpoint_saver.h"
+#include "ps/coordinator_options.h"
+#include "ps/coordinator_records.h"
 #include "ps/durable_state.h"
 #include "ps/global_phase.h"
 #include "ps/job_observer.h"
@@ -28,6 +31,7 @@ namespace wire {
 class Commit;
 class CoordinatorState;
 }  // namespace wire
+struct ModeSwitch;
 
 // Lets members in, deals virtual workers, leads the steps of `sync`, keeps the
 // clocks of `bounded`, and drives the job from boundary to boundary: train,
@@ -36,43 +40,7 @@ class CoordinatorState;
 // Belongs to the thread that pumps it; never blocks.
 class Coordinator : public comm::Node {
  public:
-  struct Options {
-    ModelSpec model;
-    ClusterPlan plan;
-    TrainPlan train;
-    int num_servers = 1;
-    int shards_per_server = 1;
-    int num_workers = 1;
-    // Of every slot, as far as there are servers. With more, one may be lost.
-    int replicas = 1;
-    RebalanceBy rebalance = RebalanceBy::kBytes;
-    std::string job_text;  // handed to every member
-    Buffer setup;          // handed to workers, opaque here
-    // Checkpoints are folders `step-N` in here; empty: none are written.
-    std::string checkpoint_folder;
-    int checkpoints_kept = 3;
-    std::string restore_folder;  // a `step-N` folder to start from, or empty
-    int64_t restore_step = 0;
-    // Of that checkpoint's text kGlobalPhaseText; empty: it has none.
-    std::string restore_global_phase;
-    // How long members may take to join, and how long a job waits for another
-    // worker in place of one that was lost; zero ends the job at once, as it
-    // ends where workers hold the dense variables.
-    Duration join_within = std::chrono::seconds(60);
-    Duration replace_within = Duration::zero();
-    JobObserver* observer = nullptr;  // must outlive the coordinator
-    // A file for what another coordinator needs to go on in the place of this
-    // one. Where it is already, this is that other one. It is removed when the
-    // job ends, however it ends. Empty: who loses the coordinator ends.
-    std::string state_file;
-    // Of the tries of one training; a state that another run left is of nobody
-    // any more. Empty: one that is there must be of this job.
-    std::string run;
-    // Called with how many servers and workers there are to be, when that
-    // changes; whoever runs the job starts those that are not there. Those that
-    // are to go end by themselves. May be empty: others start them.
-    std::function<void(int servers, int workers)> wanted;
-  };
+  using Options = CoordinatorOptions;
 
   explicit Coordinator(Options options);
   ~Coordinator() override;
@@ -98,11 +66,16 @@ class Coordinator : public comm::Node {
   // thread.
   bool replicated() const;
   uint64_t route_version() const { return route_.version; }
+  // Of all gradients so far that workers told of, see ps/staleness.h.
+  const Histogram& staleness() const { return staleness_; }
 
   // Other numbers of servers and workers (0: as many as there are), or the
   // server that is to go (-1: none); gives what happens now, in words. On the
   // node's thread. Errors: kFailedPrecondition, kInvalidArgument: why not.
   StatusOr<std::string> Scale(int servers, int workers, int drain);
+  // Other modes, as wire::SetMode has them; the same otherwise.
+  StatusOr<std::string> SetMode(const std::string& tables,
+                                const std::string& dense);
 
  private:
   struct Member {
@@ -120,33 +93,6 @@ class Coordinator : public comm::Node {
     bool suspect = false;  // its connection ended; it may come back
     Time suspect_since;
   };
-  struct WaitingMessage {
-    comm::EndpointId from;
-    comm::Message message;
-  };
-  struct PreparedShard {
-    WaitingMessage waiting;
-    StepNorms norms;
-  };
-  // What one worker has done.
-  struct WorkerState {
-    std::optional<comm::EndpointId> endpoint;
-    int64_t clock = 0;       // its own steps whose pushes are acknowledged
-    int64_t done_order = 0;  // number of the last order it finished
-    std::optional<WaitingMessage> asking;
-    std::optional<WaitingMessage> awaiting_clock;
-    int64_t clock_wanted = 0;
-    Buffer scores;
-    Buffer labels;
-  };
-  enum class OrderKind : uint8_t { kTrain, kEvaluate, kStop };
-  struct CurrentOrder {
-    int64_t number = 0;  // 0: none yet
-    OrderKind kind = OrderKind::kTrain;
-    int64_t from = 0;
-    int64_t until = 0;
-  };
-
   void WaitForMembers();
   // Keeps all that a coordinator in the place of this one needs; then `kept`
   // runs, unless the job is ending.
@@ -236,10 +182,19 @@ class Coordinator : public comm::Node {
   // the next one is dealt to them.
   bool WantedAreThere() const;
   void DealAnew();
-  void CutOrder();
+  void CutOrder(int64_t until);
   void SendCuts();
   void CutDone(comm::EndpointId worker);
   std::vector<WaitingMessage> TakeWorkers();  // who have no place any more
+
+  // Another mode, see ModeSwitch.
+  void OnSetMode(comm::EndpointId from, const comm::Message& message);
+  void HoldWorkers();
+  void HoldDone(comm::EndpointId worker);
+  void EndHold();
+  void TakeMode(int64_t step);
+  StepDecision LastCommitOf(int64_t step) const;
+  void TellMode();
 
   // Liveness.
   void Watch();
@@ -257,7 +212,7 @@ class Coordinator : public comm::Node {
   std::optional<DurableState> state_;
   bool state_is_ours_ = false;
   Time kept_at_;
-  // Until it has found out where the job is; and the members not heard of yet.
+  // Until it has found out where the job is; and of members not heard of yet.
   bool recovering_ = true;
   std::unordered_map<comm::EndpointId, uint64_t> recoveries_;
   std::unordered_map<comm::EndpointId, Status> not_found_;  // why
@@ -293,6 +248,8 @@ class Coordinator : public comm::Node {
   bool stop_early_ = false;
   std::unordered_map<comm::EndpointId, PreparedShard> prepared_;
   int64_t calls_under_way_ = 0;
+  Histogram staleness_;
+  std::unique_ptr<ModeSwitch> modes_;
 };
 
 }  // namespace shoal::ps

@@ -135,8 +135,14 @@ void Coordinator::OnPeerDown(comm::EndpointId peer, const Status& why) {
     // Where it was, nobody takes calls: as if its connection had been lost now.
     context_->SetTimer(context_->Now() + kFailoverGrace, [this, peer, why] {
       const auto found = members_.find(peer);
-      if (found != members_.end() && found->second.suspect) {
-        GiveUp(peer, why);
+      if (found == members_.end() || !found->second.suspect) {
+        return;
+      }
+      const bool needed = !found->second.is_worker && started_ &&
+                          order_.kind != OrderKind::kStop &&
+                          !CanDrop(found->second.server);
+      if (!needed) {
+        GiveUp(peer, why);  // Else it is asked until that takes too long.
       }
     });
     return;

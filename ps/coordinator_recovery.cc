@@ -9,7 +9,9 @@
 #include "base/random.h"
 #include "base/strcat.h"
 #include "ps/coordinator.h"
+#include "ps/mode_switch.h"
 #include "ps/protocol.pb.h"
+#include "ps/staleness.h"
 #include "ps/wire.h"
 
 namespace shoal::ps {
@@ -53,6 +55,11 @@ Buffer Coordinator::EncodeState() const {
   state.set_stop_early(stop_early_);
   state.set_started(started_);
   state.set_run(options_.run);
+  ToWire(staleness_, *state.mutable_staleness());
+  ToWire(modes_->now, *state.mutable_mode());
+  if (modes_->wanted.has_value()) {
+    ToWire(*modes_->wanted, *state.mutable_mode_wanted());
+  }
   if (options_.observer != nullptr && started_) {
     state.set_observer(options_.observer->State());
   }
@@ -152,11 +159,20 @@ Status Coordinator::TakeState(const wire::CoordinatorState& state) {
   position_ = state.position();
   stop_early_ = state.stop_early();
   started_ = state.started();
-  committed_ = options_.plan.mode == Mode::kSync ? position_ : 0;
+  SHOAL_ASSIGN_OR_RETURN(modes_->now, FromWire(state.mode()));
+  if (modes_->now.number > 0) {
+    options_.plan.mode = modes_->now.mode;
+    options_.plan.staleness = modes_->now.staleness;
+  }
+  if (state.has_mode_wanted()) {
+    SHOAL_ASSIGN_OR_RETURN(modes_->wanted, FromWire(state.mode_wanted()));
+  }
+  committed_ = position_;
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i].clock = ClockAt(i, position_);
   }
   observed_ = state.observer();
+  SHOAL_ASSIGN_OR_RETURN(staleness_, FromWire(state.staleness()));
   return OkStatus();
 }
 
@@ -191,6 +207,9 @@ void Coordinator::OnMemberFound(comm::EndpointId id,
   if (!status.ok()) {
     not_found_[id] = status.WithPrefix(
         "did not answer the coordinator, which was started again");
+  } else if (found.mode_number() != modes_->now.number) {
+    // It has not heard of the switch, before which nothing of what counts now
+    // was done.
   } else if (options_.plan.mode == Mode::kSync) {
     committed_ = std::max(committed_, found.step());
     if (!member.is_worker) {
@@ -296,11 +315,20 @@ void Coordinator::FinishRecovery() {
              !options_.plan.shares_steps()) {
     // A step that was under way begins anew, whoever has heard of its commit;
     // so does a copy of slots.
+    if (options_.plan.mode != Mode::kSync) {
+      // Of sync, if there was, for who has not heard of it.
+      last_commit_ = LastCommitOf(modes_->now.from_step);
+      committed_ = modes_->now.from_step;
+    }
     ChangeRoute();
+  } else if (modes_->now.number > 0) {
+    SendRoute();  // With the mode.
   }
+  TellMode();
   if (cut_) {
     SendCuts();
   }
+  HoldWorkers();
   for (const auto& [id, member] : members_) {
     if (member.suspect) {
       not_found_.try_emplace(

@@ -5,6 +5,7 @@
 
 #include "base/strcat.h"
 #include "ps/coordinator.h"
+#include "ps/mode_switch.h"
 #include "ps/protocol.pb.h"
 #include "ps/slots.h"
 #include "ps/wire.h"
@@ -95,10 +96,10 @@ void Coordinator::ChangeRoute() {
       return;  // The next one is on its way.
     }
     SendRoute();
-    if (saver_->writing()) {
+    FinishLeavers();  // Before: one that ends writes no part.
+    if (saver_->stops()) {
       SaveCheckpoint();  // Its parts are others' now.
     }
-    FinishLeavers();
   });
 }
 
@@ -136,6 +137,9 @@ void Coordinator::SendRoute() {
   ToWire(route_, *change.mutable_route());
   change.set_committed(committed_);
   ToWire(last_commit_, *change.mutable_last());
+  if (modes_->now.number > 0) {
+    ToWire(modes_->now, *change.mutable_mode());
+  }
   const Buffer frame = Encode(change);
   for (const auto& [id, member] : members_) {
     // One that does not answer is seen by Watch().
@@ -181,10 +185,10 @@ void Coordinator::OnCaughtUp(comm::EndpointId from,
 }
 
 // When shards have told what they hold and what is asked of them. Not while
-// slots are copied or saved, which would begin again.
+// slots are copied or a checkpoint is cut, which would begin again.
 void Coordinator::MaybeRebalance() {
   const bool sync = options_.plan.mode == Mode::kSync;
-  if (started_ && !ending_ && !saver_->writing() &&
+  if (started_ && !ending_ && !saver_->stops() &&
       (sync || !options_.plan.shares_steps()) &&
       rebalancer_.IsDue(context_->Now(), route_,
                         {Places(), ShardsWanted(), options_.replicas}, sync)) {
@@ -195,7 +199,8 @@ void Coordinator::MaybeRebalance() {
 bool Coordinator::CanDrop(int server) const {
   const auto goes = [&](int shard) {
     const auto& place = shards_[static_cast<size_t>(shard)];
-    return !place.has_value() || members_.at(*place).server == server;
+    return !place.has_value() || members_.at(*place).server == server ||
+           not_found_.contains(*place);  // While it recovers: given up too.
   };
   return started_ && !ending_ &&
          std::none_of(route_.chains.begin(), route_.chains.end(),
@@ -229,6 +234,7 @@ void Coordinator::DropShardsOf(int server, const Status& why) {
                          AbortMessage(StatusCode::kUnavailable,
                                       StrCat("its slots were given to others: ",
                                              why.message())));
+    saver_->OnLost(*place);
     members_.erase(*place);
     place.reset();
   }
@@ -239,6 +245,9 @@ Coordinator::Ended Coordinator::ProcessEnded(const std::string& name,
                                              const Status& why) {
   if (!started_ || ending_) {
     return ending_ ? Ended::kGone : Ended::kNeeded;
+  }
+  if (recovering_) {
+    return Ended::kReplace;  // Who is needed shows when all were asked.
   }
   const auto member =
       std::find_if(members_.begin(), members_.end(), [&](const auto& entry) {

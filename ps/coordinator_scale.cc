@@ -5,7 +5,9 @@
 
 #include "base/strcat.h"
 #include "ps/coordinator.h"
+#include "ps/mode_switch.h"
 #include "ps/protocol.pb.h"
+#include "ps/staleness.h"
 #include "ps/wire.h"
 
 namespace shoal::ps {
@@ -70,9 +72,12 @@ Status Coordinator::CheckScale(int servers, int workers, int drain) const {
                                        options_.plan.virtual_workers,
                                        " (cluster.virtual_workers)"));
   }
-  if (cut_) {
-    return FailedPreconditionError(StrCat("a change to ", workers_wanted_,
-                                          " workers is under way; try again"));
+  if (cut_ || modes_->wanted.has_value()) {
+    return FailedPreconditionError(
+        modes_->wanted.has_value()
+            ? std::string("a change of the mode is under way; try again")
+            : StrCat("a change to ", workers_wanted_,
+                     " workers is under way; try again"));
   }
   return OkStatus();
 }
@@ -139,7 +144,7 @@ StatusOr<std::string> Coordinator::Scale(int servers, int workers, int drain) {
 
 // Those beyond `places` have none any more; gives the asking ones, which are to
 // be told.
-std::vector<Coordinator::WaitingMessage> Coordinator::LetWorkersGo(int places) {
+std::vector<WaitingMessage> Coordinator::LetWorkersGo(int places) {
   std::vector<WaitingMessage> asking;
   for (size_t i = static_cast<size_t>(places); i < workers_.size(); ++i) {
     WorkerState& worker = workers_[i];
@@ -155,8 +160,12 @@ std::vector<Coordinator::WaitingMessage> Coordinator::LetWorkersGo(int places) {
   return asking;
 }
 
-// Servers that hold nothing any more end.
+// Servers that hold nothing any more end, when they have written what they held
+// at a cut.
 void Coordinator::FinishLeavers() {
+  if (saver_->writing() && !saver_->stops()) {
+    return;
+  }
   std::set<int> holds;
   for (const Chain& chain : route_.chains) {
     holds.insert(chain.members.begin(), chain.members.end());
@@ -179,6 +188,7 @@ void Coordinator::FinishLeavers() {
                        // One that does not answer has nothing left to lose.
                        [](const StatusOr<comm::Message>&) {});
         prepared_.erase(*place);
+        saver_->OnLost(*place);
         members_.erase(*place);
         place.reset();
       }
@@ -199,6 +209,15 @@ void Coordinator::OnStatus(comm::EndpointId from,
   if (phase_->scales_losses()) {
     status.set_loss_scale(phase_->loss_scale());
     status.set_steps_skipped(phase_->steps_skipped());
+  }
+  modes_->now.mode = options_.plan.mode;  // Also before any switch.
+  modes_->now.staleness = options_.plan.staleness;
+  ToWire(modes_->now, *status.mutable_mode());
+  if (modes_->wanted.has_value()) {
+    ToWire(*modes_->wanted, *status.mutable_mode_wanted());
+  }
+  if (!staleness_.empty()) {
+    ToWire(staleness_, *status.mutable_staleness());
   }
   status.set_version(route_.version);
   status.set_slots(all_joined_ ? route_.num_slots() : 0);
@@ -268,20 +287,21 @@ bool Coordinator::WantedAreThere() const {
 }
 
 void Coordinator::DealAnew() {
-  if (workers_wanted_ == 0 || cut_ || order_.kind != OrderKind::kTrain) {
+  if (workers_wanted_ == 0 || cut_ || order_.kind != OrderKind::kTrain ||
+      modes_->wanted.has_value()) {
     return;  // Between orders it is done when the next one is given.
   }
   // The step under way and the next, for which rows may be pulled already, are
   // still the present workers'.
   if (WantedAreThere() && committed_ + 2 < order_.until) {
-    CutOrder();
+    CutOrder(committed_ + 2);
   }
 }
 
 // No step is committed before all have answered: so none is past it.
-void Coordinator::CutOrder() {
+void Coordinator::CutOrder(int64_t until) {
   cut_ = true;
-  order_.until = committed_ + 2;
+  order_.until = until;
   Keep([this, number = order_.number] {
     if (number == order_.number && !cut_sent_) {
       SendCuts();
@@ -317,10 +337,11 @@ void Coordinator::CutDone(comm::EndpointId worker) {
     cuts_.erase(cut);
     MaybeCommit();
   }
+  HoldDone(worker);
 }
 
 // At the end of an order: from here on there are those that are wanted.
-std::vector<Coordinator::WaitingMessage> Coordinator::TakeWorkers() {
+std::vector<WaitingMessage> Coordinator::TakeWorkers() {
   cut_ = false;
   cut_sent_ = false;
   for (const auto& [worker, call] : std::exchange(cuts_, {})) {

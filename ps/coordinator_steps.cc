@@ -117,6 +117,14 @@ void Coordinator::OnClock(comm::EndpointId from, comm::Message message) {
     return;
   }
   WorkerState& state = workers_[static_cast<size_t>(member.index)];
+  if (state.awaiting_clock.has_value() && clock.clock() < state.clock) {
+    // One that was sent again, after a lost connection, behind a newer one:
+    // that is what the worker waits for.
+    wire::ClockReply reply;
+    reply.set_minimum(MinimumClock());
+    Reply(from, MakeReply(message, {Encode(reply)}));
+    return;
+  }
   state.clock = std::max(state.clock, clock.clock());
   // A newer report takes the place of one that waits.
   state.clock_wanted = 0;

@@ -17,6 +17,7 @@
 #include "ps/checkpoint_format.h"
 #include "ps/protocol.pb.h"
 #include "ps/ps_testing.h"
+#include "ps/staleness.h"
 #include "ps/wire.h"
 
 namespace shoal::ps {
@@ -47,6 +48,10 @@ class WatchingObserver : public JobObserver {
                   int64_t examples) override {
     progress.emplace_back(step, window, loss_sum, examples);
   }
+  void OnStaleness(const Histogram& all) override { staleness = all; }
+  void OnModeChanged(int64_t step, const std::string& text) override {
+    modes.emplace_back(step, text);
+  }
   StatusOr<bool> OnEvaluated(int64_t step, std::span<const float> s,
                              std::span<const float> l) override {
     evaluated.push_back(step);
@@ -57,13 +62,17 @@ class WatchingObserver : public JobObserver {
   std::map<std::string, std::string> CheckpointTexts() override {
     return texts;
   }
-  void OnSaved(int64_t step, const std::string& folder) override {
+  void OnNotSaved(const Status& why) override { not_saved.push_back(why); }
+  void OnSaved(int64_t step, const std::string& folder,
+               bool /*stopped*/) override {
     saved.emplace_back(step, folder);
   }
 
   std::vector<int64_t> started;
   std::vector<std::pair<int64_t, std::string>> recovered;
   std::vector<std::tuple<int64_t, int64_t, double, int64_t>> progress;
+  Histogram staleness;
+  std::vector<std::pair<int64_t, std::string>> modes;
   std::vector<int64_t> evaluated;
   std::vector<float> scores;
   std::vector<float> labels;
@@ -71,6 +80,7 @@ class WatchingObserver : public JobObserver {
   StatusOr<bool> verdict = false;
   std::map<std::string, std::string> texts;
   std::vector<std::pair<int64_t, std::string>> saved;
+  std::vector<Status> not_saved;
 };
 
 Buffer FloatsFrame(const std::vector<float>& values) {
@@ -100,6 +110,16 @@ class CoordinatorTest : public ::testing::Test {
   }
   void StartAndJoin() {
     Start();
+    JoinAll();
+  }
+  // The same where that is kept.
+  void StartKeeping() {
+    Start();
+    context_.RunStorage();
+    JoinAll();
+    context_.RunStorage();
+  }
+  void JoinAll() {
     JoinShard(0);
     JoinShard(1);
     JoinWorker(0);
@@ -489,6 +509,19 @@ TEST_F(CoordinatorTest, LostShardIsNotReplacedOnceTrainingHasBegun) {
   EXPECT_THAT(refused.message(), HasSubstr("checkpoint"));
 }
 
+TEST_F(CoordinatorTest, WorkerThatHeldDenseVariablesIsNotReplaced) {
+  options_.replace_within = 30s;
+  options_.plan.dense = DensePlace::kWorkers;
+  StartAndJoin();
+  coordinator_->OnPeerDown(Worker(1), UnavailableError("connection reset"));
+  const Status refused = ErrorReplyTo(JoinWorker(1, comm::EndpointId{300}));
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+  EXPECT_THAT(refused.message(), HasSubstr("checkpoint"));
+  PassAlive(2s, {Shard(0), Shard(1), Worker(0)});
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_THAT(context_.stopped->message(), HasSubstr("worker 1"));
+}
+
 // --- Restoring -------------------------------------------------------------
 
 TEST_F(CoordinatorTest, OrdersComeWhenAllShardsHaveLoaded) {
@@ -689,6 +722,177 @@ TEST_F(CoordinatorTest, ProgressReachesTheObserver) {
   Tell(Worker(0), Method::kProgress, {Encode(progress)});
   Tell(kStranger, Method::kProgress, {Encode(progress)});
   EXPECT_THAT(observer_.progress, ElementsAre(std::tuple(6, 1, 2.5, 64)));
+}
+
+TEST_F(CoordinatorTest, StalenessOfAllWorkersIsAddedUp) {
+  StartAndJoin();
+  wire::Progress progress;
+  progress.set_step(6);
+  Histogram one;
+  one.Add(3);
+  ToWire(one, *progress.mutable_staleness());
+  Tell(Worker(0), Method::kProgress, {Encode(progress)});
+  Tell(Worker(1), Method::kProgress, {Encode(progress)});
+  progress.mutable_staleness()->add_buckets(7);  // No histogram.
+  Tell(Worker(1), Method::kProgress, {Encode(progress)});
+  one.Add(3);
+  EXPECT_EQ(observer_.staleness.ToString(), one.ToString());
+}
+
+// --- Modes -----------------------------------------------------------------
+
+class ModeTest : public CoordinatorTest {
+ protected:
+  ModeTest() {
+    options_.plan_for = [](const ClusterPlan& now, const std::string& tables,
+                           const std::string& dense) -> StatusOr<ClusterPlan> {
+      ClusterPlan plan = now;
+      if (tables != dense) {
+        return InvalidArgumentError("give both the same");
+      }
+      plan.mode = tables == "sync" ? Mode::kSync : Mode::kAsync;
+      return plan;
+    };
+  }
+  uint64_t SetMode(const std::string& tables, const std::string& dense) {
+    wire::SetMode ask;
+    ask.set_tables(tables);
+    ask.set_dense(dense);
+    return Ask(kStranger, Method::kSetMode, ask);
+  }
+  wire::CutOrder LastCut(int worker, size_t number) {
+    const std::vector<comm::Message> cuts =
+        AskedOf(Worker(worker), Method::kCutOrder);
+    EXPECT_THAT(cuts, SizeIs(number));
+    wire::CutOrder cut;
+    EXPECT_TRUE(!cuts.empty() && Decode(cuts.back(), cut).ok());
+    return cut;
+  }
+  void AnswerCut(int worker, int64_t begun_until) {
+    wire::CutReply reply;
+    reply.set_begun_until(begun_until);
+    Answer(Worker(worker), AskedOf(Worker(worker), Method::kCutOrder).back(),
+           {Encode(reply)});
+  }
+};
+
+TEST_F(ModeTest, ChangesBehindTheLastStepThatAnyWorkerHasBegun) {
+  StartAndJoin();
+  BothDone(0);
+  const uint64_t asked = SetMode("async", "async");
+  EXPECT_EQ(GoodReplyTo<wire::SetModeReply>(asked).text(),
+            "from sync to async at the next clock that all workers have come "
+            "to");
+  for (const int worker : {0, 1}) {
+    EXPECT_TRUE(LastCut(worker, 1).hold());
+    EXPECT_EQ(LastCut(worker, 1).number(), 1);
+  }
+  AnswerCut(0, 3);
+  // One in place of a lost one waits until it is known where the order ends.
+  coordinator_->OnPeerDown(Worker(1), UnavailableError("gone"));
+  const comm::EndpointId spare{300};
+  JoinWorker(1, spare);
+  wire::AskOrder ask;
+  const uint64_t order = Ask(spare, Method::kAskOrder, ask);
+  // The lost one did not say how far it was: nobody waits for that.
+  EXPECT_EQ(GoodReplyTo<wire::Order>(order).until_step(), 3);
+  EXPECT_FALSE(LastCut(0, 2).hold());
+  EXPECT_EQ(LastCut(0, 2).until_step(), 3);
+  AnswerCut(0, 0);
+  EXPECT_THAT(AskedOf(spare, Method::kCutOrder), IsEmpty());
+  for (int64_t step = 0; step < 3; ++step) {
+    Prepared(Shard(0), step);
+    Prepared(Shard(1), step);
+  }
+  const uint64_t first = AskOrder(0, 1);
+  EXPECT_EQ(NumReplies(first), 0) << "the other has not done it";
+  ask.set_done_order(1);
+  const uint64_t second = Ask(spare, Method::kAskOrder, ask);
+
+  // Every replica takes it with a version of the route of its own.
+  for (const int shard : {0, 1}) {
+    const auto changes = AskedOf(Shard(shard), Method::kRouteChange);
+    ASSERT_THAT(changes, SizeIs(1));
+    wire::RouteChange change;
+    ASSERT_TRUE(Decode(changes.front(), change).ok());
+    EXPECT_EQ(change.route().version(), 2U);
+    EXPECT_EQ(change.committed(), 3);
+    EXPECT_EQ(change.last().step(), 2);
+    EXPECT_EQ(change.mode().number(), 1);
+    EXPECT_EQ(change.mode().mode(), static_cast<int>(Mode::kAsync));
+    EXPECT_EQ(change.mode().from_step(), 3);
+    EXPECT_EQ(change.mode().num_workers(), 2);
+  }
+  const auto next = GoodReplyTo<wire::Order>(first);
+  EXPECT_EQ(next.from_step(), 4) << "its next own";
+  EXPECT_EQ(next.until_step(), 10);
+  EXPECT_EQ(next.mode().number(), 1);
+  EXPECT_EQ(next.route().version(), 2U);
+  EXPECT_EQ(GoodReplyTo<wire::Order>(second).from_step(), 3);
+  EXPECT_THAT(observer_.modes, ElementsAre(std::pair(3, "async")));
+}
+
+TEST_F(ModeTest, AnOrderThatNobodyHasBegunEndsWhereItBegan) {
+  options_.plan.mode = Mode::kAsync;
+  options_.checkpoint_folder = "checkpoints";
+  options_.train.checkpoint_every_steps = 5;
+  StartAndJoin();
+  BothDone(0);
+  SetMode("sync", "sync");
+  AnswerCut(0, -1);
+  AnswerCut(1, 0);
+  EXPECT_EQ(LastCut(1, 2).until_step(), 0);
+  AnswerCut(0, 0);
+  AnswerCut(1, 0);
+  const auto [first, second] = BothDone(1);
+  const auto next = GoodReplyTo<wire::Order>(second);
+  EXPECT_EQ(next.from_step(), 0);
+  EXPECT_EQ(next.until_step(), 5);
+  EXPECT_EQ(next.mode().mode(), static_cast<int>(Mode::kSync));
+  EXPECT_THAT(observer_.saved, IsEmpty());
+}
+
+TEST_F(ModeTest, WhatWorkersHaveDoneIsNotDoneAgain) {
+  options_.plan.mode = Mode::kAsync;
+  options_.train.total_steps = 100;
+  StartAndJoin();
+  BothDone(0);
+  Clock(1, 6, 0);  // Its steps up to 11; then it is lost.
+  SetMode("sync", "sync");
+  coordinator_->OnPeerDown(Worker(1), UnavailableError("gone"));
+  JoinWorker(1, comm::EndpointId{300});
+  AnswerCut(0, 5);
+  EXPECT_EQ(LastCut(0, 2).until_step(), 12);
+}
+
+TEST_F(ModeTest, RefusesWhatCanNotBe) {
+  Start();
+  EXPECT_THAT(ErrorReplyTo(SetMode("async", "async")).message(),
+              HasSubstr("has not started"));
+  JoinShard(0);
+  JoinShard(1);
+  JoinWorker(0);
+  JoinWorker(1);
+  BothDone(0);
+  EXPECT_THAT(ErrorReplyTo(SetMode("async", "sync")).message(),
+              HasSubstr("give both the same"));
+  EXPECT_EQ(GoodReplyTo<wire::SetModeReply>(SetMode("sync", "sync")).text(),
+            "nothing changes: it is sync");
+  EXPECT_THAT(AskedOf(Worker(0), Method::kCutOrder), IsEmpty());
+  GoodReplyTo<wire::SetModeReply>(SetMode("async", "async"));
+  EXPECT_THAT(ErrorReplyTo(SetMode("sync", "sync")).message(),
+              HasSubstr("a change to async is under way"));
+  EXPECT_THAT(coordinator_->Scale(0, 1, -1).status().message(),
+              HasSubstr("a change of the mode is under way"));
+}
+
+// A rule that only the coordinator's own check knows.
+TEST_F(ModeTest, RefusesWhatNeedsAllGradientsOfAStep) {
+  options_.plan.global.clip_norm = 1;
+  StartAndJoin();
+  BothDone(0);
+  EXPECT_THAT(ErrorReplyTo(SetMode("async", "async")).message(),
+              HasSubstr("only in sync"));
 }
 
 // --- Steps -----------------------------------------------------------------
@@ -980,6 +1184,18 @@ TEST_F(CoordinatorTest, ReplacedWorkerGoesOnAtTheClockOfTheLostOne) {
   EXPECT_EQ(order.from_step(), 7) << "its own after 1, 3 and 5";
 }
 
+// The two come in any order when both are sent again.
+TEST_F(CoordinatorTest, OlderReportOfAClockDoesNotTakeThePlaceOfANewer) {
+  options_.plan = {.mode = Mode::kBounded, .staleness = 1};
+  StartAndJoin();
+  const uint64_t newer = Clock(0, 4, 3);
+  const uint64_t older = Clock(0, 3, 2);
+  EXPECT_EQ(GoodReplyTo<wire::ClockReply>(older).minimum(), 0);
+  EXPECT_EQ(NumReplies(newer), 0);
+  Clock(1, 3, 0);
+  EXPECT_EQ(GoodReplyTo<wire::ClockReply>(newer).minimum(), 3);
+}
+
 TEST_F(CoordinatorTest, WaitForAReplacementEndsInTime) {
   options_.replace_within = 10s;
   StartAndJoin();
@@ -1108,10 +1324,14 @@ class CoordinatorSaveTest : public CoordinatorTest {
         context_.storage, save.folder(), save.name(),
         {.model = &options_.model, .tables = tables, .dense = dense.get()});
     ASSERT_TRUE(parts.ok()) << parts.status();
-    wire::SaveReply reply;
+    wire::PartsReply reply;
     reply.mutable_parts()->Assign(parts->begin(), parts->end());
-    Answer(Shard(shard), AskedOf(Shard(shard), Method::kSave).at(0),
+    Cut(shard);
+    Answer(Shard(shard), AskedOf(Shard(shard), Method::kParts).at(0),
            {Encode(reply)});
+  }
+  void Cut(int shard) {
+    Answer(Shard(shard), AskedOf(Shard(shard), Method::kSave).at(0), {});
   }
   bool HasManifest() {
     return ReadManifest(context_.storage, "out/step-10").ok();
@@ -1136,9 +1356,25 @@ TEST_F(CoordinatorSaveTest, EveryWorkerIsAskedForItsPart) {
   EXPECT_THAT(AskedOf(Worker(1), Method::kSave), SizeIs(1));
 }
 
+// It would be waited for until storage is given up.
+TEST_F(CoordinatorSaveTest, ServerThatEndsMeanwhileIsNotAskedForItsPart) {
+  StartAndJoin();
+  ASSERT_TRUE(coordinator_->Scale(1, 0, -1).ok());
+  BothDone(1);
+  ASSERT_THAT(AskedOf(Shard(0), Method::kSave), SizeIs(1));
+  ASSERT_THAT(AskedOf(Shard(1), Method::kSave), SizeIs(1));
+  wire::CaughtUp caught_up;
+  caught_up.set_version(coordinator_->route_version());
+  caught_up.set_joining(0);
+  Ask(Shard(1), Method::kCaughtUp, caught_up);
+  EXPECT_THAT(AskedOf(Shard(1), Method::kFinish), SizeIs(1));
+  EXPECT_THAT(AskedOf(Shard(0), Method::kSave), SizeIs(2));
+  EXPECT_THAT(AskedOf(Shard(1), Method::kSave), SizeIs(1));
+}
+
 TEST_F(CoordinatorSaveTest, ManifestComesAfterAllParts) {
+  observer_.texts = {{"job", "name: test"}};
   Train();
-  observer_.texts = {{"job", "name: test"}};  // as they are when it is saved
   EXPECT_EQ(SaveOf(0).folder(), "out/step-10");
   EXPECT_EQ(SaveOf(0).step(), 10);
   EXPECT_NE(SaveOf(0).name(), SaveOf(1).name());
@@ -1162,6 +1398,148 @@ TEST_F(CoordinatorSaveTest, ManifestComesAfterAllParts) {
   EXPECT_THAT(observer_.saved,
               ElementsAre(std::pair(int64_t{10}, std::string("out/step-10"))));
   EXPECT_EQ(GoodReplyTo<wire::Order>(early).kind(), wire::Order::STOP);
+}
+
+// A job that saves every two steps, in which both shards have made the first
+// cut.
+class AsynchronousSaveTest : public CoordinatorSaveTest {
+ protected:
+  AsynchronousSaveTest() { options_.train.checkpoint_every_steps = 2; }
+
+  // To the first boundary at which it saves.
+  void TrainTo(uint64_t order) {
+    StartAndJoin();
+    BothDone(order);
+  }
+};
+
+TEST_F(AsynchronousSaveTest, TrainingGoesOnAtTheCut) {
+  observer_.texts = {{"job", "of step 2"}};
+  TrainTo(1);
+  const uint64_t next = AskOrder(0, 1);
+  Cut(0);
+  EXPECT_EQ(NumReplies(next), 0) << "the other shard may be behind";
+  Cut(1);
+  EXPECT_EQ(GoodReplyTo<wire::Order>(next).kind(), wire::Order::TRAIN);
+  observer_.texts = {{"job", "of a later step"}};
+  EXPECT_THAT(observer_.saved, IsEmpty());
+  SaveAndAnswer(0);
+  SaveAndAnswer(1);
+  context_.RunStorage();
+  EXPECT_THAT(observer_.saved,
+              ElementsAre(std::pair(int64_t{2}, std::string("out/step-2"))));
+  const StatusOr<Manifest> manifest =
+      ReadManifest(context_.storage, "out/step-2");
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ(manifest->texts.at("job"), "of step 2");
+}
+
+TEST_F(AsynchronousSaveTest, NextOneWaitsForTheOneBefore) {
+  TrainTo(1);
+  Cut(0);
+  Cut(1);
+  BothDone(2);
+  EXPECT_THAT(AskedOf(Shard(0), Method::kSave), SizeIs(1));
+  SaveAndAnswer(0);
+  SaveAndAnswer(1);
+  context_.RunStorage();
+  ASSERT_THAT(AskedOf(Shard(0), Method::kSave), SizeIs(2));
+  wire::Save second;
+  ASSERT_TRUE(Decode(AskedOf(Shard(0), Method::kSave)[1], second).ok());
+  EXPECT_EQ(second.step(), 4);
+}
+
+TEST_F(AsynchronousSaveTest, OneThatIsGivenUpEndsNothingAndTheNextOneStops) {
+  TrainTo(1);
+  Cut(0);
+  Cut(1);
+  AnswerError(Shard(0), AskedOf(Shard(0), Method::kParts).at(0),
+              AbortedError("too much has changed"));
+  SaveAndAnswer(1);
+  context_.RunStorage();
+  EXPECT_FALSE(context_.stopped.has_value());
+  EXPECT_THAT(observer_.saved, IsEmpty());
+  ASSERT_THAT(observer_.not_saved, SizeIs(1));
+  EXPECT_THAT(observer_.not_saved[0].message(),
+              AllOf(HasSubstr("step 2"), HasSubstr("server 0 shard 0"),
+                    HasSubstr("too much has changed")));
+  EXPECT_FALSE(context_.storage.ListFolder("out/step-2").ok());
+
+  BothDone(2);
+  const uint64_t next = AskOrder(0, 2);
+  for (int shard = 0; shard < 2; ++shard) {
+    ASSERT_THAT(AskedOf(Shard(shard), Method::kSave), SizeIs(2));
+    Answer(Shard(shard), AskedOf(Shard(shard), Method::kSave)[1], {});
+  }
+  EXPECT_EQ(NumReplies(next), 0);
+}
+
+// Its slots are others' by then, but not what they were at the cut.
+TEST_F(AsynchronousSaveTest, ServerThatIsToGoWritesItsPartFirst) {
+  StartAndJoin();
+  ASSERT_TRUE(coordinator_->Scale(1, 0, -1).ok());
+  BothDone(1);
+  Cut(0);
+  Cut(1);
+  wire::CaughtUp caught_up;
+  caught_up.set_version(coordinator_->route_version());
+  caught_up.set_joining(0);
+  Ask(Shard(1), Method::kCaughtUp, caught_up);
+  ASSERT_GT(coordinator_->route_version(), caught_up.version());
+  EXPECT_THAT(AskedOf(Shard(1), Method::kFinish), IsEmpty());
+  SaveAndAnswer(0);
+  SaveAndAnswer(1);
+  context_.RunStorage();
+  EXPECT_THAT(observer_.saved,
+              ElementsAre(std::pair(int64_t{2}, std::string("out/step-2"))));
+  EXPECT_THAT(AskedOf(Shard(1), Method::kFinish), SizeIs(1));
+}
+
+TEST_F(AsynchronousSaveTest, WriterLostBeforeAllHaveCutIsNotWaitedFor) {
+  options_.replicas = 2;
+  options_.state_file = "out/coordinator.state";
+  StartKeeping();
+  BothDone(1);
+  context_.RunStorage();
+  Cut(1);
+  // The route without it is kept before the other is asked anew.
+  coordinator_->ProcessEnded("server 1", UnavailableError("killed"));
+  Cut(0);
+  EXPECT_THAT(AskedOf(Shard(0), Method::kSave), SizeIs(1));
+  context_.RunStorage();
+  ASSERT_THAT(AskedOf(Shard(0), Method::kSave), SizeIs(2));
+  Answer(Shard(0), AskedOf(Shard(0), Method::kSave)[1], {});
+  context_.RunStorage();
+  const uint64_t next = AskOrder(0, 1);
+  context_.RunStorage();
+  EXPECT_EQ(GoodReplyTo<wire::Order>(next).kind(), wire::Order::TRAIN);
+}
+
+TEST_F(AsynchronousSaveTest, WriterLostAfterTheCutGivesItUp) {
+  options_.replicas = 2;
+  TrainTo(1);
+  Cut(0);
+  Cut(1);
+  coordinator_->ProcessEnded("server 1", UnavailableError("killed"));
+  EXPECT_FALSE(context_.stopped.has_value());
+  SaveAndAnswer(0);
+  context_.RunStorage();
+  EXPECT_FALSE(context_.stopped.has_value());
+  ASSERT_THAT(observer_.not_saved, SizeIs(1));
+  EXPECT_THAT(observer_.not_saved[0].message(), HasSubstr("server 1 shard 0"));
+  EXPECT_FALSE(context_.storage.ListFolder("out/step-2").ok());
+}
+
+TEST_F(AsynchronousSaveTest, FailedPartEndsTheJobThoughItHasGoneOn) {
+  TrainTo(1);
+  Cut(0);
+  Cut(1);
+  AnswerError(Shard(0), AskedOf(Shard(0), Method::kParts).at(0),
+              FailedPreconditionError("the disk is full"));
+  SaveAndAnswer(1);
+  context_.RunStorage();
+  ASSERT_TRUE(context_.stopped.has_value());
+  EXPECT_THAT(context_.stopped->message(), HasSubstr("the disk is full"));
 }
 
 TEST_F(CoordinatorSaveTest, LossScaleIsPartOfTheCheckpoint) {
@@ -1231,9 +1609,10 @@ TEST_F(CoordinatorSaveTest, PartAfterAFailedOneGivesNoManifestEither) {
 TEST_F(CoordinatorSaveTest, PartThatIsNoneGivesNoManifest) {
   Train();
   SaveAndAnswer(0);
-  wire::SaveReply reply;
+  wire::PartsReply reply;
   reply.add_parts("not an entry");
-  Answer(Shard(1), AskedOf(Shard(1), Method::kSave).at(0), {Encode(reply)});
+  Cut(1);
+  Answer(Shard(1), AskedOf(Shard(1), Method::kParts).at(0), {Encode(reply)});
   context_.RunStorage();
   ASSERT_TRUE(context_.stopped.has_value());
   EXPECT_THAT(context_.stopped->message(), HasSubstr("step 10"));
@@ -1407,16 +1786,6 @@ class RestartTest : public CoordinatorTest {
  protected:
   RestartTest() { options_.state_file = "out/coordinator.state"; }
 
-  // All have joined, and that is kept.
-  void StartKeeping() {
-    Start();
-    context_.RunStorage();
-    JoinShard(0);
-    JoinShard(1);
-    JoinWorker(0);
-    JoinWorker(1);
-    context_.RunStorage();
-  }
   // Both workers have the order to train; three steps are committed.
   void TrainThreeSteps() {
     StartKeeping();
@@ -1527,6 +1896,21 @@ TEST_F(RestartTest, ServerThatIsNotThereEndsTheJobNamingIt) {
       << "nobody is to go on with it";
 }
 
+TEST_F(RestartTest, ServerThatCantBeReachedForAWhileIsWaitedFor) {
+  TrainThreeSteps();
+  Restart();
+  AnswerRecover(Shard(0), 3);
+  AnswerRecover(Worker(0), 3);
+  AnswerRecover(Worker(1), 3);
+  coordinator_->OnPeerDown(Shard(1), UnavailableError("nobody takes calls"));
+  context_.Advance(options_.plan.timeout / 2 - 100ms);
+  EXPECT_FALSE(context_.stopped.has_value());
+  AnswerRecover(Shard(1), 3);
+  context_.RunStorage();
+  EXPECT_EQ(CommittedOfRoute(Shard(1)), 3);
+  EXPECT_FALSE(context_.stopped.has_value());
+}
+
 TEST_F(RestartTest, ServerThatIsNotThereIsDroppedIfThereAreReplicas) {
   options_.replicas = 2;
   TrainThreeSteps();
@@ -1541,6 +1925,23 @@ TEST_F(RestartTest, ServerThatIsNotThereIsDroppedIfThereAreReplicas) {
   EXPECT_EQ(CommittedOfRoute(Shard(0)), 3);
   EXPECT_FALSE(coordinator_->replicated());
   Prepared(Shard(0), 3);
+}
+
+// A launcher may see it end while the members are asked.
+TEST_F(RestartTest, ServerThatIsSeenToEndMeanwhileIsDroppedAfterwards) {
+  options_.replicas = 2;
+  TrainThreeSteps();
+  Restart();
+  EXPECT_EQ(coordinator_->ProcessEnded("server 1", UnavailableError("killed")),
+            Coordinator::Ended::kReplace);
+  AnswerRecover(Shard(0), 3);
+  AnswerRecover(Worker(0), 3);
+  AnswerRecover(Worker(1), 3);
+  coordinator_->OnPeerDown(Shard(1), UnavailableError("nobody takes calls"));
+  context_.Advance(options_.plan.timeout);
+  context_.RunStorage();
+  EXPECT_FALSE(context_.stopped.has_value());
+  EXPECT_EQ(CommittedOfRoute(Shard(0)), 3);
 }
 
 TEST_F(RestartTest, StateOfAnotherJobIsRefusedAndStays) {

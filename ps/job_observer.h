@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "base/histogram.h"
 #include "base/status.h"
 
 namespace shoal::ps {
@@ -30,6 +31,14 @@ class JobObserver {
   virtual void OnProgress(int64_t step, int64_t window, double loss_sum,
                           int64_t examples) = 0;
 
+  // Of all gradients of the training so far, in clocks, see ps/staleness.h;
+  // outside sync.
+  virtual void OnStaleness(const Histogram& staleness) = 0;
+
+  // From `step` on the job is in another mode, which `text` names; or was, when
+  // a coordinator in the place of a lost one goes on.
+  virtual void OnModeChanged(int64_t step, const std::string& text) = 0;
+
   // Scores and labels of the whole test part at `step`, in no fixed order:
   // labels [n], scores [n] or [n, classes]. True ends the training early.
   virtual StatusOr<bool> OnEvaluated(int64_t step,
@@ -40,7 +49,11 @@ class JobObserver {
   // Manifest::texts.
   virtual std::map<std::string, std::string> CheckpointTexts() = 0;
 
-  virtual void OnSaved(int64_t step, const std::string& folder) = 0;
+  // `stopped`: training has waited until it was written.
+  virtual void OnSaved(int64_t step, const std::string& folder,
+                       bool stopped) = 0;
+  // Training has gone on without it, and waits for the next one.
+  virtual void OnNotSaved(const Status& why) = 0;
 };
 
 }  // namespace shoal::ps

@@ -30,6 +30,7 @@ StatusOr<JoinResult> ReadJoinReply(const comm::Message& message) {
   result.job_text = reply.job_text();
   result.restores = reply.restores();
   result.step = reply.step();
+  result.mode_number = reply.mode_number();
   SHOAL_ASSIGN_OR_RETURN(result.last, FromWire(reply.last()));
   if (message.frames.size() > 1) {
     result.setup = message.frames[1];
@@ -151,10 +152,11 @@ void Member::End(const Status& why) {
 
 void AnswerRecover(comm::NodeContext& context, comm::EndpointId coordinator,
                    const comm::Message& request, int64_t step,
-                   const StepDecision* last) {
+                   const StepDecision* last, int64_t mode_number) {
   wire::Recover recover;
   wire::RecoverReply reply;
   reply.set_step(step);
+  reply.set_mode_number(mode_number);
   if (last != nullptr) {
     ToWire(*last, *reply.mutable_last());
   }

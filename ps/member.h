@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "base/histogram.h"
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/global_phase.h"
@@ -25,9 +26,10 @@ struct JoinResult {
   ClusterPlan plan;
   std::string job_text;
   Buffer setup;
-  bool restores = false;  // who holds state is asked to load it
-  int64_t step = 0;       // a shard's: that the job is at
-  StepDecision last;      // a shard's: of the step before, if there is one
+  bool restores = false;    // who holds state is asked to load it
+  int64_t step = 0;         // a shard's: that the job is at
+  StepDecision last;        // a shard's: of the step before, if there is one
+  int64_t mode_number = 0;  // of the plan's mode, see ModeState
 };
 
 // What a member tells whoever runs it, on the node's thread: when it becomes
@@ -45,6 +47,7 @@ struct MemberReport {
   int64_t rows_admitted = 0;
   int64_t rows_evicted = 0;
   int64_t dense_bytes = 0;  // worker that holds dense variables
+  Histogram staleness;      // worker: of its gradients, see ps/staleness.h
 };
 using ReportFn = std::function<void(const MemberReport&)>;
 inline constexpr Duration kReportEvery = std::chrono::seconds(1);
@@ -98,10 +101,10 @@ class Member {
 };
 
 // Answers a coordinator that took the place of a lost one; `step` and `last`,
-// or null, as in RecoverReply.
+// or null, and `mode_number` as in RecoverReply.
 void AnswerRecover(comm::NodeContext& context, comm::EndpointId coordinator,
                    const comm::Message& request, int64_t step,
-                   const StepDecision* last);
+                   const StepDecision* last, int64_t mode_number);
 
 }  // namespace shoal::ps
 

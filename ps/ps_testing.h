@@ -51,19 +51,31 @@ class FakeContext : public comm::NodeContext {
     now_ = end;
   }
 
-  // Runs what waits for storage, in order, and what that starts.
+  // Runs what waits for storage, in order, what was posted, and what they
+  // start.
   void RunStorage() {
-    while (!works_.empty()) {
+    while (!works_.empty() || !posts_.empty()) {
+      if (works_.empty()) {
+        RunPost();
+        continue;
+      }
       const auto [work, done] = std::move(works_.front());
       works_.pop_front();
       done(work(storage));
     }
+  }
+  // Runs the first task that was posted.
+  void RunPost() {
+    const std::function<void()> task = std::move(posts_.front());
+    posts_.pop_front();
+    task();
   }
 
   // What the node had set goes with it, where another takes its place.
   void ForgetNode() {
     timers_.clear();
     works_.clear();
+    posts_.clear();
   }
 
   int64_t num_timers() const { return static_cast<int64_t>(timers_.size()); }
@@ -104,12 +116,14 @@ class FakeContext : public comm::NodeContext {
                     std::function<void(StatusOr<Buffer>)> done) override {
     works_.emplace_back(std::move(work), std::move(done));
   }
-  // No node of this folder computes or posts.
+  // No node of this folder computes.
   void StartCompute(int, std::function<void()>,
                     std::function<void()>) override {
     SHOAL_CHECK(false);
   }
-  void Post(std::function<void()>) override { SHOAL_CHECK(false); }
+  void Post(std::function<void()> task) override {
+    posts_.push_back(std::move(task));
+  }
 
   Random& random() override { return random_; }
 
@@ -135,6 +149,7 @@ class FakeContext : public comm::NodeContext {
   std::deque<std::pair<std::function<StatusOr<Buffer>(Storage&)>,
                        std::function<void(StatusOr<Buffer>)>>>
       works_;
+  std::deque<std::function<void()>> posts_;
   Random random_{1};
 };
 

@@ -269,7 +269,9 @@ bool PlanJoins(std::span<const ShardPlace> places, int replicas,
       chain.joining = -1;
       chain.leaving = -1;
     }
-    if (chain.joining < 0 && chain.members.size() >= length + leaving) {
+    // The last replica stays until there is somewhere to go.
+    if (chain.joining < 0 &&
+        chain.members.size() >= std::max<size_t>(length, 1) + leaving) {
       std::erase_if(chain.members, leaves);
     }
     under_way = under_way || chain.joining >= 0;

@@ -247,6 +247,19 @@ TEST(RouteTest, WhoLeavesIsTakenOutThoughOthersCouldBe) {
   EXPECT_EQ(chain, (Chain{.members = {0, 2}}));
 }
 
+// All others have been lost and are being started again.
+TEST(RouteTest, LastOneThatLeavesStaysUntilThereIsSomewhereToGo) {
+  const std::vector<Chain> before = {{.members = {4}}, {.members = {5}}};
+  std::vector<Chain> chains = before;
+  EXPECT_FALSE(PlanJoins({}, 2, {}, chains));
+  EXPECT_EQ(chains, before);
+  EXPECT_TRUE(PlanJoins(PlacesOf({0}, 2), 2, {}, chains));
+  for (const Chain& chain : chains) {
+    EXPECT_EQ(chain.members.size(), 1U);
+    EXPECT_EQ(chain.leaving, chain.members[0]);
+  }
+}
+
 TEST(RouteTest, SetChainsKeepsTheDistinctOnes) {
   const std::vector<Chain> chains = {
       {.members = {0, 1}},

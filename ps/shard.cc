@@ -22,6 +22,9 @@ constexpr int64_t kReplyBytesMax = comm::kMessageBytesMax - 4096;
 // more of one whose pushes are still on their way; more is no worker.
 constexpr int64_t kStepsAheadMax = 16;
 
+// Of rows that change before a checkpoint has them; beyond it, it is given up.
+constexpr int64_t kKeptBytesMax = int64_t{1} << 30;
+
 }  // namespace
 
 Shard::Shard(const Options& options) : options_(options) {}
@@ -30,6 +33,7 @@ Shard::~Shard() = default;
 void Shard::OnStart(comm::NodeContext& context) {
   context_ = &context;
   caller_.emplace(context);
+  saves_.emplace(context);
   member_.emplace(
       context, *caller_,
       Member::Options{.coordinator = options_.coordinator,
@@ -61,6 +65,9 @@ void Shard::OnJoined(const JoinResult& joined) {
     return;
   }
   step_ = joined.step;
+  mode_.num_workers = joined.num_workers;
+  mode_.number = joined.mode_number;
+  clocks_.Begin(joined.step, mode_.num_workers);
   last_commit_ = joined.last;
   joined_ = true;
   ready_ = !joined.restores;
@@ -68,9 +75,7 @@ void Shard::OnJoined(const JoinResult& joined) {
   meter_.emplace(route_.slot_bits, context_->Now());
   Adopt(joined.route);
   Report();
-  if (commits() || !plan_.shares_steps()) {
-    ReportLoads();
-  }
+  ReportLoads();
 }
 
 Status Shard::MakeStores() {
@@ -107,7 +112,7 @@ void Shard::Report() {
 
 // What rebalancing goes by. A lost report is made up for by the next.
 void Shard::ReportLoads() {
-  if (ready_) {
+  if (ready_ && (commits() || !plan_.shares_steps())) {
     (void)context_->Send(options_.coordinator, comm::Lane::kUrgent,
                          meter_->Report(context_->Now(), route_.version,
                                         *headed_, tables_, *layout_, *dense_));
@@ -132,9 +137,9 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
   }
   const auto method = static_cast<Method>(message.header.method);
   if (from != options_.coordinator &&
-      (method == Method::kSave || method == Method::kLoad ||
-       method == Method::kFinish || method == Method::kRouteChange ||
-       method == Method::kRecover)) {
+      (method == Method::kSave || method == Method::kParts ||
+       method == Method::kLoad || method == Method::kFinish ||
+       method == Method::kRouteChange || method == Method::kRecover)) {
     ReplyError(from, message,
                FailedPreconditionError(
                    StrCat("only the coordinator may ask a shard for method ",
@@ -148,12 +153,15 @@ void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
       return OnPush(from, std::move(message));
     case Method::kSave:
       return OnSave(from, std::move(message));
+    case Method::kParts:
+      return saves_->OnParts(from, std::move(message));
     case Method::kLoad:
       return OnLoad(from, message);
     case Method::kRouteChange:
       return OnRouteChange(from, std::move(message));
     case Method::kRecover:
-      return AnswerRecover(*context_, from, message, step_, &last_commit_);
+      return AnswerRecover(*context_, from, message, step_, &last_commit_,
+                           mode_.number);
     case Method::kPrepare:
     case Method::kApply:
     case Method::kSlotStates:
@@ -271,6 +279,11 @@ bool Shard::MayAnswer(int64_t step) const {
   return step - (plan_.mode == Mode::kBounded ? plan_.staleness : 0) <= step_;
 }
 
+int64_t Shard::StalenessOf(int64_t step) {
+  return plan_.shares_steps() ? std::max<int64_t>(step - step_, 0)
+                              : clocks_.Staleness(step, sequences_, *headed_);
+}
+
 void Shard::AnswerWaiting() {
   std::vector<WaitingPull> ready;
   std::erase_if(waiting_, [&](auto& entry) {
@@ -296,6 +309,9 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
   if (last_commit_.next_loss_scale != 1) {
     reply.set_loss_scale(last_commit_.next_loss_scale);
   }
+  if (!commits()) {
+    reply.set_staleness(StalenessOf(pull.step()));
+  }
   std::vector<Buffer> frames = {Encode(reply)};
   const bool counts = meter_->LooksAtPull();
   for (size_t g = 0; g < model_.groups.size(); ++g) {
@@ -308,7 +324,7 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
       Buffer rows =
           Buffer::Allocate(static_cast<int64_t>(ids.size()) * table.dim() * 4);
       float* const to = rows.MutableAs<float>().data();
-      if (storage_works_ == 0) {
+      if (loads_ == 0) {
         table.PullAndKeep(ids, to);
       } else {
         table.Pull(ids, to);  // The storage thread reads the table.
@@ -630,7 +646,13 @@ int64_t Shard::BytesOfId(size_t group) const {
 }
 
 bool Shard::CheckTables() {
-  const Status status = TablesStatus();
+  Status status = TablesStatus();
+  const int64_t kept = saves_->kept_bytes();
+  if (kept > 0 && (kept > kKeptBytesMax ||
+                   status.code() == StatusCode::kResourceExhausted)) {
+    saves_->GiveUp(StrCat(kept, " bytes changed before they were written"));
+    status = TablesStatus();
+  }
   if (!status.ok()) {
     Fail(status);
   }
@@ -646,10 +668,11 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
     return;
   }
   if (save.version() < route_.version) {
+    // It is about to be asked for anew, under that one.
     ReplyError(from, request,
-               FailedPreconditionError(
-                   StrCat("save: is for version ", save.version(),
-                          " of the route, but ", route_.version, " counts")));
+               UnavailableError(StrCat("save: is for version ", save.version(),
+                                       " of the route, but ", route_.version,
+                                       " counts")));
     return;
   }
   if (save.version() > route_.version || (commits() && save.step() > step_)) {
@@ -665,21 +688,13 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
                                        ", but the shard is at ", step_)));
     return;
   }
-  // The coordinator asks when nothing is under way, and until EndStorage() no
-  // slot comes or goes: the tables stay as they are while they are read.
-  ++storage_works_;
-  AnswerSave(
-      *context_, from, std::move(request),
-      [this, save, portion = headed_](Storage& storage) {
-        return SaveParts(storage, save.folder(), save.name(),
-                         StateOf(*portion));
-      },
-      [this] { EndStorage(); });
+  // The coordinator asks when nothing is under way.
+  saves_->OnSave(from, request, save, StateOf(*headed_));
 }
 
-void Shard::EndStorage() {
-  --storage_works_;
-  if (storage_works_ == 0 && next_route_.has_value()) {
+void Shard::EndLoad() {
+  --loads_;
+  if (loads_ == 0 && next_route_.has_value()) {
     WaitingMessage next = *std::exchange(next_route_, std::nullopt);
     OnRouteChange(next.from, std::move(next.message));
   }
@@ -697,7 +712,6 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
   // are still being filled.
   ready_ = false;
   ++loads_;
-  ++storage_works_;
   AnswerLoad(
       *context_, from, request,
       [this, load, portion = held_](Storage& storage) {
@@ -705,13 +719,11 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
       },
       [this, step = load.step()] {
         step_ = step;
+        clocks_.Begin(step, mode_.num_workers);
         ready_ = loads_ == 1;
         dense_values_ = Buffer();
       },
-      [this] {
-        --loads_;
-        EndStorage();
-      });
+      [this] { EndLoad(); });
 }
 
 // ---------------------------------------------------------------------------

@@ -8,7 +8,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -21,12 +20,17 @@
 #include "ps/links.h"
 #include "ps/member.h"
 #include "ps/memory_plan.h"
+#include "ps/mode_switch.h"
 #include "ps/model_spec.h"
 #include "ps/pace.h"
 #include "ps/route.h"
+#include "ps/shard_records.h"
 #include "ps/slot_meter.h"
 #include "ps/sparse_table.h"
+#include "ps/staleness.h"
 #include "ps/step_stage.h"
+#include "ps/storage_answer.h"
+#include "ps/waiting_message.h"
 
 namespace shoal::ps {
 
@@ -77,52 +81,6 @@ class Shard : public comm::Node {
   void OnPeerDown(comm::EndpointId peer, const Status& why) override;
 
  private:
-  // A pull that came before the step that it asks for.
-  struct WaitingPull {
-    comm::EndpointId from;
-    comm::Message request;
-    int64_t step = 0;
-    comm::TimerId timer = comm::TimerId::kNone;
-  };
-  struct WaitingMessage {
-    comm::EndpointId from;
-    comm::Message message;
-  };
-  // Gradients that are summed and checked, and what they are of.
-  struct Part {
-    std::shared_ptr<const Piece> piece;
-    std::shared_ptr<const Portion> portion;
-  };
-  // A message of another shard that was taken and is not handled yet.
-  struct LinkMessage {
-    Links::Ticket ticket;
-    comm::Message message;
-  };
-  // Who is told when the tails have a push, and how many commands they lack.
-  struct Waiter {
-    int missing = 0;
-    std::function<void()> acknowledge;
-  };
-  // A push of a client where steps are dealt, which the tails may lack.
-  struct Command {
-    uint64_t client = 0;
-    uint64_t sequence = 0;
-    int64_t step = 0;
-    double learning_rate_factor = 1;
-    Part part;
-    int64_t bytes = 0;
-    std::vector<std::shared_ptr<Waiter>> waiters;
-  };
-  // To a shard that joins chains whose tail this one is.
-  struct Transfer {
-    comm::EndpointId endpoint;
-    std::vector<int64_t> todo;  // slots that are still to be sent, rising
-    std::vector<bool> has;      // by slot: acknowledged
-    int64_t bytes_under_way = 0;
-    int messages_under_way = 0;
-    bool told = false;  // the coordinator, that it has all
-  };
-
   void OnJoined(const JoinResult& joined);
   Status MakeStores();
 
@@ -141,6 +99,7 @@ class Shard : public comm::Node {
   Status StagePush(PushParts push);
   // Outside sync: applies the steps whose pushes have all come.
   void ApplyStaged();
+  int64_t StalenessOf(int64_t step);
   // Whether a pull of `step` waits for nothing.
   bool MayAnswer(int64_t step) const;
   void AnswerWaiting();
@@ -159,7 +118,8 @@ class Shard : public comm::Node {
   bool CheckTables();
   int64_t BytesOfId(size_t group) const;
   Status TablesStatus() const {
-    return CheckMemory(model_, memory_, tables_, dense_->memory_bytes(),
+    return CheckMemory(model_, memory_, tables_,
+                       dense_->memory_bytes() + saves_->kept_bytes(),
                        store_.get());
   }
 
@@ -175,6 +135,7 @@ class Shard : public comm::Node {
 
   // Chains.
   void OnRouteChange(comm::EndpointId from, comm::Message request);
+  void TakeMode(const ModeState& mode);
   void Adopt(RouteTable route);
   void FindPortions();
   void BeginTransfers();
@@ -200,7 +161,7 @@ class Shard : public comm::Node {
   // Checkpoints.
   void OnSave(comm::EndpointId from, comm::Message request);
   void OnLoad(comm::EndpointId from, const comm::Message& request);
-  void EndStorage();
+  void EndLoad();
   ShardState StateOf(const Portion& portion) {
     return {.model = &model_,
             .tables = tables_,
@@ -240,11 +201,11 @@ class Shard : public comm::Node {
 
   bool joined_ = false;
   bool ready_ = false;  // and has loaded what it is to restore
-  int loads_ = 0;       // under way
   bool failed_ = false;
   int index_ = 0;  // among all shards
   ModelSpec model_;
   ClusterPlan plan_;
+  ModeState mode_;  // its number, and the workers that steps are dealt to
   std::optional<DenseLayout> layout_;
   int64_t step_ = 0;          // steps applied; where they are dealt, pushes
   StepDecision last_commit_;  // sync: of the step before, where it is known
@@ -252,7 +213,8 @@ class Shard : public comm::Node {
   std::unique_ptr<SpillStore> store_;                 // or none; of tables_
   std::vector<std::unique_ptr<SparseTable>> tables_;  // see MakeTables()
   std::unique_ptr<DenseStore> dense_;
-  Buffer dense_values_;  // of headed_, until they change
+  std::optional<SaveAnswerer> saves_;  // goes before what it reads
+  Buffer dense_values_;                // of headed_, until they change
 
   RouteTable route_;
   std::shared_ptr<const Portion> headed_;  // slots that it is head of
@@ -267,8 +229,7 @@ class Shard : public comm::Node {
   std::optional<Pace> pace_;  // of these
   std::optional<SlotMeter> meter_;
   std::map<int, std::deque<LinkMessage>> link_messages_;
-  // A new one waits while storage reads or writes what it would change.
-  int storage_works_ = 0;
+  int loads_ = 0;  // under way; until then a new route waits
   std::optional<WaitingMessage> next_route_;
 
   // Where steps are shared: the pushes of step_ and, outside sync, of those
@@ -288,7 +249,8 @@ class Shard : public comm::Node {
 
   // Where steps are dealt: by client and slot, the last push that was applied;
   // and those that others may lack.
-  std::unordered_map<uint64_t, std::vector<uint64_t>> sequences_;
+  WorkerClocks::Sequences sequences_;
+  WorkerClocks clocks_;
   uint64_t next_command_ = 1;
   std::map<uint64_t, Command> commands_;
   int64_t command_bytes_ = 0;

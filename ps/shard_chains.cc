@@ -86,6 +86,11 @@ void Shard::OnRouteChange(comm::EndpointId from, comm::Message request) {
     route = FromWire(change.route());
     status = route.status();
   }
+  StatusOr<ModeState> mode = ModeState();
+  if (status.ok() && change.has_mode()) {
+    mode = FromWire(change.mode());
+    status = mode.status();
+  }
   if (status.ok() && (route->slot_bits != route_.slot_bits ||
                       route->shards.size() < route_.shards.size())) {
     status = InvalidArgumentError("route change: of another job");
@@ -98,24 +103,43 @@ void Shard::OnRouteChange(comm::EndpointId from, comm::Message request) {
     Reply(from, MakeReply(request, {}));
     return;
   }
-  if (storage_works_ > 0) {
+  if (loads_ > 0) {
     next_route_ = {from, std::move(request)};
     return;
   }
+  const bool switches = mode->number > mode_.number;
+  const int64_t committed = switches ? mode->from_step : change.committed();
   const StatusOr<StepDecision> last = FromWire(change.last());
-  if (commits() && change.committed() == step_ + 1 && last.ok() &&
-      last->step == step_) {
+  if (commits() && committed == step_ + 1 && last.ok() && last->step == step_) {
     // Decided under the route before, though it has not been heard of here.
     ApplyCommitted(*last);
-  } else if (commits() && change.committed() != step_) {
-    Fail(InternalError(StrCat("a route of step ", change.committed(),
-                              " came at step ", step_)));
+  } else if (commits() && committed != step_) {
+    Fail(InternalError(
+        StrCat("a route of step ", committed, " came at step ", step_)));
   }
   if (failed_) {
     return;
   }
+  if (switches) {
+    TakeMode(*mode);
+  }
   Adopt(*std::move(route));
   Reply(from, MakeReply(request, {}));
+}
+
+// Nothing is under way: what was done in the mode before is done everywhere,
+// and clients begin with new sequences.
+void Shard::TakeMode(const ModeState& mode) {
+  mode_ = mode;
+  plan_.mode = mode.mode;
+  plan_.staleness = mode.staleness;
+  step_ = mode.from_step;
+  last_commit_ = {.step = step_ - 1};
+  clocks_.Begin(step_, mode.num_workers);
+  sequences_.clear();
+  stages_.clear();
+  commands_.clear();
+  command_bytes_ = 0;
 }
 
 void Shard::Adopt(RouteTable route) {
@@ -145,6 +169,7 @@ void Shard::Adopt(RouteTable route) {
   }
   const std::shared_ptr<const Portion> had = held_;
   FindPortions();
+  clocks_.Invalidate();
   for (int64_t slot = 0; slot < route_.num_slots(); ++slot) {
     const auto s = static_cast<size_t>(slot);
     if (!first && held_->Has(slot) && !had->Has(slot) && !received_[s]) {
@@ -318,6 +343,10 @@ void Shard::SendSlotsTo(int shard, Transfer& transfer) {
     for (const auto& [client, sequences] : sequences_) {
       wire::SlotStates::Client& of_client = *head.add_clients();
       of_client.set_client(client);
+      if (const auto origin = clocks_.OriginOf(client)) {
+        of_client.set_worker(origin->worker);
+        of_client.set_clock_offset(origin->offset);
+      }
       for (size_t slot = 0; slot < slots.size(); ++slot) {
         if (slots[slot]) {
           of_client.add_sequences(sequences[slot]);
@@ -448,8 +477,7 @@ bool Shard::Handle(const LinkMessage& message) {
       (slots ? Decode(message.message, states) : Decode(message.message, push))
           .ok());
   const int64_t step = slots ? states.step() : push.step();
-  if ((slots && storage_works_ > 0) ||
-      (commits() && !states.kept() && step > step_)) {
+  if ((slots && loads_ > 0) || (commits() && !states.kept() && step > step_)) {
     return false;  // The commit of the step before is on its way.
   }
   const Status status =
@@ -585,7 +613,12 @@ Status Shard::HandleSlots(const LinkMessage& message,
         sequences[slot] = client.sequences(next++);
       }
     }
+    if (client.has_worker()) {
+      clocks_.OnSlots(client.client(), {.worker = client.worker(),
+                                        .offset = client.clock_offset()});
+    }
   }
+  clocks_.Invalidate();
   AddSlots(portion->slots, received_);
   links_->Answer(message.ticket);
   return OkStatus();
@@ -692,6 +725,7 @@ Status Shard::TakeCommand(Command command, std::function<void()> acknowledge) {
       return CancelledError("this shard ends");
     }
     ++step_;
+    clocks_.OnPush(command.client, command.sequence, command.step);
     if (HandsOn()) {
       added = next_command_++;
       command_bytes_ += command.bytes;

@@ -259,14 +259,30 @@ class ShardWorld {
     shard_->OnMessage(from, comm::MakeReply(prepared, {Encode(commit)}));
   }
 
+  // The error of either request, or the reply to the second.
   comm::Message Save(int64_t step, const std::string& folder,
                      comm::EndpointId from = kChief) {
+    const comm::Message cut = Cut(step, folder, from);
+    return ErrorOf(cut).ok() ? Parts(folder, from) : cut;
+  }
+  comm::Message Parts(const std::string& folder,
+                      comm::EndpointId from = kChief) {
+    wire::Parts parts;
+    parts.set_folder(folder);
+    parts.set_name("part-0");
+    return Ask(from, Method::kParts, {Encode(parts)});
+  }
+  comm::Message Cut(int64_t step, const std::string& folder,
+                    comm::EndpointId from = kChief) {
+    return Ask(from, Method::kSave, {SaveFrame(step, folder)});
+  }
+  static Buffer SaveFrame(int64_t step, const std::string& folder) {
     wire::Save save;
     save.set_folder(folder);
     save.set_name("part-0");
     save.set_step(step);
     save.set_version(1);
-    return Ask(from, Method::kSave, {Encode(save)});
+    return Encode(save);
   }
   // All rows, chunks and optimizer states, as a checkpoint has them.
   std::string Contents(int64_t step) {
@@ -1317,13 +1333,9 @@ TEST(ShardTest, MovesAreHeldDownAndRepairsAreNot) {
 TEST(ShardTest, SavedStepIsTheOneThatWasAskedFor) {
   ShardWorld world;
   ASSERT_TRUE(world.Push({}).ok());
-  wire::Save save;
-  save.set_folder("out");
-  save.set_name("part-0");
-  save.set_step(1);
-  save.set_version(1);
   // The commit is still on its way.
-  const uint64_t request = world.Send(kChief, Method::kSave, {Encode(save)});
+  const uint64_t request =
+      world.Send(kChief, Method::kSave, {ShardWorld::SaveFrame(1, "out")});
   world.context.RunStorage();
   EXPECT_THAT(world.Replies(kChief, request), IsEmpty());
   world.Commit(world.Prepared().at(0), 0);
@@ -1336,6 +1348,54 @@ TEST(ShardTest, SavedStepIsTheOneThatWasAskedFor) {
   EXPECT_EQ(ErrorOf(world.Save(0, "past")).code(),
             StatusCode::kFailedPrecondition);
   EXPECT_EQ(world.FilesOf("past"), "");
+}
+
+TEST(ShardTest, WhatIsSavedIsOfTheCutThoughTrainingGoesOn) {
+  ShardWorld world;
+  ASSERT_TRUE(world.Push({}).ok());
+  world.Commit(world.Prepared().at(0), 0);
+  const std::string want = world.Contents(1);
+  const Buffer save = ShardWorld::SaveFrame(1, "out");
+  const uint64_t request = world.Send(kChief, Method::kSave, {save});
+  ASSERT_THAT(world.Replies(kChief, request), SizeIs(1)) << "before it writes";
+  EXPECT_EQ(world.FilesOf("out"), "");
+  ASSERT_TRUE(world.Push({.step = 1}).ok());
+  world.Commit(world.Prepared().at(1), 1);
+  // It is asked again by who has not heard the answer; the cut stays.
+  const uint64_t again = world.Send(kChief, Method::kSave, {save});
+  ASSERT_THAT(world.Replies(kChief, again), SizeIs(1));
+  EXPECT_TRUE(ErrorOf(world.Parts("out")).ok());
+  EXPECT_EQ(world.FilesOf("out"), want);
+  EXPECT_NE(world.Contents(2), want);
+}
+
+TEST(ShardTest, WhatIsSavedIsOfTheCutThoughItsSlotsGoToAnother) {
+  ShardWorld world;
+  ASSERT_TRUE(world.Push({}).ok());
+  world.Commit(world.Prepared().at(0), 0);
+  const std::string want = world.Contents(1);
+  world.Send(kChief, Method::kSave, {ShardWorld::SaveFrame(1, "out")});
+  RouteTable route = {.version = 2,
+                      .slot_bits = kSlotBits,
+                      .shards = {{world.context.self(), "fake:self", "0"},
+                                 {comm::EndpointId{51}, "fake:1", "1"}}};
+  route.SetChains(std::vector<Chain>(1 << kSlotBits, Chain{.members = {1}}));
+  wire::RouteChange change;
+  ToWire(route, *change.mutable_route());
+  change.set_committed(1);
+  const uint64_t request =
+      world.Send(kChief, Method::kRouteChange, {Encode(change)});
+  ASSERT_THAT(world.Replies(kChief, request), SizeIs(1));
+  EXPECT_EQ(world.FilesOf("out"), "") << "its slots went before it wrote";
+  EXPECT_TRUE(ErrorOf(world.Parts("out")).ok());
+  EXPECT_EQ(world.FilesOf("out"), want);
+}
+
+TEST(ShardTest, PartsOfAnotherCheckpointAreNotToBeHad) {
+  ShardWorld world;
+  EXPECT_EQ(ErrorOf(world.Parts("out")).code(), StatusCode::kAborted);
+  ASSERT_TRUE(ErrorOf(world.Save(0, "out")).ok());
+  EXPECT_EQ(ErrorOf(world.Parts("other")).code(), StatusCode::kAborted);
 }
 
 TEST(ShardTest, FullDiskIsNotAskedAgain) {
@@ -1352,7 +1412,7 @@ TEST(ShardTest, LoadGivesWhatWasSavedAndItsStep) {
   ASSERT_TRUE(from.Push({}).ok());
   from.Commit(from.Prepared().at(0), 0);
   const comm::Message saved = from.Save(1, "out/step-1");
-  wire::SaveReply entry;
+  wire::PartsReply entry;
   ASSERT_TRUE(Decode(saved, entry).ok());
   ASSERT_TRUE(PublishManifest(from.context.storage, "out/step-1", 1,
                               {entry.parts().begin(), entry.parts().end()}, {})

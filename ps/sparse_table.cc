@@ -11,6 +11,7 @@
 #include "base/strcat.h"
 #include "ps/row_format.h"
 #include "ps/slots.h"
+#include "ps/table_snapshot.h"
 
 namespace shoal::ps {
 namespace {
@@ -139,6 +140,9 @@ int64_t SparseTable::memory_bytes() const {
 }
 
 float* SparseTable::Insert(uint64_t hash, uint64_t id) {
+  if (snapshot_ != nullptr) {
+    snapshot_->BeforeInsert(hash, id);
+  }
   const uint32_t row = NewRow();
   index_.Insert(hash, id, row);
   if (spills()) {
@@ -253,9 +257,7 @@ void SparseTable::RowsFor(std::span<const uint64_t> ids, int64_t step,
     const uint32_t row = index_.Find(hashes[i], ids[i]);
     if (row != RowIndex::kNone) {
       rows[i] = RowAt(row);
-      if (spills()) {
-        clock_.Add(row, RowClock::kDirty);
-      }
+      BeforeChange(hashes[i], ids[i], row);
     } else if (uint32_t seen = 0; Admits(hashes[i], ids[i], step, &seen)) {
       rows[i] = Insert(hashes[i], ids[i]);
       SetWords(rows[i], static_cast<uint32_t>(step), seen);
@@ -372,8 +374,8 @@ void SparseTable::Load(std::span<const uint64_t> ids,
     }
     const uint64_t hash = IdHash(ids[i]);
     const uint32_t found = index_.Find(hash, ids[i]);
-    if (spills() && found != RowIndex::kNone) {
-      clock_.Add(found, RowClock::kDirty);
+    if (found != RowIndex::kNone) {
+      BeforeChange(hash, ids[i], found);
     }
     float* row = found != RowIndex::kNone ? RowAt(found) : Insert(hash, ids[i]);
     std::memcpy(row, values.data() + i * v, v);
@@ -381,8 +383,20 @@ void SparseTable::Load(std::span<const uint64_t> ids,
   }
 }
 
+void SparseTable::BeforeChange(uint64_t hash, uint64_t id, uint32_t row) {
+  if (spills()) {
+    clock_.Add(row, RowClock::kDirty);
+  }
+  if (snapshot_ != nullptr) {
+    snapshot_->BeforeChange(hash, id, RowAt(row));
+  }
+}
+
 void SparseTable::EraseSlot(int64_t slot) {
   SHOAL_CHECK(slot >= 0 && slot < int64_t{1} << options_.slot_bits);
+  if (snapshot_ != nullptr) {
+    snapshot_->BeforeErase(slot);
+  }
   const int64_t parts = parts_per_slot();
   bool on_disk = false;
   for (int64_t part = slot * parts; part < (slot + 1) * parts; ++part) {

@@ -20,6 +20,8 @@
 
 namespace shoal::ps {
 
+class TableSnapshot;
+
 // The rows of one table that a shard holds: id -> dim values in the table's
 // format, then optimizer state, f32, contiguous.
 //
@@ -38,7 +40,8 @@ namespace shoal::ps {
 // disk is fetched by whole batches, in the calling thread.
 //
 // Belongs to its shard's thread; Pull() and ForEach() may run beside each
-// other.
+// other. What it holds at one moment is read while it goes on by a
+// TableSnapshot.
 class SparseTable {
  public:
   struct Options {
@@ -142,12 +145,16 @@ class SparseTable {
                          visit) const;
 
  private:
+  friend class TableSnapshot;
+
   SparseTable(const Options& options, int index_bits);
 
   // The rows of up to kBlock ids, those that are missing inserted, or null
   // where the rules have none.
   void RowsFor(std::span<const uint64_t> ids, int64_t step, float** rows);
   float* Insert(uint64_t hash, uint64_t id);
+  // Of a row that is in memory.
+  void BeforeChange(uint64_t hash, uint64_t id, uint32_t row);
   void Update(std::span<const uint64_t> ids, std::span<float*> rows,
               const float* gradients, double learning_rate_factor,
               int64_t step);
@@ -231,6 +238,7 @@ class SparseTable {
   int64_t rows_made_ = 0;
   std::vector<uint32_t> free_rows_;  // made, but of no id now
   int64_t rows_evicted_ = 0;
+  TableSnapshot* snapshot_ = nullptr;  // or none; told before rows change
   int64_t rows_admitted_ = 0;
   // Of the command under way, in its order.
   std::vector<uint64_t> admitted_;

@@ -7,6 +7,7 @@
 #include "ps/row_format.h"
 #include "ps/slots.h"
 #include "ps/sparse_table.h"
+#include "ps/table_snapshot.h"
 
 namespace shoal::ps {
 namespace {
@@ -58,6 +59,9 @@ Status SparseTable::PlanMemory() {
 }
 
 void SparseTable::FreeRow(uint64_t id, uint32_t row) {
+  if (snapshot_ != nullptr) {
+    snapshot_->BeforeChange(IdHash(id), id, RowAt(row));
+  }
   free_rows_.push_back(row);
   if (spills()) {
     if (clock_.Has(row, RowClock::kOnDisk)) {
@@ -212,6 +216,15 @@ void SparseTable::ForEachAway(
 
 void SparseTable::DropAway(int64_t part, std::span<const uint64_t> ids) {
   if (!ids.empty()) {
+    if (snapshot_ != nullptr && snapshot_->Covers(part)) {
+      std::vector<float> row(row_size());
+      static_cast<void>(options_.spill->Get(
+          options_.spill_table, ids,
+          [&](size_t i, std::span<const std::byte> bytes) {
+            CopyRow(bytes, row.size(), row.data());
+            snapshot_->BeforeChange(IdHash(ids[i]), ids[i], row.data());
+          }));
+    }
     const auto n = static_cast<uint32_t>(ids.size());
     away_[static_cast<size_t>(part)] -= n;
     rows_away_ -= n;

@@ -50,6 +50,8 @@ enum class Method : uint16_t {
   kStatus = 19,
   kCutOrder = 20,
   kRecover = 21,
+  kParts = 22,
+  kSetMode = 40,
   kSlotLoads = 26,
 };
 

@@ -248,14 +248,6 @@ Status DenseReplica::ApplySum() {
   return OkStatus();
 }
 
-StatusOr<std::vector<std::string>> DenseReplica::Save(Storage& storage,
-                                                      const std::string& folder,
-                                                      const std::string& name) {
-  return ps::SaveParts(
-      storage, folder, name,
-      {.model = &model_, .dense = store_.get(), .chunks = store_->chunks()});
-}
-
 Status DenseReplica::Load(Storage& storage, const std::string& folder,
                           int64_t step) {
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<ps::DenseStore> all,

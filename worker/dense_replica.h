@@ -13,6 +13,7 @@
 #include "base/storage.h"
 #include "comm/node.h"
 #include "comm/node_collective.h"
+#include "ps/checkpoint_format.h"
 #include "ps/dense_layout.h"
 #include "ps/dense_store.h"
 #include "ps/member.h"
@@ -85,13 +86,15 @@ class DenseReplica {
   void ReadyAll() { Start(num_buckets()); }
   int num_buckets() const { return static_cast<int>(buckets_.size()); }
 
-  // A file of a checkpoint with all variables, or this worker's part of them,
-  // as ps::SaveParts(); and back, as ps::LoadParts(), with the step that it is
-  // of: all values, and for as long as that takes all state. On the storage
-  // thread, while nothing else goes on here.
-  StatusOr<std::vector<std::string>> Save(Storage& storage,
-                                          const std::string& folder,
-                                          const std::string& name);
+  // Of all variables, or this worker's part of them, for a checkpoint. While
+  // nothing else goes on here.
+  ps::ShardState state() const {
+    return {
+        .model = &model_, .dense = store_.get(), .chunks = store_->chunks()};
+  }
+  // And back, as ps::LoadParts(), with the step that it is of: all values, and
+  // for as long as that takes all state. On the storage thread, while nothing
+  // else goes on here.
   Status Load(Storage& storage, const std::string& folder, int64_t step);
 
  private:

@@ -204,8 +204,8 @@ class Replicas {
   std::string Save(MemoryStorage& storage, bool parts) {
     std::vector<std::string> entries;
     for (size_t i = 0; i < (parts ? nodes.size() : 1); ++i) {
-      const auto saved =
-          nodes[i]->replica->Save(storage, "out", StrCat("part-", i));
+      const auto saved = ps::SaveParts(storage, "out", StrCat("part-", i),
+                                       nodes[i]->replica->state());
       EXPECT_TRUE(saved.ok()) << saved.status();
       entries.insert(entries.end(), saved->begin(), saved->end());
     }

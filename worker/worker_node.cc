@@ -8,6 +8,7 @@
 #include "base/strcat.h"
 #include "base/trace.h"
 #include "ps/protocol.pb.h"
+#include "ps/staleness.h"
 #include "ps/wire.h"
 
 namespace shoal::worker {
@@ -47,6 +48,7 @@ struct WorkerNode::Unit {
   int sends = 0;  // under way: to the shards, to the other workers
   double loss_sum = 0;
   double loss_scale = 1;
+  int64_t staleness = 0;  // of its values, in clocks
   Status status;
 };
 
@@ -65,6 +67,7 @@ WorkerNode::~WorkerNode() = default;
 void WorkerNode::OnStart(comm::NodeContext& context) {
   context_ = &context;
   caller_.emplace(context);
+  saves_.emplace(context);
   member_.emplace(
       context, *caller_,
       ps::Member::Options{.coordinator = options_.coordinator,
@@ -148,10 +151,14 @@ void WorkerNode::OnMessage(comm::EndpointId from, comm::Message message) {
   } else if (from == options_.coordinator && method == ps::Method::kCutOrder) {
     OnCutOrder(from, message);
   } else if (from == options_.coordinator && method == ps::Method::kRecover) {
-    ps::AnswerRecover(*context_, from, message, trained_until_, nullptr);
+    ps::AnswerRecover(*context_, from, message, trained_until_, nullptr,
+                      joined_.mode_number);
   } else if (from == options_.coordinator && replica_ != nullptr &&
              method == ps::Method::kSave) {
-    OnSave(from, std::move(message));
+    OnSave(from, message);
+  } else if (from == options_.coordinator && replica_ != nullptr &&
+             method == ps::Method::kParts) {
+    saves_->OnParts(from, std::move(message));
   } else if (from == options_.coordinator && replica_ != nullptr &&
              method == ps::Method::kLoad) {
     OnLoad(from, std::move(message));
@@ -175,34 +182,6 @@ void WorkerNode::OnPeerDown(comm::EndpointId peer, const Status& why) {
 void WorkerNode::OnSendable(comm::EndpointId peer) {
   if (replica_ != nullptr) {
     replica_->OnSendable(peer);
-  }
-}
-
-// The order under way ends before it was to: units that were only read for
-// what is not of it any more are dropped.
-void WorkerNode::OnCutOrder(comm::EndpointId from,
-                            const comm::Message& request) {
-  ps::wire::CutOrder cut;
-  Status status = ps::Decode(request, cut);
-  const bool under_way = status.ok() && cut.number() == order_.number &&
-                         order_.kind == OrderKind::kTrain &&
-                         cut.until_step() < last_unit_;
-  if (under_way && cut.until_step() < pulls_started_until_) {
-    status = InternalError(StrCat("an order is cut at step ", cut.until_step(),
-                                  ", but rows are pulled up to ",
-                                  pulls_started_until_));
-  } else if (under_way) {
-    order_.until = last_unit_ = cut.until_step();
-    next_fill_ = std::min(next_fill_, last_unit_);
-    DropBeyondOrder();
-  }
-  (void)context_->Send(from, comm::Lane::kUrgent,
-                       status.ok() ? comm::MakeReply(request, {})
-                                   : comm::MakeErrorReply(request, status));
-  if (!status.ok()) {
-    Fail(status);
-  } else if (under_way) {
-    Advance();  // It may be done with it now.
   }
 }
 
@@ -246,6 +225,10 @@ void WorkerNode::OnOrder(const comm::Message& reply) {
     return;
   }
   const bool ended = order_.kind == OrderKind::kStop && order_.number > 0;
+  if (const Status taken = TakeMode(order); !taken.ok()) {
+    Fail(taken);
+    return;
+  }
   TakeShare(order);
   order_.number = order.number();
   order_.from = order.from_step();
@@ -304,16 +287,14 @@ void WorkerNode::BeginOrder() {
                               ", but the coordinator is not")));
     return;
   }
+  held_ = false;
   stride_ = 1;
   if (order_.kind == OrderKind::kTrain && !joined_.plan.shares_steps()) {
     // Whole steps are dealt to the workers in turn: however many there are, a
     // push is the mean over a batch, and an epoch has as many pushes.
     stride_ = joined_.num_workers;
-    const auto next_own = [this](int64_t step) {
-      return step + (joined_.index - step % stride_ + stride_) % stride_;
-    };
-    next_fill_ = next_own(order_.from);
-    last_unit_ = next_own(order_.until);
+    next_fill_ = NextOwn(order_.from);
+    last_unit_ = NextOwn(order_.until);
   } else if (order_.kind == OrderKind::kTrain) {
     next_fill_ = order_.from;
     last_unit_ = order_.until;
@@ -337,6 +318,10 @@ void WorkerNode::BeginOrder() {
     ReportClock();
   }
   Advance();
+}
+
+int64_t WorkerNode::NextOwn(int64_t step) const {
+  return step + (joined_.index - step % stride_ + stride_) % stride_;
 }
 
 // --- The pipeline ----------------------------------------------------------
@@ -396,7 +381,9 @@ std::shared_ptr<WorkerNode::Unit> WorkerNode::NewUnit() {
 }
 
 bool WorkerNode::MayPull(const Unit& unit) const {
-  if (unit.number != pulls_started_until_) {
+  // One beyond an order that was cut stays while the next is being read.
+  if (unit.number != pulls_started_until_ || unit.number >= last_unit_ ||
+      held_) {
     return false;
   }
   // At most one pull ahead of the compute: further ones would only read older
@@ -507,6 +494,7 @@ void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
        .rows = unit.row_pointers,
        .dense = replica_ == nullptr ? unit.dense.data() : nullptr,
        .loss_scale = &unit.loss_scale,
+       .staleness = &unit.staleness,
        .owner = owner},
       [this, &unit, start](const Status& status) {
         RecordTrace("pull", unit.number, start, context_->Now());
@@ -557,6 +545,10 @@ void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
             loss_examples_ += unit.input.examples;
           }
           examples_ += unit.input.examples;
+          if (joined_.plan.mode != ps::Mode::kSync) {
+            staleness_.Add(unit.staleness);
+            staleness_of_all_.Add(unit.staleness);
+          }
           ReportProgress(unit.number + 1, false);
         } else {
           OnUnitDone(unit);
@@ -724,6 +716,9 @@ void WorkerNode::ReportProgress(int64_t step, bool force) {
   progress.set_window(window);
   progress.set_loss_sum(std::exchange(loss_sum_, 0));
   progress.set_examples(std::exchange(loss_examples_, 0));
+  if (!staleness_.empty()) {
+    ps::ToWire(std::exchange(staleness_, {}), *progress.mutable_staleness());
+  }
   comm::Message message;
   message.header.method = static_cast<uint16_t>(ps::Method::kProgress);
   message.frames.push_back(ps::Encode(progress));
@@ -740,7 +735,8 @@ void WorkerNode::Report() {
       {.ready = true,
        .step = std::max<int64_t>(done_until_, 0),
        .examples = examples_,
-       .dense_bytes = replica_ == nullptr ? 0 : replica_->memory_bytes()});
+       .dense_bytes = replica_ == nullptr ? 0 : replica_->memory_bytes(),
+       .staleness = staleness_of_all_});
   context_->SetTimer(context_->Now() + ps::kReportEvery, [this] { Report(); });
 }
 

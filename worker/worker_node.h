@@ -10,10 +10,12 @@
 #include <utility>
 #include <vector>
 
+#include "base/histogram.h"
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/client.h"
 #include "ps/member.h"
+#include "ps/storage_answer.h"
 #include "worker/dense_replica.h"
 #include "worker/gradient_sums.h"
 #include "worker/model_runner.h"
@@ -83,11 +85,14 @@ class WorkerNode : public comm::Node {
   void OnOpened();
   void OnCutOrder(comm::EndpointId from, const comm::Message& request);
   void DropBeyondOrder();
+  // The first step from `step` on that is this worker's own.
+  int64_t NextOwn(int64_t step) const;
   void OnRouteChange(comm::EndpointId from, const comm::Message& request);
-  void OnSave(comm::EndpointId from, comm::Message request);
+  void OnSave(comm::EndpointId from, const comm::Message& request);
   void OnLoad(comm::EndpointId from, comm::Message request);
   void AskOrder();
   void OnOrder(const comm::Message& reply);
+  Status TakeMode(const ps::wire::Order& order);
   void TakeShare(const ps::wire::Order& order);
   void MakeSums();
   void BeginOrder();
@@ -122,6 +127,7 @@ class WorkerNode : public comm::Node {
   std::optional<ps::Member> member_;
   std::optional<ps::Client> client_;
   std::unique_ptr<DenseReplica> replica_;  // null: the shards hold it
+  std::optional<ps::SaveAnswerer> saves_;  // of it
   // Of the collective, before this worker has joined.
   std::vector<std::pair<comm::EndpointId, comm::Message>> early_;
   ps::JoinResult joined_;
@@ -140,6 +146,7 @@ class WorkerNode : public comm::Node {
   bool filling_ = false;
   bool computing_ = false;
   bool pulling_ = false;
+  bool held_ = false;  // it begins no step until its order is cut
   // The order is to be asked for again, once nothing of it is under way.
   bool restarting_ = false;
   int64_t aborted_step_ = -1;
@@ -157,7 +164,9 @@ class WorkerNode : public comm::Node {
   int64_t window_ = 0;
   double loss_sum_ = 0;
   int64_t loss_examples_ = 0;
+  Histogram staleness_;   // of gradients, outside sync
   int64_t examples_ = 0;  // of the whole training
+  Histogram staleness_of_all_;
   Time last_report_;
 
   std::vector<float> scores_;  // of the evaluation under way

@@ -90,10 +90,15 @@ TEST_F(ElasticTest, RefusesWhatCanNotBe) {
       {{"drain", "--server", "0"},
        "1 would be left, and cluster.replicas is 2"},
       {{"drain", "--server", "7"}, "no server 7"},
-      {{"scale"}, "how many"}};
+      {{"scale"}, "how many"},
+      {{"mode", "--tables", "async"}, "give both the same"},
+      {{"mode", "--dense", "allreduce"}, "dense variables are on the servers"},
+      {{"mode", "--dense", "fast", "--tables", "fast"}, "'fast' is no mode"},
+      {{"mode"}, "which"}};
   bool tried = false;
   const RunOutcome run = RunProgram(
-      TrainCommand("out", Keys({"cluster.servers=2", "cluster.replicas=2"})),
+      TrainCommand("out", Keys({"train.epochs=600", "cluster.servers=2",
+                                "cluster.replicas=2"})),
       [&](pid_t launcher) {
         if (tried || !Says("worker 0")) {
           return;
@@ -122,6 +127,47 @@ TEST_F(ElasticTest, RefusesWhatCanNotBe) {
         }
       });
   EXPECT_NE(async.exit_code, 0);
+}
+
+// Through all modes and back, a server lost on the way; and what was measured.
+TEST_F(ElasticTest, ChangesTheModeWhileItTrains) {
+  struct Step {
+    std::string when;
+    Words command;
+    std::string answer;
+  };
+  const auto mode = [](const std::string& text) {
+    return Words{"mode", "--tables", text, "--dense", text};
+  };
+  const std::vector<Step> steps = {
+      {"consistency: sync\n.*worker 1", mode("bounded:1"),
+       "from sync to bounded (staleness 1)"},
+      {"bounded .staleness 1. since step [0-9]+\nstaleness", mode("async"),
+       "to async"},
+      {"consistency: async since", mode("async"), "nothing changes"},
+      {"consistency: async since", mode("sync"), "from async to sync"},
+      {"consistency: sync since", mode("bounded:0"), "to bounded"},
+      {"bounded .staleness 0. since", mode("sync"), "to sync"},
+      {"consistency: sync since", {"status"}, "staleness of gradients"}};
+  size_t done = 0;
+  std::string answers;
+  const RunOutcome run = RunProgram(
+      TrainCommand("out", Keys({"cluster.servers=2", "cluster.replicas=2",
+                                "cluster.workers=2", "transport=zmq"})),
+      [&](pid_t) {
+        if (done < steps.size() && Says(steps[done].when)) {
+          const RunOutcome answer = Shoal(steps[done].command);
+          answers += answer.output;
+          EXPECT_EQ(answer.exit_code, 0) << answer.output;
+          EXPECT_THAT(answer.output, HasSubstr(steps[done].answer));
+          ++done;
+        }
+      },
+      std::chrono::seconds(120));
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_EQ(done, steps.size()) << "the job ended before: " << answers;
+  EXPECT_THAT(run.output, ContainsRegex("staleness of gradients in clocks: "));
+  EXPECT_THAT(run.output, ContainsRegex("from step [0-9]+ on: async"));
 }
 
 // `shoal plan` says before a job starts what it will hold at its end.

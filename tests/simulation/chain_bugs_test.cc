@@ -10,104 +10,18 @@
 
 #include "gtest/gtest.h"
 
-#include "comm/rpc.h"
 #include "ps/protocol.pb.h"
 #include "ps/wire.h"
 #include "tests/simulation/cluster_world.h"
+#include "tests/simulation/forwarding.h"
+#include "tests/simulation/planted_bug.h"
 
 namespace shoal::simulation {
 namespace {
 
 using ps::Method;
 
-bool Is(const comm::Message& message, Method method) {
-  return message.header.kind == comm::MessageKind::kRequest &&
-         message.header.method == static_cast<uint16_t>(method);
-}
-
-// Changes messages on their way to a node; false drops one.
-class ChangingNode : public ForwardingNode {
- public:
-  using Change =
-      std::function<bool(comm::NodeContext&, comm::EndpointId, comm::Message&)>;
-  ChangingNode(std::unique_ptr<comm::Node> to, Change change)
-      : ForwardingNode(std::move(to)), change_(std::move(change)) {}
-  void OnMessage(comm::EndpointId from, comm::Message message) override {
-    if (change_(*context_, from, message)) {
-      ForwardingNode::OnMessage(from, std::move(message));
-    }
-  }
-
- private:
-  Change change_;
-};
-
-// What a message would get that was handled well.
-void Pretend(comm::NodeContext& context, comm::EndpointId from,
-             const comm::Message& message) {
-  (void)context.Send(from, comm::Lane::kBulk, comm::MakeReply(message, {}));
-}
-
-class ChainBugsTest : public ::testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    StatusOr<std::unique_ptr<SimulatedJob>> made = SimulatedJob::Create();
-    ASSERT_TRUE(made.ok()) << made.status();
-    job = made->release();
-  }
-  static void TearDownTestSuite() {
-    delete job;
-    job = nullptr;
-  }
-
-  static RunPlan Plan(ps::Mode mode, int replicas) {
-    const bool sync = mode == ps::Mode::kSync;
-    return {.mode = mode,
-            .workers = sync ? 3 : 1,  // One leaves no choice of an order.
-            .crashes = 0,
-            .replicas = replicas,
-            .server_crashes = 3};
-  }
-
-  // Whether a run with the bug ends otherwise than one without it: as it should
-  // end without the bug is shown first.
-  static bool Finds(const RunPlan& plan, const std::string& where,
-                    const std::function<ChangingNode::Change()>& change) {
-    return Finds(
-        plan,
-        [&](const std::string& name,
-            std::unique_ptr<comm::Node> node) -> std::unique_ptr<comm::Node> {
-          if (!name.starts_with(where)) {
-            return node;
-          }
-          return std::make_unique<ChangingNode>(std::move(node), change());
-        });
-  }
-  static bool Finds(RunPlan plan, const Decorate& decorate) {
-    RunPlan calm = plan;
-    calm.faults = false;
-    calm.crashes = calm.server_crashes = calm.coordinator_crashes = 0;
-    const std::string digest = RunJob(*job, calm).digest;
-    EXPECT_EQ(digest.size(), 32U);
-    EXPECT_EQ(RunJob(*job, plan).digest, digest) << "without the bug";
-    plan.decorate = decorate;
-    for (plan.seed = 1; plan.seed <= 500; ++plan.seed) {
-      const RunResult result = RunJob(*job, plan);
-      if (!result.ended || !result.status.ok() || result.digest != digest) {
-        std::cout << "found with seed " << plan.seed << ": "
-                  << (result.status.ok() ? "another digest"
-                                         : result.status.ToString())
-                  << "\n";
-        return true;
-      }
-    }
-    return false;
-  }
-
-  static SimulatedJob* job;
-};
-
-SimulatedJob* ChainBugsTest::job = nullptr;
+class ChainBugsTest : public PlantedBugTest {};
 
 // Every 50th message of `method` is acknowledged and not kept.
 ChangingNode::Change Loses(Method method) {
@@ -264,18 +178,7 @@ class WritesLateContext : public ForwardingContext {
   const Time began_ = to_.Now();
 };
 
-class WritesLateNode : public ForwardingNode {
- public:
-  using ForwardingNode::ForwardingNode;
-  void OnStart(comm::NodeContext& context) override {
-    late_ = std::make_unique<WritesLateContext>(context);
-    ForwardingNode::OnStart(*late_);
-  }
-  ~WritesLateNode() override { to_.reset(); }
-
- private:
-  std::unique_ptr<WritesLateContext> late_;
-};
+using WritesLateNode = NodeInContext<WritesLateContext>;
 
 TEST_F(ChainBugsTest, FindsAnOrderThatWasGivenBeforeItWasKept) {
   EXPECT_TRUE(Finds(

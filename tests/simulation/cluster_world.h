@@ -3,16 +3,25 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "base/histogram.h"
 #include "base/status.h"
+#include "base/storage.h"
 #include "comm/node.h"
-#include "comm/sim.h"
 #include "ps/coordinator.h"
 
 namespace shoal::simulation {
+
+// Under sanitizers all takes ten times as long, so fewer are run.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr uint64_t kShare = 10;
+#else
+inline constexpr uint64_t kShare = 1;
+#endif
 
 // A real job (its data prepared once, its model real) that a simulated cluster
 // of 3 servers x 2 shards and 3 workers trains for 50 steps, with evaluations
@@ -41,16 +50,34 @@ struct RunPlan {
   uint64_t seed = 1;
   ps::Mode mode = ps::Mode::kSync;
   int64_t staleness = 0;  // bounded
+  int servers = SimulatedJob::kServers;
   int workers = SimulatedJob::kWorkers;
   ps::DensePlace dense = ps::DensePlace::kShards;
-  bool faults = true;           // lost connections, long delays
+  // Lost connections, five at least (of some, one end learns late), long delays
+  // and clocks that differ.
+  bool faults = true;
   int crashes = 2;              // of workers, at times drawn from the seed
   bool crash_a_server = false;  // for good
   int replicas = 1;
   int server_crashes = 0;  // one after another, each repaired before the next
   int coordinator_crashes = 0;
+  bool loses_state = false;  // the coordinator, its file, with each crash
   ps::RebalanceBy rebalance = ps::RebalanceBy::kBytes;
-  int scales = 0;  // to other numbers of servers and workers
+  int scales = 0;      // to other numbers of servers and workers
+  int partitions = 0;  // of two processes, or of one and all, one way or both
+  int slow_processes = 0;  // for a while
+  int full_disks = 0;      // times in which nothing can be written
+  // All processes die at once, for good, after so many seconds; 0: never.
+  double power_fails_after = 0;
+  std::string restore_folder = {};  // of `files`
+  int64_t restore_step = 0;
+  // What is there already; checkpoints.
+  std::shared_ptr<MemoryStorage> files = {};
+  // Digests that checkpoints must have, by step; none: any.
+  std::map<int64_t, std::string> digests = {};
+  bool reports = false;  // of shards, for `rows_on_disk`
+  // To these in turn, at times drawn from the seed.
+  std::vector<std::string> modes = {};
   Decorate decorate = {};
 };
 
@@ -58,73 +85,32 @@ struct RunResult {
   Status status;       // of the coordinator, or why the world came to no end
   bool ended = false;  // the coordinator stopped within the time limit
   std::string digest;  // of the checkpoint at the end
+  // Of every checkpoint that is there, by step.
+  std::map<int64_t, std::string> digests;
+  // The first thing seen that must not be, whatever goes wrong; empty: none.
+  // A checkpoint whose manifest is there and that can't be read, or has other
+  // bits; chains that are not repaired.
+  std::string violation;
+  std::shared_ptr<MemoryStorage> files;  // as they are at the end
   uint64_t trace_hash = 0;
   int64_t num_events = 0;
+  int faults = 0;   // of all kinds
   int crashed = 0;  // servers that were
   int coordinators_crashed = 0;
-  int scaled = 0;      // commands that were taken
-  double seconds = 0;  // of the virtual clock
+  int scaled = 0;    // commands that were taken
+  int switched = 0;  // the same, of modes
+  int partitioned = 0;
+  int slowed = 0;
+  int disks_filled = 0;
+  int64_t rows_on_disk = 0;   // alone, of a shard, when it had most
+  double repair_seconds = 0;  // the longest repair, once all processes ran
+  double seconds = 0;         // of the virtual clock
+  Histogram staleness;        // of gradients, as the coordinator was told
 };
+
+inline constexpr char kCheckpoints[] = "checkpoints";
 
 RunResult RunJob(const SimulatedJob& job, const RunPlan& plan);
-
-// A context that hands everything on; planted bugs change one call of it.
-class ForwardingContext : public comm::NodeContext {
- public:
-  explicit ForwardingContext(comm::NodeContext& to) : to_(to) {}
-  comm::EndpointId self() const override { return to_.self(); }
-  std::string address() const override { return to_.address(); }
-  Time Now() const override { return to_.Now(); }
-  Status Connect(comm::EndpointId peer, const std::string& address) override {
-    return to_.Connect(peer, address);
-  }
-  void Disconnect(comm::EndpointId peer) override { to_.Disconnect(peer); }
-  void LookUntil(Time until) override { to_.LookUntil(until); }
-  Status Send(comm::EndpointId peer, comm::Lane lane,
-              comm::Message message) override {
-    return to_.Send(peer, lane, std::move(message));
-  }
-  comm::TimerId SetTimer(Time at, std::function<void()> fire) override {
-    return to_.SetTimer(at, std::move(fire));
-  }
-  void CancelTimer(comm::TimerId timer) override { to_.CancelTimer(timer); }
-  void StartStorage(std::function<StatusOr<Buffer>(Storage&)> work,
-                    std::function<void(StatusOr<Buffer>)> done) override {
-    to_.StartStorage(std::move(work), std::move(done));
-  }
-  void StartCompute(int lane, std::function<void()> compute,
-                    std::function<void()> done) override {
-    to_.StartCompute(lane, std::move(compute), std::move(done));
-  }
-  void Post(std::function<void()> task) override { to_.Post(std::move(task)); }
-  Random& random() override { return to_.random(); }
-  void Stop(Status why) override { to_.Stop(std::move(why)); }
-
- protected:
-  comm::NodeContext& to_;
-};
-
-// A node that hands everything on to another; planted bugs change one call.
-class ForwardingNode : public comm::Node {
- public:
-  explicit ForwardingNode(std::unique_ptr<comm::Node> to)
-      : to_(std::move(to)) {}
-  void OnStart(comm::NodeContext& context) override {
-    context_ = &context;
-    to_->OnStart(context);
-  }
-  void OnMessage(comm::EndpointId from, comm::Message message) override {
-    to_->OnMessage(from, std::move(message));
-  }
-  void OnPeerDown(comm::EndpointId peer, const Status& why) override {
-    to_->OnPeerDown(peer, why);
-  }
-  void OnSendable(comm::EndpointId peer) override { to_->OnSendable(peer); }
-
- protected:
-  std::unique_ptr<comm::Node> to_;
-  comm::NodeContext* context_ = nullptr;
-};
 
 }  // namespace shoal::simulation
 

@@ -15,6 +15,7 @@
 #include "ps/protocol.pb.h"
 #include "ps/wire.h"
 #include "tests/simulation/cluster_world.h"
+#include "tests/simulation/forwarding.h"
 
 namespace shoal::simulation {
 namespace {

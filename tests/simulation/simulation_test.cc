@@ -15,10 +15,10 @@
 #include "gtest/gtest.h"
 
 #include "base/strcat.h"
-#include "comm/rpc.h"
 #include "ps/protocol.pb.h"
 #include "ps/wire.h"
 #include "tests/simulation/cluster_world.h"
+#include "tests/simulation/forwarding.h"
 
 namespace shoal::simulation {
 namespace {
@@ -31,12 +31,6 @@ uint64_t NumberFromEnvironment(const char* name, uint64_t otherwise) {
   return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
 }
 
-// Under sanitizers all takes ten times as long.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr uint64_t kShare = 10;
-#else
-constexpr uint64_t kShare = 1;
-#endif
 constexpr uint64_t kFewer = kShare > 1 ? 2 : 1;  // where each is of more kinds
 
 class SimulationTest : public ::testing::Test {
@@ -48,7 +42,9 @@ class SimulationTest : public ::testing::Test {
     const RunResult calm = RunJob(*job, {.faults = false, .crashes = 0});
     ASSERT_TRUE(calm.status.ok()) << calm.status;
     undisturbed_digest = calm.digest;
+    undisturbed_digests = calm.digests;
     ASSERT_EQ(undisturbed_digest.size(), 32U);
+    ASSERT_EQ(undisturbed_digests.size(), 3U);  // Of steps 20, 40 and 50.
   }
   static void TearDownTestSuite() {
     delete job;
@@ -57,6 +53,7 @@ class SimulationTest : public ::testing::Test {
 
   static SimulatedJob* job;
   static std::string undisturbed_digest;
+  static std::map<int64_t, std::string> undisturbed_digests;
 
   // Runs `seeds` clusters, or as many as the environment says; each must end
   // well, with the bits of the undisturbed run, and what `count` counts must
@@ -69,18 +66,26 @@ class SimulationTest : public ::testing::Test {
         NumberFromEnvironment("SHOAL_SIMULATION_FIRST_SEED", 1);
     int64_t events = 0;
     int counted = 0;
+    int faults = 0;
+    double repair = 0;
     for (uint64_t seed = first; seed < first + seeds; ++seed) {
       RunPlan plan = plan_of(static_cast<int>(seed));
       plan.seed = seed;
+      plan.digests = undisturbed_digests;
       const RunResult result = RunJob(*job, plan);
       ASSERT_TRUE(result.status.ok())
           << "seed " << seed << ": " << result.status;
       ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
+      ASSERT_EQ(result.violation, "") << "seed " << seed;
+      ASSERT_GE(result.faults, 5) << "seed " << seed;
       events += result.num_events;
       counted += count == nullptr ? 0 : result.*count;
+      faults += result.faults;
+      repair = std::max(repair, result.repair_seconds);
     }
     std::cout << "seeds " << first << " to " << first + seeds - 1 << ": "
-              << events << " events";
+              << events << " events, " << faults << " faults, repaired within "
+              << repair << " s";
     if (count != nullptr) {
       std::cout << ", of what is tried here " << counted;
       EXPECT_GT(counted, static_cast<int>(seeds));
@@ -94,7 +99,7 @@ class SimulationTest : public ::testing::Test {
       const RunResult result =
           RunJob(*job, {.seed = seed, .decorate = decorate});
       if (!result.ended || !result.status.ok() ||
-          result.digest != undisturbed_digest) {
+          result.digest != undisturbed_digest || !result.violation.empty()) {
         std::cout << "found with seed " << seed << ": "
                   << (result.status.ok() ? "another digest"
                                          : result.status.ToString())
@@ -108,20 +113,45 @@ class SimulationTest : public ::testing::Test {
 
 SimulatedJob* SimulationTest::job = nullptr;
 std::string SimulationTest::undisturbed_digest;
+std::map<int64_t, std::string> SimulationTest::undisturbed_digests;
 
 TEST_F(SimulationTest, FaultsLeaveTheBitsOfTheUndisturbedRun) {
   ExpectBits(
-      std::getenv("SHOAL_NIGHTLY") == nullptr ? 600 / kShare : 10000,
-      [](int) { return RunPlan(); }, nullptr);
+      std::getenv("SHOAL_NIGHTLY") == nullptr ? 500 / kShare : 10000,
+      [](int seed) {
+        return RunPlan{.partitions = seed % 3, .slow_processes = seed % 2};
+      },
+      nullptr);
+}
+
+// The network parts for a while, one way or both, somewhere or around one
+// process: of those whose replicas are elsewhere some are given up, and come
+// back; others are slow.
+TEST_F(SimulationTest, PartitionsLeaveTheBitsOfTheUndisturbedRun) {
+  ExpectBits(
+      200 / kShare,
+      [](int seed) {
+        const int replicas = 1 + seed % 3;
+        return RunPlan{.crashes = 1,
+                       .replicas = replicas,
+                       .server_crashes = replicas > 1 ? 1 : 0,
+                       .coordinator_crashes = seed % 2,
+                       .scales = seed % 4 == 0 ? 1 : 0,
+                       .partitions = 4,
+                       .slow_processes = 2};
+      },
+      &RunResult::partitioned);
 }
 
 // Servers are killed while everything else goes wrong too, each as soon as all
 // slots have their replicas again.
 TEST_F(SimulationTest, LostServersLeaveTheBitsOfTheUndisturbedRun) {
   ExpectBits(
-      400 / kShare,
+      350 / kShare,
       [](int seed) {
-        return RunPlan{.replicas = 2 + seed % 2, .server_crashes = 3};
+        return RunPlan{.replicas = 2 + seed % 2,
+                       .server_crashes = 3,
+                       .slow_processes = seed % 2};
       },
       &RunResult::crashed);
 }
@@ -130,7 +160,7 @@ TEST_F(SimulationTest, LostServersLeaveTheBitsOfTheUndisturbedRun) {
 // workers are, and another goes on from its file.
 TEST_F(SimulationTest, LostCoordinatorsLeaveTheBitsOfTheUndisturbedRun) {
   ExpectBits(
-      400 / kShare,
+      350 / kShare,
       [](int seed) {
         const int replicas = 1 + seed % 3;
         return RunPlan{.crashes = 1,
@@ -195,6 +225,136 @@ TEST_F(SimulationTest, OutsideSyncWorkersNeverWaitForEver) {
   }
 }
 
+// What workers measure, whoever is lost on the way: in bounded no gradient is
+// staler than the mode allows, with either placement of the dense variables.
+TEST_F(SimulationTest, GradientsAreAsStaleAsTheirModeAllows) {
+  for (const int64_t staleness : {0, 1, 3}) {
+    Histogram all;
+    for (uint64_t seed = 1; seed <= 60 / kFewer; ++seed) {
+      const bool on_workers = seed % 4 == 0;
+      const int replicas = on_workers ? 1 : 1 + static_cast<int>(seed % 3);
+      const RunResult result =
+          RunJob(*job, {.seed = seed,
+                        .mode = ps::Mode::kBounded,
+                        .staleness = staleness,
+                        .workers = 2 + static_cast<int>(seed % 3),
+                        .dense = on_workers ? ps::DensePlace::kWorkers
+                                            : ps::DensePlace::kShards,
+                        .faults = !on_workers,
+                        .crashes = on_workers ? 0 : 2,
+                        .replicas = replicas,
+                        .server_crashes = replicas > 1 ? 2 : 0,
+                        .coordinator_crashes = on_workers ? 0 : 1});
+      ASSERT_TRUE(result.status.ok())
+          << "seed " << seed << ": " << result.status;
+      ASSERT_LE(result.staleness.max(), staleness) << "seed " << seed;
+      all.Merge(result.staleness);
+    }
+    // A report that is lost with its connection leaves a gap; most are there.
+    EXPECT_GT(all.count(), static_cast<int64_t>(60 / kFewer * 30));
+    EXPECT_EQ(all.max(), staleness) << all.ToString();
+  }
+  Histogram async;
+  for (uint64_t seed = 1; seed <= 20 / kFewer; ++seed) {
+    const RunResult result =
+        RunJob(*job, {.seed = seed, .mode = ps::Mode::kAsync, .crashes = 0});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    async.Merge(result.staleness);
+  }
+  EXPECT_GT(async.max(), 1) << async.ToString();
+  EXPECT_TRUE(RunJob(*job, {.seed = 1}).staleness.empty()) << "in sync";
+}
+
+// With one worker that waits for its pushes, bounded trains what sync does: so
+// whatever is switched when, and whoever is lost on the way, the bits stay.
+TEST_F(SimulationTest, OtherModesLeaveTheBitsWhereTheyMeanTheSame) {
+  ExpectBits(
+      300 / kShare,
+      [](int seed) {
+        const int replicas = 1 + seed % 3;
+        return RunPlan{.workers = 1,
+                       .crashes = 0,
+                       .replicas = replicas,
+                       .server_crashes = replicas > 1 ? 2 : 0,
+                       .coordinator_crashes = seed % 2,
+                       .modes = {"bounded:0", "sync", "bounded:0", "sync"}};
+      },
+      &RunResult::switched);
+}
+
+// Among workers that are not at one clock when they are told.
+TEST_F(SimulationTest, ModesChangeWhileMembersAreLost) {
+  int switched = 0;
+  for (uint64_t seed = 1; seed <= 120 / kShare; ++seed) {
+    const bool on_workers = seed % 4 == 0;
+    const int replicas = on_workers ? 1 : 1 + static_cast<int>(seed % 3);
+    const RunResult result = RunJob(
+        *job,
+        {.seed = seed,
+         .workers = 2 + static_cast<int>(seed % 3),
+         .dense =
+             on_workers ? ps::DensePlace::kWorkers : ps::DensePlace::kShards,
+         .faults = !on_workers,
+         .crashes = on_workers ? 0 : 2,
+         .replicas = replicas,
+         .server_crashes = replicas > 1 ? 2 : 0,
+         .coordinator_crashes = on_workers ? 0 : static_cast<int>(seed % 2),
+         .modes = {"bounded:1", "async", "sync", "bounded:2", "sync"}});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    ASSERT_EQ(result.digest.size(), 32U) << "seed " << seed;
+    switched += result.switched;
+  }
+  EXPECT_GT(switched, static_cast<int>(2 * 120 / kShare));
+}
+
+// Routes come late to a server, and to a worker by nobody but its orders.
+class HearsRoutesLate : public ForwardingNode {
+ public:
+  HearsRoutesLate(std::unique_ptr<comm::Node> to, bool never)
+      : ForwardingNode(std::move(to)), never_(never) {}
+  void OnMessage(comm::EndpointId from, comm::Message message) override {
+    if (message.header.kind != comm::MessageKind::kRequest ||
+        message.header.method !=
+            static_cast<uint16_t>(ps::Method::kRouteChange)) {
+      ForwardingNode::OnMessage(from, std::move(message));
+    } else if (never_) {
+      (void)context_->Send(from, comm::Lane::kUrgent,
+                           comm::MakeReply(message, {}));
+    } else {
+      context_->SetTimer(context_->Now() + 40ms, [this, from, message] {
+        ForwardingNode::OnMessage(from, message);
+      });
+    }
+  }
+
+ private:
+  const bool never_;
+};
+
+// A worker must not push in one mode to a shard that is still in the other.
+TEST_F(SimulationTest, AnOrderOfAnotherModeWaitsForTheShards) {
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    const RunResult result =
+        RunJob(*job, {.seed = seed,
+                      .workers = 1,
+                      .faults = false,
+                      .crashes = 0,
+                      .modes = {"bounded:0", "sync", "bounded:0", "sync"},
+                      .decorate = [](const std::string& name,
+                                     std::unique_ptr<comm::Node> node)
+                          -> std::unique_ptr<comm::Node> {
+                        if (name == "coordinator") {
+                          return node;
+                        }
+                        return std::make_unique<HearsRoutesLate>(
+                            std::move(node), name.starts_with("worker"));
+                      }});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
+    EXPECT_GE(result.switched, 2) << "seed " << seed;
+  }
+}
+
 // Pushes with the values that they were computed from, along chains that break.
 TEST_F(SimulationTest, CompensatedDelaysGoOnWhenServersAreLost) {
   const auto delayed = SimulatedJob::Create(
@@ -234,7 +394,7 @@ TEST_F(SimulationTest, DenseVariablesOnWorkersHaveTheBitsOfTheServers) {
       RunPlan plan = kinds[kind];
       plan.seed = seed;
       const RunResult faulty = RunJob(*job, plan);
-      ASSERT_TRUE(faulty.ended);
+      ASSERT_TRUE(faulty.ended) << faulty.status;
       if (faulty.status.ok()) {
         EXPECT_EQ(faulty.digest, undisturbed_digest);
       } else {
@@ -375,8 +535,7 @@ TEST_F(SimulationTest, LostServerEndsTheJobNamingIt) {
 // --- Planted bugs ----------------------------------------------------------
 
 bool IsPush(const comm::Message& message) {
-  return message.header.kind == comm::MessageKind::kRequest &&
-         message.header.method == static_cast<uint16_t>(ps::Method::kPush);
+  return Is(message, ps::Method::kPush);
 }
 
 // Acknowledges pushes before they are staged, and now and then something comes
@@ -410,6 +569,45 @@ TEST_F(SimulationTest, FindsAPushAcknowledgedBeforeItIsStaged) {
         return std::make_unique<AcknowledgesEarly>(std::move(node));
       },
       3));
+}
+
+// Believes that the slowest worker is three clocks further than it is.
+class HurriesNode : public ForwardingNode {
+ public:
+  using ForwardingNode::ForwardingNode;
+  void OnMessage(comm::EndpointId from, comm::Message message) override {
+    ps::wire::ClockReply reply;
+    if (message.header.kind == comm::MessageKind::kReply &&
+        message.header.status == 0 &&
+        message.header.method == static_cast<uint16_t>(ps::Method::kClock) &&
+        ps::Decode(message, reply).ok()) {
+      reply.set_minimum(reply.minimum() + 3);
+      message.frames[0] = ps::Encode(reply);
+    }
+    ForwardingNode::OnMessage(from, std::move(message));
+  }
+};
+
+TEST_F(SimulationTest, FindsAGateThatLetsWorkersThroughEarly) {
+  int64_t worst = 0;
+  for (uint64_t seed = 1; seed <= 20 && worst <= 1; ++seed) {
+    const RunResult result =
+        RunJob(*job, {.seed = seed,
+                      .mode = ps::Mode::kBounded,
+                      .staleness = 1,
+                      .crashes = 0,
+                      .decorate = [](const std::string& name,
+                                     std::unique_ptr<comm::Node> node)
+                          -> std::unique_ptr<comm::Node> {
+                        if (name != "worker 1") {
+                          return node;
+                        }
+                        return std::make_unique<HurriesNode>(std::move(node));
+                      }});
+    ASSERT_TRUE(result.status.ok()) << "seed " << seed << ": " << result.status;
+    worst = std::max(worst, result.staleness.max());
+  }
+  EXPECT_GT(worst, 1);
 }
 
 // Keeps what it acknowledged with the connection, and drops it with that.
@@ -505,18 +703,7 @@ class NoTimersContext : public ForwardingContext {
   Time first_ = to_.Now();
 };
 
-class NoTimersNode : public ForwardingNode {
- public:
-  using ForwardingNode::ForwardingNode;
-  void OnStart(comm::NodeContext& context) override {
-    without_timers_ = std::make_unique<NoTimersContext>(context);
-    ForwardingNode::OnStart(*without_timers_);
-  }
-  ~NoTimersNode() override { to_.reset(); }
-
- private:
-  std::unique_ptr<NoTimersContext> without_timers_;
-};
+using NoTimersNode = NodeInContext<NoTimersContext>;
 
 // Its threads hang from the `works`-th work on, while the node goes on.
 class HangsContext : public ForwardingContext {
@@ -535,20 +722,7 @@ class HangsContext : public ForwardingContext {
   int left_;
 };
 
-class HangsNode : public ForwardingNode {
- public:
-  HangsNode(std::unique_ptr<comm::Node> to, int works)
-      : ForwardingNode(std::move(to)), works_(works) {}
-  void OnStart(comm::NodeContext& context) override {
-    hangs_ = std::make_unique<HangsContext>(context, works_);
-    ForwardingNode::OnStart(*hangs_);
-  }
-  ~HangsNode() override { to_.reset(); }
-
- private:
-  int works_;
-  std::unique_ptr<HangsContext> hangs_;
-};
+using HangsNode = NodeInContext<HangsContext>;
 
 // Wherever it hangs: in training, or in an evaluation.
 TEST_F(SimulationTest, WorkerWhoseThreadsHangIsNamed) {
@@ -567,7 +741,10 @@ TEST_F(SimulationTest, WorkerWhoseThreadsHangIsNamed) {
                    if (name != "worker 1") {
                      return node;
                    }
-                   return std::make_unique<HangsNode>(std::move(node), works);
+                   return std::make_unique<HangsNode>(
+                       std::move(node), [works](comm::NodeContext& context) {
+                         return std::make_unique<HangsContext>(context, works);
+                       });
                  }});
       ASSERT_TRUE(result.ended) << works << " works";
       ASSERT_FALSE(result.status.ok()) << works << " works";

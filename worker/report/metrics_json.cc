@@ -17,6 +17,25 @@ Json MetricsToJson(const EvalResult& result) {
   return json;
 }
 
+// Buckets that have any, by what they have at most (the last has no bound).
+Json StalenessToJson(const Histogram& staleness) {
+  Json json = {{"unit", "clocks"},
+               {"gradients", staleness.count()},
+               {"mean", staleness.mean()},
+               {"max", staleness.max()},
+               {"buckets", Json::array()}};
+  for (size_t i = 0; i < Histogram::kBuckets; ++i) {
+    if (staleness.buckets()[i] > 0) {
+      Json& bucket = json["buckets"].emplace_back();
+      if (i < Histogram::kBounds.size()) {
+        bucket["at_most"] = Histogram::kBounds[i];
+      }
+      bucket["gradients"] = staleness.buckets()[i];
+    }
+  }
+  return json;
+}
+
 void SetIfKnown(Json& json, const char* key, const std::string& value) {
   if (!value.empty()) {
     json[key] = value;
@@ -48,6 +67,9 @@ std::string MetricsJson(const TrainingSummary& summary) {
   }
   SetIfKnown(json, "digest", summary.digest);
   SetIfKnown(json, "checkpoint", summary.checkpoint);
+  if (!summary.staleness.empty()) {
+    json["staleness"] = StalenessToJson(summary.staleness);
+  }
   json["history"] = Json::array();
   for (const EvalPoint& point : summary.history) {
     json["history"].push_back({{"step", point.step},

@@ -54,6 +54,22 @@ TEST(MetricsJsonTest, HasWhatTheDocumentsPromise) {
   EXPECT_FALSE(read.contains("checkpoint"));
 }
 
+TEST(MetricsJsonTest, HasHowStaleGradientsWere) {
+  TrainingSummary summary = BinarySummary();
+  EXPECT_FALSE(json::parse(MetricsJson(summary)).contains("staleness"));
+  for (const int64_t clocks : {0, 0, 3, 2000}) {
+    summary.staleness.Add(clocks);
+  }
+  const json staleness = json::parse(MetricsJson(summary))["staleness"];
+  EXPECT_EQ(staleness["gradients"], 4);
+  EXPECT_EQ(staleness["max"], 2000);
+  EXPECT_EQ(staleness["mean"], 500.75);
+  ASSERT_EQ(staleness["buckets"].size(), 3U);
+  EXPECT_EQ(staleness["buckets"][1]["at_most"], 3);
+  EXPECT_EQ(staleness["buckets"][1]["gradients"], 1);
+  EXPECT_FALSE(staleness["buckets"][2].contains("at_most"));
+}
+
 TEST(MetricsJsonTest, NothingTrainedIsStillJson) {
   const json read = json::parse(MetricsJson({}));
   EXPECT_EQ(read["examples"], 0);

@@ -268,6 +268,27 @@ class ReportPage {
     html_ += "</tbody></table></div>\n";
   }
 
+  TrainingSummary::Rows StalenessRows() const {
+    const Histogram& staleness = summary_.staleness;
+    TrainingSummary::Rows rows;
+    const auto count = static_cast<double>(staleness.count());
+    for (size_t i = 0; i < Histogram::kBuckets; ++i) {
+      const int64_t gradients = staleness.buckets()[i];
+      if (gradients > 0) {
+        rows.emplace_back(
+            Histogram::BucketText(i),
+            StrCat(FormatCount(gradients), " gradients, ",
+                   FixedText(static_cast<double>(gradients) / count * 100, 1),
+                   " %"));
+      }
+    }
+    if (!rows.empty()) {
+      rows.emplace_back("mean", FixedText(staleness.mean(), 2));
+      rows.emplace_back("most", FormatCount(staleness.max()));
+    }
+    return rows;
+  }
+
   void AddDetails() {
     TrainingSummary::Rows result = {
         {"examples", FormatCount(summary_.examples)},
@@ -287,6 +308,7 @@ class ReportPage {
     AddTable("Result", result);
     AddTable("Cluster", summary_.cluster);
     AddTable("Timings", summary_.timings);
+    AddTable("Clocks missing in the values of a gradient", StalenessRows());
     html_ += "</section>\n";
   }
 

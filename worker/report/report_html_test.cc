@@ -96,6 +96,20 @@ TEST(ReportHtmlTest, ShowsWhatWasDone) {
   EXPECT_EQ(curves, 3U);
 }
 
+TEST(ReportHtmlTest, ShowsHowStaleGradientsWere) {
+  TrainingSummary summary = ReportedSummary();
+  const char* const heading = "Clocks missing in the values of a gradient";
+  EXPECT_THAT(ReportHtml(summary), Not(HasSubstr(heading)));
+  for (const int64_t clocks : {0, 0, 0, 5}) {
+    summary.staleness.Add(clocks);
+  }
+  const std::string html = ReportHtml(summary);
+  EXPECT_EQ(BalanceError(html), "");
+  for (const char* text : {heading, "3 gradients, 75.0 %", "5 to 6", "1.25"}) {
+    EXPECT_THAT(html, HasSubstr(text));
+  }
+}
+
 TEST(ReportHtmlTest, NeedsNothingButItself) {
   const std::string html = ReportHtml(ReportedSummary());
   for (const char* outside : {"<script", "<link", "<img", "<iframe",

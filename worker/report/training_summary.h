@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/histogram.h"
 #include "worker/metrics/metrics.h"
 
 namespace shoal::worker {
@@ -45,6 +46,8 @@ struct TrainingSummary {
   double seconds = 0;  // of training, without evaluations and checkpoints
   int64_t bad_rows = 0;
 
+  // Of gradients outside sync, in clocks; see ps/staleness.h.
+  Histogram staleness;
   std::optional<double> train_loss;  // of the last steps
   std::optional<EvalResult> test;    // of the final model
   std::vector<LossPoint> losses;     // by rising step
