@@ -116,6 +116,14 @@ Status Ask(const JobAddress& job, ps::Method method,
   return ps::Decode(question.answer(), answer);
 }
 
+double Mega(int64_t bytes) { return static_cast<double>(bytes) / 1e6; }
+
+std::string Fixed(double value) {
+  char text[32];
+  (void)std::snprintf(text, sizeof(text), "%.1f", value);
+  return text;
+}
+
 }  // namespace
 
 StatusOr<AddressFile> AddressFile::Write(const std::string& path,
@@ -205,12 +213,25 @@ Status RunStatus(const JobAddress& job) {
       static_cast<long long>(status.short_slots()),
       static_cast<long long>(status.joining_slots()),
       static_cast<unsigned long long>(status.version()));
-  std::printf("%-20s %-16s %8s %8s %8s %8s\n", "member", "host", "pid",
-              "head of", "holds", "joins");
+  if (status.moved() > 0 || status.sent() > 0) {
+    std::printf(
+        "%.1f MB of slots moved, %.1f MB sent for that and for repairs\n",
+        Mega(status.moved()), Mega(status.sent()));
+  }
+  std::printf("%-20s %-16s %8s %10s %10s %8s %8s %8s\n", "member", "host",
+              "pid", "MB", "MB/s", "head of", "holds", "joins");
   for (const auto& shard : status.shards()) {
-    std::printf("%-20s %-16s %8lld %8lld %8lld %8lld%s\n", shard.name().c_str(),
-                shard.host().c_str(), static_cast<long long>(shard.pid()),
-                static_cast<long long>(shard.headed()),
+    std::string bytes = "-";
+    std::string load = "-";
+    if (status.loads_known()) {
+      bytes = Fixed(Mega(shard.bytes())) +
+              (shard.to_come() > 0 ? "+" + Fixed(Mega(shard.to_come())) : "");
+      load = Fixed(shard.load() / 1e6);
+    }
+    std::printf("%-20s %-16s %8lld %10s %10s %8lld %8lld %8lld%s\n",
+                shard.name().c_str(), shard.host().c_str(),
+                static_cast<long long>(shard.pid()), bytes.c_str(),
+                load.c_str(), static_cast<long long>(shard.headed()),
                 static_cast<long long>(shard.held()),
                 static_cast<long long>(shard.joining()),
                 shard.leaving() ? "  leaving" : "");

@@ -366,6 +366,7 @@ ps::Coordinator::Options JobRun::CoordinatorOptions() {
   options.shards_per_server = job_->cluster().shards();
   options.num_workers = job_->cluster().workers();
   options.replicas = job_->cluster().replicas();
+  options.rebalance = worker::RebalanceOf(*job_);
   options.job_text = TextForMembers(*job_);
   options.setup = worker::EncodeSetup(data_);
   if (request_.kind == RunRequest::Kind::kTrain) {

@@ -13,7 +13,8 @@
 
 namespace shoal::ps {
 
-Coordinator::Coordinator(Options options) : options_(std::move(options)) {
+Coordinator::Coordinator(Options options)
+    : options_(std::move(options)), rebalancer_(options_.rebalance) {
   shards_.resize(static_cast<size_t>(options_.num_servers) *
                  static_cast<size_t>(options_.shards_per_server));
   workers_.resize(static_cast<size_t>(options_.num_workers));
@@ -157,6 +158,12 @@ void Coordinator::OnMessage(comm::EndpointId from, comm::Message message) {
       return OnClock(from, std::move(message));
     case Method::kProgress:
       return OnProgress(message);
+    case Method::kSlotLoads:
+      if (!member->second.is_worker) {
+        rebalancer_.Take(message, member->second.index, route_);
+        MaybeRebalance();
+      }
+      return;
     case Method::kAbort: {
       wire::Abort abort;
       if (Decode(message, abort).ok()) {
@@ -685,6 +692,7 @@ void Coordinator::SaveCheckpoint() {
         if (ending_) {
           return;
         }
+        FinishLeavers();  // Who wrote until now.
         if (status.ok()) {
           saved(stopped);
           if (!stopped) {

@@ -15,11 +15,13 @@
 #include "comm/node.h"
 #include "ps/caller.h"
 #include "ps/checkpoint_saver.h"
+#include "ps/coordinator_options.h"
 #include "ps/coordinator_records.h"
 #include "ps/durable_state.h"
 #include "ps/global_phase.h"
 #include "ps/job_observer.h"
 #include "ps/model_spec.h"
+#include "ps/rebalancer.h"
 #include "ps/route.h"
 #include "ps/train_plan.h"
 
@@ -38,50 +40,7 @@ struct ModeSwitch;
 // Belongs to the thread that pumps it; never blocks.
 class Coordinator : public comm::Node {
  public:
-  struct Options {
-    ModelSpec model;
-    ClusterPlan plan;
-    TrainPlan train;
-    int num_servers = 1;
-    int shards_per_server = 1;
-    int num_workers = 1;
-    // Of every slot, as far as there are servers. With more than one, a server
-    // that is lost is taken out of the chains and the job goes on.
-    int replicas = 1;
-    std::string job_text;  // handed to every member
-    Buffer setup;          // handed to workers, opaque here
-    // Checkpoints are folders `step-N` in here; empty: none are written.
-    std::string checkpoint_folder;
-    int checkpoints_kept = 3;
-    bool asynchronous_checkpoints = true;
-    std::string restore_folder;  // a `step-N` folder to start from, or empty
-    int64_t restore_step = 0;
-    // Of that checkpoint's text kGlobalPhaseText; empty: it has none.
-    std::string restore_global_phase;
-    // How long members may take to join, and how long a job waits for another
-    // worker in place of one that was lost; zero ends the job at once, as it
-    // ends where workers hold the dense variables.
-    Duration join_within = std::chrono::seconds(60);
-    Duration replace_within = Duration::zero();
-    JobObserver* observer = nullptr;  // must outlive the coordinator
-    // For what another coordinator needs to go on in the place of this one, and
-    // this one goes on from; until the job ends. None: who loses it ends.
-    std::string state_file;
-    std::shared_ptr<StateStore> state_store;  // instead of a file
-    // Of the tries of one training; a state that another run left is of nobody
-    // any more. Empty: one that is there must be of this job.
-    std::string run;
-    // The plan of the job with other modes, see wire::SetMode; null: it has
-    // none. Errors: why the job can't have them.
-    std::function<StatusOr<ClusterPlan>(const ClusterPlan& now,
-                                        const std::string& tables,
-                                        const std::string& dense)>
-        plan_for;
-    // Called with how many servers and workers there are to be, when that
-    // changes; whoever runs the job starts those that are not there. Those that
-    // are to go end by themselves. May be empty: others start them.
-    std::function<void(int servers, int workers)> wanted;
-  };
+  using Options = CoordinatorOptions;
 
   explicit Coordinator(Options options);
   ~Coordinator() override;
@@ -134,7 +93,6 @@ class Coordinator : public comm::Node {
     bool suspect = false;  // its connection ended; it may come back
     Time suspect_since;
   };
-  // Its own restart.
   void WaitForMembers();
   // Keeps all that a coordinator in the place of this one needs; then `kept`
   // runs, unless the job is ending.
@@ -200,6 +158,7 @@ class Coordinator : public comm::Node {
   // with what is to be done next.
   void ChangeRoute();
   void SendRoute();
+  void MaybeRebalance();
   // One that comes while the job runs gets slots when its server is complete.
   void LetShardIn(comm::EndpointId shard);
   bool ServerIsComplete(int shard) const;
@@ -215,6 +174,7 @@ class Coordinator : public comm::Node {
   void OnScale(comm::EndpointId from, const comm::Message& message);
   Status CheckScale(int servers, int workers, int drain) const;
   bool Leaves(int server) const { return leaving_.contains(server); }
+  size_t ShardsWanted() const;
   std::vector<WaitingMessage> LetWorkersGo(int places);
   void FinishLeavers();
   void OnStatus(comm::EndpointId from, const comm::Message& message);
@@ -244,7 +204,6 @@ class Coordinator : public comm::Node {
   void OnCalledOff(comm::EndpointId from, const Status& why);
   std::string Suspects(comm::EndpointId reporter) const;
 
-  const Member* FindMember(comm::EndpointId id) const;
   void Reply(comm::EndpointId to, comm::Message reply);
 
   Options options_;
@@ -263,6 +222,7 @@ class Coordinator : public comm::Node {
   std::vector<WorkerState> workers_;                     // by index
   std::vector<WaitingMessage> waiting_joins_;
   RouteTable route_;
+  Rebalancer rebalancer_;
   bool all_joined_ = false;
   bool started_ = false;  // and what there was to restore is loaded
   // Of this version: the tail that sent, and the shard that joins.
@@ -277,7 +237,6 @@ class Coordinator : public comm::Node {
   bool ending_ = false;
   Status called_off_;  // before OnStart()
   comm::TimerId join_timer_ = comm::TimerId::kNone;
-  comm::TimerId watch_timer_ = comm::TimerId::kNone;
 
   CurrentOrder order_;
   int64_t position_ = 0;                  // steps done at the last boundary

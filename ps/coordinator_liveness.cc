@@ -60,7 +60,7 @@ void Coordinator::Watch() {
       Lost(id, UnavailableError(StrCat("said nothing for ", ToString(length))));
     }
   }
-  watch_timer_ = context_->SetTimer(now + timeout / 4, [this] { Watch(); });
+  context_->SetTimer(now + timeout / 4, [this] { Watch(); });
 }
 
 // A member can't go on. Who has lost a neighbour is the first to say so, not

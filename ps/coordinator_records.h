@@ -7,16 +7,12 @@
 #include "base/buffer.h"
 #include "comm/message.h"
 #include "ps/step_norms.h"
+#include "ps/waiting_message.h"
 
 namespace shoal::ps {
 
 // What the coordinator keeps of each shard and worker; see Coordinator.
 
-// A request that is answered later.
-struct WaitingMessage {
-  comm::EndpointId from;
-  comm::Message message;
-};
 struct PreparedShard {
   WaitingMessage waiting;
   StepNorms norms;

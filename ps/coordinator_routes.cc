@@ -28,6 +28,11 @@ std::vector<ShardPlace> Coordinator::Places() const {
   return places;
 }
 
+size_t Coordinator::ShardsWanted() const {
+  return (static_cast<size_t>(options_.num_servers) - leaving_.size()) *
+         static_cast<size_t>(options_.shards_per_server);
+}
+
 std::vector<RouteTable::Peer> Coordinator::LiveShards() const {
   std::vector<RouteTable::Peer> live;
   for (const std::optional<comm::EndpointId>& id : shards_) {
@@ -59,22 +64,23 @@ void Coordinator::ChangeRoute() {
   const auto gone = [this](int shard) {
     return !shards_[static_cast<size_t>(shard)].has_value();
   };
-  std::vector<int64_t> load(shards_.size());
-  for (const Chain& chain : chains) {
-    for (const int member : chain.members) {
-      ++load[static_cast<size_t>(member)];
-    }
-  }
-  for (Chain& chain : chains) {
+  for (size_t slot = 0; slot < chains.size(); ++slot) {
+    Chain& chain = chains[slot];
     if (chain.joining >= 0 && !gone(chain.joining) &&
         caught_up_.contains({chain.tail(), chain.joining})) {
-      FinishJoin(places, options_.replicas, chain, load);
+      if (chain.leaving >= 0) {
+        rebalancer_.Moved(static_cast<int64_t>(slot));
+      }
+      FinishJoin(places, options_.replicas, chain);
     }
   }
   DropShards(gone, chains);
-  PlanJoins(places, options_.replicas, chains);
+  PlanJoins(places, options_.replicas,
+            rebalancer_.Goal(context_->Now(), route_.num_slots(),
+                             {places, ShardsWanted(), options_.replicas}),
+            chains);
   if (options_.plan.mode == Mode::kSync) {
-    BalanceHeads(chains);
+    BalanceHeads(rebalancer_.HeadWeights(), chains);
   }
   route_.shards.resize(shards_.size());
   for (size_t i = 0; i < shards_.size(); ++i) {
@@ -175,6 +181,18 @@ void Coordinator::OnCaughtUp(comm::EndpointId from,
   }
 }
 
+// When shards have told what they hold and what is asked of them. Not while
+// slots are copied or a checkpoint is cut, which would begin again.
+void Coordinator::MaybeRebalance() {
+  const bool sync = options_.plan.mode == Mode::kSync;
+  if (started_ && !ending_ && !saver_->stops() &&
+      (sync || !options_.plan.shares_steps()) &&
+      rebalancer_.IsDue(context_->Now(), route_,
+                        {Places(), ShardsWanted(), options_.replicas}, sync)) {
+    ChangeRoute();
+  }
+}
+
 bool Coordinator::CanDrop(int server) const {
   const auto goes = [&](int shard) {
     const auto& place = shards_[static_cast<size_t>(shard)];
@@ -197,9 +215,8 @@ bool Coordinator::replicated() const {
                       }) &&
          std::all_of(route_.chains.begin(), route_.chains.end(),
                      [this](const Chain& chain) {
-                       return chain.joining < 0 &&
-                              static_cast<int>(chain.members.size()) >=
-                                  options_.replicas;
+                       return static_cast<int>(chain.members.size()) >=
+                              options_.replicas;
                      });
 }
 

@@ -162,8 +162,12 @@ std::vector<WaitingMessage> Coordinator::LetWorkersGo(int places) {
   return asking;
 }
 
-// Servers that hold nothing any more end.
+// Servers that hold nothing any more end, when they have written what they held
+// at a cut.
 void Coordinator::FinishLeavers() {
+  if (saver_->writing() && !saver_->stops()) {
+    return;
+  }
   std::set<int> holds;
   for (const Chain& chain : route_.chains) {
     holds.insert(chain.members.begin(), chain.members.end());
@@ -237,6 +241,10 @@ void Coordinator::OnStatus(comm::EndpointId from,
       status.set_short_slots(status.short_slots() + 1);
     }
   }
+  const std::vector<Rebalancer::ShardLoad> loads = rebalancer_.LoadsOf(route_);
+  status.set_loads_known(rebalancer_.known());
+  status.set_moved(rebalancer_.moved_bytes());
+  status.set_sent(rebalancer_.sent_bytes());
   for (size_t i = 0; i < shards_.size(); ++i) {
     if (!shards_[i].has_value()) {
       continue;
@@ -250,6 +258,9 @@ void Coordinator::OnStatus(comm::EndpointId from,
     shard.set_held(held[i]);
     shard.set_joining(joining[i]);
     shard.set_leaving(Leaves(member.server));
+    shard.set_bytes(loads[i].bytes);
+    shard.set_load(loads[i].load);
+    shard.set_to_come(loads[i].to_come);
   }
   for (const WorkerState& worker : workers_) {
     if (worker.endpoint.has_value()) {

@@ -1078,6 +1078,7 @@ TEST_F(CoordinatorTest, EveryForeignRequestIsAnsweredWithAnError) {
     for (uint16_t method = 0; method < 40; ++method) {
       if (static_cast<Method>(method) == Method::kAlive ||
           static_cast<Method>(method) == Method::kProgress ||
+          static_cast<Method>(method) == Method::kSlotLoads ||
           static_cast<Method>(method) == Method::kAbort) {
         continue;  // One way: no request.
       }
@@ -1473,6 +1474,27 @@ TEST_F(AsynchronousSaveTest, OneThatIsGivenUpEndsNothingAndTheNextOneStops) {
   EXPECT_EQ(NumReplies(next), 0);
 }
 
+// Its slots are others' by then, but not what they were at the cut.
+TEST_F(AsynchronousSaveTest, ServerThatIsToGoWritesItsPartFirst) {
+  StartAndJoin();
+  ASSERT_TRUE(coordinator_->Scale(1, 0, -1).ok());
+  BothDone(1);
+  Cut(0);
+  Cut(1);
+  wire::CaughtUp caught_up;
+  caught_up.set_version(coordinator_->route_version());
+  caught_up.set_joining(0);
+  Ask(Shard(1), Method::kCaughtUp, caught_up);
+  ASSERT_GT(coordinator_->route_version(), caught_up.version());
+  EXPECT_THAT(AskedOf(Shard(1), Method::kFinish), IsEmpty());
+  SaveAndAnswer(0);
+  SaveAndAnswer(1);
+  context_.RunStorage();
+  EXPECT_THAT(observer_.saved,
+              ElementsAre(std::pair(int64_t{2}, std::string("out/step-2"))));
+  EXPECT_THAT(AskedOf(Shard(1), Method::kFinish), SizeIs(1));
+}
+
 TEST_F(AsynchronousSaveTest, WriterLostBeforeAllHaveCutIsNotWaitedFor) {
   options_.replicas = 2;
   options_.state_file = "out/coordinator.state";
@@ -1609,6 +1631,153 @@ TEST_F(CoordinatorSaveTest, ManifestThatCannotBeWrittenEndsTheJob) {
   EXPECT_THAT(context_.stopped->message(), HasSubstr("step 10"));
   EXPECT_THAT(Files(), IsEmpty()) << "the unfinished folder is removed";
   EXPECT_THAT(observer_.saved, IsEmpty());
+}
+
+// --- Rebalancing -----------------------------------------------------------
+
+class CoordinatorRebalanceTest : public CoordinatorTest {
+ protected:
+  // Of the slots that `shard` is head of under the last route: all alike.
+  void Report(int shard, int64_t bytes_per_slot) {
+    const RouteTable route = LastRoute(shard);
+    wire::SlotLoads loads;
+    loads.set_version(route.version);
+    loads.set_period_ns(500'000'000);
+    for (int64_t slot = 0; slot < route.num_slots(); ++slot) {
+      if (route.HeadOf(slot) == shard) {
+        loads.add_bytes(bytes_per_slot);
+        loads.add_pulled(0);
+        loads.add_pushed(0);
+      }
+    }
+    Tell(Shard(shard), Method::kSlotLoads, {Encode(loads)});
+  }
+  void Join() {
+    Start();
+    const uint64_t join = JoinShard(0);
+    JoinShard(1);
+    JoinWorker(0);
+    JoinWorker(1);
+    first_ = *FromWire(GoodReplyTo<wire::JoinReply>(join).route());
+    BothDone(0);
+  }
+  int64_t RoutesSent() const {
+    return static_cast<int64_t>(AskedOf(Shard(0), Method::kRouteChange).size());
+  }
+  RouteTable LastRoute(int shard) const {
+    const auto asked = AskedOf(Shard(shard), Method::kRouteChange);
+    if (asked.empty()) {
+      return first_;
+    }
+    wire::RouteChange change;
+    EXPECT_TRUE(Decode(asked.back(), change).ok());
+    return *FromWire(change.route());
+  }
+  void CaughtUp(int tail, int joining) {
+    wire::CaughtUp caught_up;
+    caught_up.set_version(LastRoute(0).version);
+    caught_up.set_joining(joining);
+    Ask(Shard(tail), Method::kCaughtUp, caught_up);
+  }
+  wire::ClusterStatus ClusterStatus() {
+    return GoodReplyTo<wire::ClusterStatus>(
+        Ask(kStranger, Method::kStatus, wire::AskStatus()));
+  }
+  // Slots of which `shard` is a member, times what each holds.
+  static int64_t Held(const RouteTable& route, int shard) {
+    int64_t held = 0;
+    for (int64_t slot = 0; slot < route.num_slots(); ++slot) {
+      held += route.ChainOf(slot).HasMember(shard) ? 1 : 0;
+    }
+    return held;
+  }
+
+  RouteTable first_;
+};
+
+TEST_F(CoordinatorRebalanceTest, UnevenBytesMoveAndAreThenEven) {
+  Join();
+  context_.Advance(1s);
+  Report(1, 10'000);
+  EXPECT_EQ(RoutesSent(), 0) << "of the other nothing is known";
+  Report(0, 30'000);
+  ASSERT_EQ(RoutesSent(), 1);
+  const RouteTable moving = LastRoute(0);
+  int64_t moves = 0;
+  for (int64_t slot = 0; slot < moving.num_slots(); ++slot) {
+    const Chain& chain = moving.ChainOf(slot);
+    moves += chain.joining >= 0 ? 1 : 0;
+    if (chain.joining >= 0) {
+      ASSERT_EQ(chain, (Chain{.members = {0}, .joining = 1, .leaving = 0}));
+    }
+  }
+  // 512 of 34,096 against 512 of 14,096: a quarter of the difference is 150.
+  EXPECT_GT(moves, 130);
+  EXPECT_LE(moves, 151);
+  wire::ClusterStatus status = ClusterStatus();
+  EXPECT_TRUE(status.loads_known());
+  EXPECT_EQ(status.shards(0).bytes(), 512 * 30'000);
+  EXPECT_EQ(status.shards(1).bytes(), 512 * 10'000);
+  EXPECT_EQ(status.shards(1).to_come(), moves * 30'000);
+  EXPECT_EQ(status.moved(), 0);
+  // Nothing more is planned while they are on their way.
+  context_.Advance(2s);
+  Report(0, 90'000);
+  Report(1, 10'000);
+  EXPECT_EQ(RoutesSent(), 1);
+  Report(0, 30'000);
+  CaughtUp(0, 1);
+  ASSERT_EQ(RoutesSent(), 2);
+  const RouteTable even = LastRoute(0);
+  EXPECT_EQ(Held(even, 1), 512 + moves);
+  EXPECT_EQ(Held(even, 0), 512 - moves);
+  status = ClusterStatus();
+  EXPECT_EQ(status.moved(), moves * 30'000);
+  EXPECT_EQ(status.shards(0).bytes() + status.shards(1).bytes(), 512 * 40'000);
+  // It stays so.
+  for (int i = 0; i < 5; ++i) {
+    context_.Advance(2s);
+    Report(0, 30'000);
+    EXPECT_EQ(RoutesSent(), 2);
+  }
+}
+
+TEST_F(CoordinatorRebalanceTest, NothingMovesWhereItIsOff) {
+  options_.rebalance = RebalanceBy::kOff;
+  Join();
+  for (int i = 0; i < 5; ++i) {
+    context_.Advance(1s);
+    Report(0, 30'000);
+    Report(1, 10'000);
+  }
+  EXPECT_EQ(RoutesSent(), 0);
+}
+
+// Of a server that comes the slots' bytes count, not their number.
+TEST_F(CoordinatorRebalanceTest, NewServersGetTheirShareOfBytes) {
+  Join();
+  context_.Advance(1s);
+  Report(0, 50'000);
+  Report(1, 50'000);
+  ASSERT_EQ(RoutesSent(), 0);
+  ASSERT_TRUE(coordinator_->Scale(3, 0, -1).ok());
+  JoinShard(2);
+  ASSERT_EQ(RoutesSent(), 1);
+  int64_t from_first = 0;
+  int64_t from_second = 0;
+  const RouteTable route = LastRoute(0);
+  for (int64_t slot = 0; slot < route.num_slots(); ++slot) {
+    const Chain& chain = route.ChainOf(slot);
+    if (chain.joining >= 0) {
+      EXPECT_EQ(chain.joining, 2);
+      from_first += chain.leaving == 0 ? 1 : 0;
+      from_second += chain.leaving == 1 ? 1 : 0;
+    }
+  }
+  // A third of them, but for half of the tolerance.
+  EXPECT_NEAR(static_cast<double>(from_first + from_second), 341, 18);
+  EXPECT_LE(from_first + from_second, 342);
+  EXPECT_NEAR(static_cast<double>(from_first - from_second), 0, 18);
 }
 
 // --- A restart -------------------------------------------------------------

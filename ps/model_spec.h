@@ -109,6 +109,10 @@ struct ClusterPlan {
   int64_t memory_per_shard = 0;
   // Of every server, for tables that spill; empty: one that OpenStore() knows.
   std::string spill_folder = {};
+  // Of slots that a shard sends to another, where they move and where a chain
+  // is repaired; 0: any.
+  int64_t move_bytes_per_second = 0;
+  int64_t repair_bytes_per_second = 0;
   GlobalSettings global = {};
 
   bool dense_on_workers() const { return dense != DensePlace::kShards; }

@@ -81,9 +81,6 @@ StatusOr<std::optional<PartsWriter::File>> PartsWriter::Next(
           return bytes_max > 0 && !gathered_->IsFull(part_bytes_max_);
         });
     SHOAL_RETURN_IF_ERROR(table.table->status());
-    if (table.snapshot->broken()) {
-      return AbortedError("slots went to another shard before they were read");
-    }
     if (gathered_->IsFull(part_bytes_max_)) {
       std::optional<File> file = FileOfRows();
       gathered_.reset();

@@ -41,7 +41,7 @@ class PartsWriter {
 
   // Goes through rows of about `bytes_max` more bytes, or until a file is
   // complete, which it returns. After the last: none, and done(). Errors: those
-  // of SparseTable::status(); kAborted (slots went away before they were read).
+  // of SparseTable::status().
   StatusOr<std::optional<File>> Next(int64_t bytes_max);
   bool done() const { return done_; }
 

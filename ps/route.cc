@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 #include <utility>
+
+#include "ps/rebalance.h"
 
 namespace shoal::ps {
 namespace {
@@ -30,40 +33,42 @@ std::vector<std::vector<ShardPlace>> ByServer(
   return servers;
 }
 
-// Who might be let into a chain, if `without` (or -1) left it; by preference.
+// Who might be let into a chain; by preference.
 class Candidates {
  public:
   Candidates(std::span<const ShardPlace> places,
-             const std::vector<Chain>& chains)
-      : places_(places) {
+             const std::vector<Chain>& chains, const MoveGoal& goal)
+      : places_(places), goal_(goal) {
     for (const ShardPlace& place : places) {
       load_[place.shard] = 0;
     }
-    for (const Chain& chain : chains) {
-      for (const int member : chain.members) {
-        Count(member, 1);
+    for (size_t slot = 0; slot < chains.size(); ++slot) {
+      for (const int member : chains[slot].members) {
+        Count(member, slot);
       }
-      Count(chain.joining, 1);
+      Count(chains[slot].joining, slot);
     }
   }
 
-  bool Eligible(const Chain& chain, const ShardPlace& place,
-                int without) const {
-    return std::none_of(chain.members.begin(), chain.members.end(),
+  // Whether `shard` may be in a chain of all members but `without`, or -1.
+  bool Eligible(const Chain& chain, int shard, int without) const {
+    const ShardPlace* place = FindPlace(places_, shard);
+    return place != nullptr &&
+           std::none_of(chain.members.begin(), chain.members.end(),
                         [&](int member) {
                           const ShardPlace* other = FindPlace(places_, member);
-                          return member == place.shard ||
+                          return member == shard ||
                                  (member != without && other != nullptr &&
-                                  other->server == place.server);
+                                  other->server == place->server);
                         });
   }
 
   // The least loaded, on a host of its own where there is one; -1: none.
   int Best(const Chain& chain) const {
     int best = -1;
-    std::pair<int64_t, int64_t> best_cost;
+    std::pair<int, double> best_cost;
     for (const ShardPlace& place : places_) {
-      if (!Eligible(chain, place, -1)) {
+      if (!Eligible(chain, place.shard, -1)) {
         continue;
       }
       const bool shares_host = std::any_of(
@@ -71,8 +76,8 @@ class Candidates {
             const ShardPlace* other = FindPlace(places_, member);
             return other != nullptr && other->host == place.host;
           });
-      const std::pair<int64_t, int64_t> cost = {shares_host ? 1 : 0,
-                                                load(place.shard)};
+      const std::pair<int, double> cost = {shares_host ? 1 : 0,
+                                           load_.at(place.shard)};
       if (best < 0 || cost < best_cost) {
         best = place.shard;
         best_cost = cost;
@@ -81,17 +86,17 @@ class Candidates {
     return best;
   }
 
-  void Count(int shard, int64_t slots) {
+  void Count(int shard, size_t slot) {
     const auto it = load_.find(shard);
     if (it != load_.end()) {
-      it->second += slots;
+      it->second += goal_.slots.empty() ? 1 : goal_.slots[slot].weight;
     }
   }
-  int64_t load(int shard) const { return load_.at(shard); }
 
  private:
   std::span<const ShardPlace> places_;
-  std::map<int, int64_t> load_;
+  const MoveGoal& goal_;
+  std::map<int, double> load_;
 };
 
 // Of a chain. Where all that stay are away, those that are to leave keep what
@@ -99,6 +104,76 @@ class Candidates {
 size_t LengthFor(std::span<const ShardPlace> places, int replicas) {
   return std::clamp<size_t>(ByServer(places).size(), 1,
                             static_cast<size_t>(replicas));
+}
+
+// How much of a plan is done at once.
+class Portions {
+ public:
+  explicit Portions(const MoveGoal& goal) : goal_(goal) {}
+
+  // Whether this move is in it too; of each giver one at least is.
+  bool Take(const SlotMove& move) {
+    double& given = given_[move.from];
+    const double cost = goal_.slots.empty()
+                            ? 1
+                            : goal_.slots[static_cast<size_t>(move.slot)].cost;
+    if (taken_ >= goal_.moves_max ||
+        (given > 0 && given + cost > goal_.cost_max_per_giver)) {
+      return false;
+    }
+    given += cost;
+    ++taken_;
+    return true;
+  }
+
+ private:
+  const MoveGoal& goal_;
+  std::map<int, double> given_;
+  size_t taken_ = 0;
+};
+
+// Lets others into chains that are short; whether any are being repaired.
+bool PlanRepairs(size_t length, Candidates& candidates,
+                 std::vector<Chain>& chains) {
+  bool repairs = false;
+  for (size_t slot = 0; slot < chains.size(); ++slot) {
+    Chain& chain = chains[slot];
+    if (chain.members.empty() || chain.members.size() >= length) {
+      continue;
+    }
+    if (chain.leaving >= 0 && !candidates.Eligible(chain, chain.joining, -1)) {
+      chain.joining = -1;  // It would share the server of who is to stay now.
+    }
+    chain.leaving = -1;
+    if (chain.joining < 0) {
+      chain.joining = candidates.Best(chain);
+      candidates.Count(chain.joining, slot);
+    }
+    repairs = repairs || chain.joining >= 0;
+  }
+  return repairs;
+}
+
+// Away from who has left the places.
+void PlanDrains(std::span<const ShardPlace> places, Candidates& candidates,
+                const MoveGoal& goal, std::vector<Chain>& chains) {
+  Portions portions(goal);
+  for (size_t slot = 0; slot < chains.size(); ++slot) {
+    Chain& chain = chains[slot];
+    const auto leaves = std::find_if(
+        chain.members.begin(), chain.members.end(),
+        [&](int member) { return FindPlace(places, member) == nullptr; });
+    if (leaves == chain.members.end()) {
+      continue;
+    }
+    const SlotMove move = {static_cast<int64_t>(slot), *leaves,
+                           candidates.Best(chain)};
+    if (move.to >= 0 && portions.Take(move)) {
+      chain.leaving = move.from;
+      chain.joining = move.to;
+      candidates.Count(move.to, slot);
+    }
+  }
 }
 
 }  // namespace
@@ -113,12 +188,12 @@ int Chain::NextOf(int shard) const {
 }
 
 void RouteTable::SetChains(const std::vector<Chain>& of_slots) {
-  std::map<std::pair<std::vector<int>, int>, int32_t> known;
+  std::map<std::tuple<std::vector<int>, int, int>, int32_t> known;
   chains.clear();
   chain_of_slot.clear();
   for (const Chain& chain : of_slots) {
     const auto [it, is_new] =
-        known.emplace(std::pair(chain.members, chain.joining),
+        known.emplace(std::tuple(chain.members, chain.joining, chain.leaving),
                       static_cast<int32_t>(chains.size()));
     if (is_new) {
       chains.push_back(chain);
@@ -177,85 +252,64 @@ void DropShards(const std::function<bool(int)>& gone,
     if (chain.joining >= 0 && (gone(chain.joining) || chain.members.empty())) {
       chain.joining = -1;
     }
+    if (chain.joining < 0 || !chain.HasMember(chain.leaving)) {
+      chain.leaving = -1;
+    }
   }
 }
 
 bool PlanJoins(std::span<const ShardPlace> places, int replicas,
-               std::vector<Chain>& chains) {
+               const MoveGoal& goal, std::vector<Chain>& chains) {
   const size_t length = LengthFor(places, replicas);
-  Candidates candidates(places, chains);
-  const auto leaves = [&](int member) {
-    return FindPlace(places, member) == nullptr;
-  };
-  bool planned = false;
-  const auto join = [&](Chain& chain, int shard) {
-    chain.joining = shard;
-    candidates.Count(shard, 1);
-    planned = true;
-  };
-  // First what is short, or has members that are to leave.
+  const std::vector<Chain> before = chains;
+  Candidates candidates(places, chains, goal);
+  const bool repairs = PlanRepairs(length, candidates, chains);
+  bool under_way = false;
   for (Chain& chain : chains) {
+    const auto leaves = [&](int member) {
+      return FindPlace(places, member) == nullptr;
+    };
     const auto leaving = static_cast<size_t>(
         std::count_if(chain.members.begin(), chain.members.end(), leaves));
-    if (chain.joining >= 0 || chain.members.empty()) {
-      continue;
+    if (repairs && chain.leaving >= 0) {
+      chain.joining = -1;
+      chain.leaving = -1;
     }
-    if (chain.members.size() - leaving >= length) {
-      planned |= std::erase_if(chain.members, leaves) > 0;
-    } else {
-      const int best = candidates.Best(chain);
-      if (best >= 0) {
-        join(chain, best);
+    // The last replica stays until there is somewhere to go.
+    if (chain.joining < 0 && chain.members.size() >= length + leaving) {
+      std::erase_if(chain.members, leaves);
+    }
+    under_way = under_way || chain.joining >= 0;
+  }
+  if (!under_way) {
+    PlanDrains(places, candidates, goal, chains);
+    under_way = std::any_of(chains.begin(), chains.end(),
+                            [](const Chain& c) { return c.joining >= 0; });
+  }
+  if (!under_way && goal.evens) {
+    Portions portions(goal);
+    for (const SlotMove& move : PlanMoves(places, length, chains, goal)) {
+      Chain& chain = chains[static_cast<size_t>(move.slot)];
+      if (portions.Take(move)) {
+        chain.leaving = move.from;
+        chain.joining = move.to;
       }
     }
   }
-  // When all that is done, from who has the most to who has the fewest.
-  if (planned || std::any_of(chains.begin(), chains.end(),
-                             [](const Chain& c) { return c.joining >= 0; })) {
-    return planned;
-  }
-  int64_t total = 0;
-  for (const ShardPlace& place : places) {
-    total += candidates.load(place.shard);
-  }
-  const auto n = static_cast<int64_t>(places.size());
-  // No more than its share: what is beyond it would have to move again.
-  const int64_t share = n > 0 ? (total + n - 1) / n : 0;
-  for (const ShardPlace& place : places) {
-    for (Chain& chain : chains) {
-      if (chain.joining >= 0 || chain.members.size() < length ||
-          candidates.load(place.shard) >= share) {
-        continue;
-      }
-      const int giver = *std::max_element(
-          chain.members.begin(), chain.members.end(), [&](int a, int b) {
-            return (leaves(a) ? -1 : candidates.load(a)) <
-                   (leaves(b) ? -1 : candidates.load(b));
-          });
-      if (leaves(giver) ||
-          candidates.load(giver) <= candidates.load(place.shard) + 1 ||
-          !candidates.Eligible(chain, place, giver)) {
-        continue;
-      }
-      join(chain, place.shard);
-      candidates.Count(giver, -1);
-    }
-  }
-  return planned;
+  return chains != before;
 }
 
-void FinishJoin(std::span<const ShardPlace> places, int replicas, Chain& chain,
-                std::span<int64_t> load) {
+void FinishJoin(std::span<const ShardPlace> places, int replicas,
+                Chain& chain) {
   const size_t length = LengthFor(places, replicas);
-  const auto weight = [&](int member) {
-    return FindPlace(places, member) == nullptr
-               ? INT64_MAX
-               : load[static_cast<size_t>(member)];
-  };
   const int joined = chain.joining;
+  std::erase(chain.members, chain.leaving);
   chain.joining = -1;
+  chain.leaving = -1;
   const ShardPlace* place = FindPlace(places, joined);
-  // One that shares its server with the new one goes in any case.
+  const auto has_left = [&](int member) {
+    return FindPlace(places, member) == nullptr;
+  };
   const auto crowds = [&](int member) {
     const ShardPlace* other = FindPlace(places, member);
     return place != nullptr && other != nullptr &&
@@ -264,29 +318,37 @@ void FinishJoin(std::span<const ShardPlace> places, int replicas, Chain& chain,
   while (!chain.members.empty() && chain.members.size() + 1 > length) {
     auto out = std::find_if(chain.members.begin(), chain.members.end(), crowds);
     if (out == chain.members.end()) {
-      out =
-          std::max_element(chain.members.begin(), chain.members.end(),
-                           [&](int a, int b) { return weight(a) < weight(b); });
+      out = std::find_if(chain.members.begin(), chain.members.end(), has_left);
     }
-    --load[static_cast<size_t>(*out)];
-    chain.members.erase(out);
+    chain.members.erase(out == chain.members.end() ? chain.members.begin()
+                                                   : out);
   }
   chain.members.push_back(joined);
-  ++load[static_cast<size_t>(joined)];
 }
 
-void BalanceHeads(std::vector<Chain>& chains) {
-  std::map<int, int64_t> heads;
-  for (Chain& chain : chains) {
-    if (chain.members.empty() || chain.joining >= 0) {
-      continue;  // Its tail is to stay, which sends.
+void BalanceHeads(std::span<const double> weights, std::vector<Chain>& chains) {
+  const auto weight = [&](size_t slot) {
+    return weights.empty() ? 1.0 : weights[slot];
+  };
+  std::map<int, double> heads;
+  std::vector<size_t> heaviest;
+  for (size_t slot = 0; slot < chains.size(); ++slot) {
+    if (!chains[slot].members.empty() && chains[slot].joining < 0) {
+      heaviest.push_back(slot);
+    } else if (!chains[slot].members.empty()) {
+      heads[chains[slot].head()] += weight(slot);  // Its tail stays, and sends.
     }
+  }
+  std::stable_sort(heaviest.begin(), heaviest.end(),
+                   [&](size_t a, size_t b) { return weight(a) > weight(b); });
+  for (const size_t slot : heaviest) {
+    std::vector<int>& members = chains[slot].members;
     // The first of the least: who is head already, if it is among them.
     const auto least =
-        std::min_element(chain.members.begin(), chain.members.end(),
+        std::min_element(members.begin(), members.end(),
                          [&](int a, int b) { return heads[a] < heads[b]; });
-    std::rotate(chain.members.begin(), least, chain.members.end());
-    ++heads[chain.head()];
+    std::rotate(members.begin(), least, members.end());
+    heads[chains[slot].head()] += weight(slot);
   }
 }
 

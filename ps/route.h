@@ -18,6 +18,8 @@ struct Chain {
   // Gets the slot's state from the tail and then what the tail gets, but does
   // not count as a replica yet; -1: none.
   int joining = -1;
+  // Which member it takes the place of; -1: none, it repairs the chain.
+  int leaving = -1;
 
   int head() const { return members.front(); }
   int tail() const { return members.back(); }
@@ -63,6 +65,8 @@ struct RouteTable {
   std::vector<Chain> ChainsOfSlots() const;
 };
 
+struct MoveGoal;  // ps/rebalance.h
+
 // A shard as the planning of chains sees it.
 struct ShardPlace {
   int shard = 0;
@@ -77,26 +81,27 @@ std::vector<Chain> FirstChains(int64_t num_slots,
                                std::span<const ShardPlace> places,
                                int replicas);
 
-// Takes `shards` out of all chains.
+// Takes out of all chains those that are gone.
 void DropShards(const std::function<bool(int)>& gone,
                 std::vector<Chain>& chains);
 
-// One step towards chains of `replicas` members on `places`, evenly spread:
-// lets one shard join each chain that is to get another member, and moves as
-// little as it can. False: nothing is to be done. Chains that have someone
-// joining stay as they are. Deterministic.
+// One step towards chains of `replicas` members on `places`, even by `goal`:
+// lets one shard join each chain that is to get another member. What is short
+// comes first, and moves under way end for that; then what is on shards that
+// have left the `places` moves; then what is uneven (PlanMoves); and as much at
+// once as the goal says. False: nothing is to be done now. Deterministic.
 bool PlanJoins(std::span<const ShardPlace> places, int replicas,
-               std::vector<Chain>& chains);
+               const MoveGoal& goal, std::vector<Chain>& chains);
 
-// Makes the joining one of `chain` its tail, and where it is then longer than
-// `replicas`, drops who has left the `places`, else whose `load` (slots held,
-// by shard) is the highest.
-void FinishJoin(std::span<const ShardPlace> places, int replicas, Chain& chain,
-                std::span<int64_t> load);
+// Makes the joining one of `chain` its tail, and takes out whose place it
+// takes; where it is then still longer than `replicas`, who has left the
+// `places` or shares a server with the new one.
+void FinishJoin(std::span<const ShardPlace> places, int replicas, Chain& chain);
 
-// Turns chains so that shards are heads about equally often. Only where all
-// members of a chain have the same state: in `sync`, between two steps.
-void BalanceHeads(std::vector<Chain>& chains);
+// Turns chains so that shards are heads evenly, by the `weights` of heading
+// each slot; none: all the same. Only where all members of a chain have the
+// same state: in `sync`, between two steps.
+void BalanceHeads(std::span<const double> weights, std::vector<Chain>& chains);
 
 }  // namespace shoal::ps
 

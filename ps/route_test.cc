@@ -10,6 +10,7 @@
 
 #include "base/random.h"
 #include "base/strcat.h"
+#include "ps/rebalance.h"
 
 namespace shoal::ps {
 namespace {
@@ -44,6 +45,13 @@ std::map<int, int64_t> LoadOf(const std::vector<Chain>& chains) {
   return load;
 }
 
+// Evens out the number of slots.
+MoveGoal CountOf(const std::vector<Chain>& chains) {
+  MoveGoal goal;
+  goal.slots.resize(chains.size());
+  return goal;
+}
+
 // What the coordinator does when all that join have caught up; the number of
 // slots that were sent to a shard.
 int64_t Converge(const std::vector<ShardPlace>& places, int replicas,
@@ -55,15 +63,11 @@ int64_t Converge(const std::vector<ShardPlace>& places, int replicas,
       return joins;
     }
     const int64_t joined_before = joins;
-    const bool planned = PlanJoins(places, replicas, chains);
-    std::vector<int64_t> load(1000);
-    for (const auto& [shard, slots] : LoadOf(chains)) {
-      load[static_cast<size_t>(shard)] = slots;
-    }
+    const bool planned = PlanJoins(places, replicas, CountOf(chains), chains);
     for (Chain& chain : chains) {
       if (chain.joining >= 0) {
         ++joins;
-        FinishJoin(places, replicas, chain, load);
+        FinishJoin(places, replicas, chain);
       }
       EXPECT_EQ(chain.joining, -1);
     }
@@ -146,7 +150,8 @@ TEST(RouteTest, RandomClustersConvergeAndLoseNoSlot) {
         servers.erase(server);
         // Half of the time while some are joining.
         if (below(2) == 0) {
-          PlanJoins(PlacesOf(servers, shards), replicas, chains);
+          PlanJoins(PlacesOf(servers, shards), replicas, CountOf(chains),
+                    chains);
         }
         DropShards([&](int shard) { return shard / shards == server; }, chains);
       } else {
@@ -160,9 +165,9 @@ TEST(RouteTest, RandomClustersConvergeAndLoseNoSlot) {
       }
       // Twice is as once.
       const std::vector<Chain> before = chains;
-      ASSERT_FALSE(PlanJoins(places, replicas, chains));
+      ASSERT_FALSE(PlanJoins(places, replicas, CountOf(chains), chains));
       ASSERT_EQ(chains, before);
-      BalanceHeads(chains);
+      BalanceHeads({}, chains);
       for (size_t slot = 0; slot < chains.size(); ++slot) {
         std::vector<int> sorted = chains[slot].members;
         std::vector<int> sorted_before = before[slot].members;
@@ -174,21 +179,104 @@ TEST(RouteTest, RandomClustersConvergeAndLoseNoSlot) {
   }
 }
 
+// Two replicas of four slots on the first two of four servers; 0 and 1 move.
+TEST(RouteTest, RepairsComeFirstAndEndMoves) {
+  const auto places = PlacesOf({0, 1, 2}, 1);
+  const MoveGoal none;
+  std::vector<Chain> chains = {{.members = {0, 1}, .joining = 2, .leaving = 0},
+                               {.members = {0, 3}, .joining = 1, .leaving = 0},
+                               {.members = {1, 3}},
+                               {.members = {0, 1}}};
+  std::vector<Chain> same = chains;
+  EXPECT_FALSE(PlanJoins(PlacesOf({0, 1, 2, 3}, 1), 2, none, same));
+  DropShards([](int shard) { return shard == 3; }, chains);
+  EXPECT_TRUE(PlanJoins(places, 2, none, chains));
+  EXPECT_EQ(chains[0], (Chain{.members = {0, 1}}));
+  // Who was to take the place of another repairs now.
+  EXPECT_EQ(chains[1], (Chain{.members = {0}, .joining = 1}));
+  EXPECT_EQ(chains[2].members, (std::vector<int>{1}));
+  EXPECT_GE(chains[2].joining, 0);
+  EXPECT_EQ(chains[2].leaving, -1);
+  EXPECT_EQ(chains[3], (Chain{.members = {0, 1}}));
+  EXPECT_FALSE(PlanJoins(places, 2, none, chains)) << "they are under way";
+}
+
+TEST(RouteTest, MovesWithinAServerEndWhenTheirSlotIsShort) {
+  std::vector<Chain> chains = {{.members = {0, 2}, .joining = 1, .leaving = 0}};
+  DropShards([](int shard) { return shard == 2; }, chains);
+  PlanJoins(PlacesOf({0, 2}, 2), 2, {}, chains);
+  ASSERT_EQ(chains[0].members, (std::vector<int>{0}));
+  EXPECT_GE(chains[0].joining, 4) << "shard 1 is on the server of shard 0";
+}
+
+TEST(RouteTest, AsMuchMovesAtOnceAsTheGoalSays) {
+  for (const bool drains : {true, false}) {
+    std::vector<Chain> chains(8, Chain{.members = {0}});
+    MoveGoal goal = CountOf(chains);
+    for (MoveGoal::Slot& slot : goal.slots) {
+      slot.cost = 10;
+    }
+    goal.cost_max_per_giver = 25;
+    const auto places = drains ? PlacesOf({1, 2}, 1) : PlacesOf({0, 1, 2}, 1);
+    EXPECT_TRUE(PlanJoins(places, 1, goal, chains));
+    int joining = 0;
+    for (Chain& chain : chains) {
+      joining += chain.joining >= 0 ? 1 : 0;
+      EXPECT_EQ(chain.leaving, chain.joining >= 0 ? 0 : -1);
+    }
+    EXPECT_EQ(joining, 2);
+    EXPECT_FALSE(PlanJoins(places, 1, goal, chains));
+    for (Chain& chain : chains) {
+      if (chain.joining >= 0) {
+        const int joined = chain.joining;
+        FinishJoin(places, 1, chain);
+        EXPECT_EQ(chain, (Chain{.members = {joined}}));
+      }
+    }
+    EXPECT_TRUE(PlanJoins(places, 1, goal, chains));
+    // One at least, however much it is.
+    goal.cost_max_per_giver = 5;
+    chains.assign(8, Chain{.members = {0}});
+    EXPECT_TRUE(PlanJoins(places, 1, goal, chains));
+  }
+}
+
+TEST(RouteTest, WhoLeavesIsTakenOutThoughOthersCouldBe) {
+  Chain chain = {.members = {0, 1}, .joining = 2, .leaving = 1};
+  FinishJoin(PlacesOf({0, 1, 2}, 1), 2, chain);
+  EXPECT_EQ(chain, (Chain{.members = {0, 2}}));
+}
+
+// All others have been lost and are being started again.
+TEST(RouteTest, LastOneThatLeavesStaysUntilThereIsSomewhereToGo) {
+  const std::vector<Chain> before = {{.members = {4}}, {.members = {5}}};
+  std::vector<Chain> chains = before;
+  EXPECT_FALSE(PlanJoins({}, 2, {}, chains));
+  EXPECT_EQ(chains, before);
+  EXPECT_TRUE(PlanJoins(PlacesOf({0}, 2), 2, {}, chains));
+  for (const Chain& chain : chains) {
+    EXPECT_EQ(chain.members.size(), 1U);
+    EXPECT_EQ(chain.leaving, chain.members[0]);
+  }
+}
+
 TEST(RouteTest, SetChainsKeepsTheDistinctOnes) {
-  const std::vector<Chain> chains = {{.members = {0, 1}},
-                                     {.members = {1, 0}},
-                                     {.members = {0, 1}},
-                                     {.members = {0, 1}, .joining = 2}};
+  const std::vector<Chain> chains = {
+      {.members = {0, 1}},
+      {.members = {1, 0}},
+      {.members = {0, 1}},
+      {.members = {0, 1}, .joining = 2},
+      {.members = {0, 1}, .joining = 2, .leaving = 0}};
   RouteTable route;
   route.SetChains(chains);
-  EXPECT_EQ(route.chains.size(), 3U);
+  EXPECT_EQ(route.chains.size(), 4U);
   EXPECT_EQ(route.ChainsOfSlots(), chains);
 }
 
 TEST(RouteTest, HeadsAreSpreadAndWhoSendsToAJoiningShardStaysTail) {
   std::vector<Chain> chains(100, Chain{.members = {0, 1}});
   chains[7].joining = 2;
-  BalanceHeads(chains);
+  BalanceHeads({}, chains);
   EXPECT_EQ(chains[7], (Chain{.members = {0, 1}, .joining = 2}));
   int64_t heads = 0;
   for (const Chain& chain : chains) {
@@ -202,7 +290,7 @@ TEST(RouteTest, HeadsAreSpreadAndWhoSendsToAJoiningShardStaysTail) {
 TEST(RouteTest, WhatIsToLeaveKeepsItsSlotsWhereNobodyElseIsThere) {
   const std::vector<Chain> before = {{.members = {4}}, {.members = {5, 4}}};
   std::vector<Chain> chains = before;
-  EXPECT_FALSE(PlanJoins({}, 2, chains));
+  EXPECT_FALSE(PlanJoins({}, 2, CountOf(chains), chains));
   EXPECT_EQ(chains, before);
 }
 

@@ -71,8 +71,11 @@ void Shard::OnJoined(const JoinResult& joined) {
   last_commit_ = joined.last;
   joined_ = true;
   ready_ = !joined.restores;
+  pace_.emplace(*context_, [this] { SendSlots(); });
+  meter_.emplace(route_.slot_bits, context_->Now());
   Adopt(joined.route);
   Report();
+  ReportLoads();
 }
 
 Status Shard::MakeStores() {
@@ -105,6 +108,16 @@ void Shard::Report() {
   }
   options_.report(report);
   context_->SetTimer(context_->Now() + kReportEvery, [this] { Report(); });
+}
+
+// What rebalancing goes by. A lost report is made up for by the next.
+void Shard::ReportLoads() {
+  if (ready_ && (commits() || !plan_.shares_steps())) {
+    (void)context_->Send(member_->coordinator(), comm::Lane::kUrgent,
+                         meter_->Report(context_->Now(), route_.version,
+                                        *headed_, tables_, *layout_, *dense_));
+  }
+  context_->SetTimer(context_->Now() + kLoadsEvery, [this] { ReportLoads(); });
 }
 
 void Shard::OnMessage(comm::EndpointId from, comm::Message message) {
@@ -300,8 +313,12 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
     reply.set_staleness(StalenessOf(pull.step()));
   }
   std::vector<Buffer> frames = {Encode(reply)};
+  const bool counts = meter_->LooksAtPull();
   for (size_t g = 0; g < model_.groups.size(); ++g) {
     const auto ids = request.frames[g + 1].As<uint64_t>();
+    if (counts) {
+      meter_->Pulled(ids, BytesOfId(g));
+    }
     for (const int index : model_.groups[g]) {
       SparseTable& table = *tables_[static_cast<size_t>(index)];
       Buffer rows =
@@ -319,6 +336,7 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
     return;
   }
   if (pull.dense()) {
+    meter_->PulledDense();
     if (dense_values_.empty()) {
       dense_values_ = dense_->Copy(headed_->chunks);
     }
@@ -595,8 +613,16 @@ bool Shard::Apply(const Part& part, const StepDecision& decision,
   const Piece scaled =
       scales ? Scaled(*part.piece, decision.gradient_scale) : Piece();
   const Piece& piece = scales ? scaled : *part.piece;
+  const bool headed = part.portion == headed_;
+  const bool counts = headed && meter_->LooksAtPush();
+  if (headed && !piece.dense.empty()) {
+    meter_->PushedDense();
+  }
   for (size_t g = 0; g < piece.groups.size(); ++g) {
     const GroupGradients& gradients = piece.groups[g];
+    if (counts) {
+      meter_->Pushed(gradients.ids, BytesOfId(g));
+    }
     for (size_t t = 0; t < gradients.tables.size(); ++t) {
       const auto index = static_cast<size_t>(model_.groups[g][t]);
       tables_[index]->Apply(gradients.ids, gradients.tables[t].data(),
@@ -608,6 +634,15 @@ bool Shard::Apply(const Part& part, const StepDecision& decision,
                 decision.trust_ratios, piece.computed_from);
   dense_values_ = Buffer();
   return CheckTables();
+}
+
+// Of a pull's or push's group, for each id.
+int64_t Shard::BytesOfId(size_t group) const {
+  int64_t bytes = 8;
+  for (const int table : model_.groups[group]) {
+    bytes += model_.tables[static_cast<size_t>(table)].dim * 4;
+  }
+  return bytes;
 }
 
 bool Shard::CheckTables() {
@@ -673,6 +708,8 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
     ReplyError(from, request, status);
     return;
   }
+  // A coordinator that was started again asks again, perhaps while the tables
+  // are still being filled.
   ready_ = false;
   ++loads_;
   AnswerLoad(
@@ -683,7 +720,7 @@ void Shard::OnLoad(comm::EndpointId from, const comm::Message& request) {
       [this, step = load.step()] {
         step_ = step;
         clocks_.Begin(step, mode_.num_workers);
-        ready_ = true;
+        ready_ = loads_ == 1;
         dense_values_ = Buffer();
       },
       [this] { EndLoad(); });

@@ -22,11 +22,15 @@
 #include "ps/memory_plan.h"
 #include "ps/mode_switch.h"
 #include "ps/model_spec.h"
+#include "ps/pace.h"
 #include "ps/route.h"
+#include "ps/shard_records.h"
+#include "ps/slot_meter.h"
 #include "ps/sparse_table.h"
 #include "ps/staleness.h"
 #include "ps/step_stage.h"
 #include "ps/storage_answer.h"
+#include "ps/waiting_message.h"
 
 namespace shoal::ps {
 
@@ -77,52 +81,6 @@ class Shard : public comm::Node {
   void OnPeerDown(comm::EndpointId peer, const Status& why) override;
 
  private:
-  // A pull that came before the step that it asks for.
-  struct WaitingPull {
-    comm::EndpointId from;
-    comm::Message request;
-    int64_t step = 0;
-    comm::TimerId timer = comm::TimerId::kNone;
-  };
-  struct WaitingMessage {
-    comm::EndpointId from;
-    comm::Message message;
-  };
-  // Gradients that are summed and checked, and what they are of.
-  struct Part {
-    std::shared_ptr<const Piece> piece;
-    std::shared_ptr<const Portion> portion;
-  };
-  // A message of another shard that was taken and is not handled yet.
-  struct LinkMessage {
-    Links::Ticket ticket;
-    comm::Message message;
-  };
-  // Who is told when the tails have a push, and how many commands they lack.
-  struct Waiter {
-    int missing = 0;
-    std::function<void()> acknowledge;
-  };
-  // A push of a client where steps are dealt, which the tails may lack.
-  struct Command {
-    uint64_t client = 0;
-    uint64_t sequence = 0;
-    int64_t step = 0;
-    double learning_rate_factor = 1;
-    Part part;
-    int64_t bytes = 0;
-    std::vector<std::shared_ptr<Waiter>> waiters;
-  };
-  // To a shard that joins chains whose tail this one is.
-  struct Transfer {
-    comm::EndpointId endpoint;
-    std::vector<int64_t> todo;  // slots that are still to be sent, rising
-    std::vector<bool> has;      // by slot: acknowledged
-    int64_t bytes_under_way = 0;
-    int messages_under_way = 0;
-    bool told = false;  // the coordinator, that it has all
-  };
-
   void OnJoined(const JoinResult& joined);
   Status MakeStores();
 
@@ -158,6 +116,7 @@ class Shard : public comm::Node {
   // False: it failed, since its tables did or take too much memory. After
   // whatever reads or changes them, before anybody is told of it.
   bool CheckTables();
+  int64_t BytesOfId(size_t group) const;
   Status TablesStatus() const {
     return CheckMemory(model_, memory_, tables_,
                        dense_->memory_bytes() + saves_->kept_bytes(),
@@ -214,6 +173,7 @@ class Shard : public comm::Node {
   }
 
   void Report();
+  void ReportLoads();
   void Reply(comm::EndpointId to, comm::Message reply);
   void ReplyError(comm::EndpointId to, const comm::Message& request,
                   const Status& status);
@@ -266,9 +226,10 @@ class Shard : public comm::Node {
   // By shard: the slots of which it gets what this one applies.
   std::map<int, std::vector<bool>> hands_on_;
   std::map<int, Transfer> transfers_;
+  std::optional<Pace> pace_;  // of these
+  std::optional<SlotMeter> meter_;
   std::map<int, std::deque<LinkMessage>> link_messages_;
-  // A new one waits while storage writes what it would change.
-  int loads_ = 0;
+  int loads_ = 0;  // under way; until then a new route waits
   std::optional<WaitingMessage> next_route_;
 
   // Where steps are shared: the pushes of step_ and, outside sync, of those

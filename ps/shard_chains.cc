@@ -16,8 +16,8 @@ namespace {
 
 // Slots go to a shard that joins in messages of about this size, and so many of
 // them are under way: enough to keep a connection busy, small enough that
-// pushes in between are not held up.
-constexpr int64_t kTransferBytes = int64_t{1} << 20;
+// pushes in between are not held up for long.
+constexpr int64_t kTransferBytes = int64_t{256} << 10;
 constexpr int64_t kTransferBytesUnderWay = int64_t{8} << 20;
 
 // Pushes that the tails lack; beyond it clients are asked to come again, so
@@ -281,6 +281,11 @@ void Shard::BeginTransfers() {
       transfer.todo.push_back(slot);
     }
   }
+  const bool moves =
+      std::any_of(route_.chains.begin(), route_.chains.end(),
+                  [](const Chain& chain) { return chain.leaving >= 0; });
+  pace_->SetBytesPerSecond(moves ? plan_.move_bytes_per_second
+                                 : plan_.repair_bytes_per_second);
   for (auto& [shard, transfer] : transfers_) {
     // What it has of the route before, it keeps, and gets what comes for that.
     std::vector<bool>& hands_on = hands_on_[shard];
@@ -316,15 +321,15 @@ void Shard::SendSlots() {
 void Shard::SendSlotsTo(int shard, Transfer& transfer) {
   size_t next = 0;
   while (next < transfer.todo.size() &&
-         transfer.bytes_under_way < kTransferBytesUnderWay) {
+         transfer.bytes_under_way < kTransferBytesUnderWay &&
+         pace_->MaySend()) {
     std::vector<bool> slots(transfer.has.size());
     int64_t bytes = 0;
     while (next < transfer.todo.size() && bytes < kTransferBytes) {
       const int64_t slot = transfer.todo[next++];
       slots[static_cast<size_t>(slot)] = true;
       for (const auto& table : tables_) {
-        bytes += table->num_rows_in(slot) *
-                 (8 + table->value_bytes() + table->state_floats() * 4);
+        bytes += table->num_rows_in(slot) * BytesOfRow(*table);
       }
     }
     const auto portion = PortionOf(
@@ -352,6 +357,12 @@ void Shard::SendSlotsTo(int shard, Transfer& transfer) {
     if (!CheckTables()) {
       return;
     }
+    int64_t sent = 0;
+    for (const Buffer& frame : frames) {
+      sent += frame.size();
+    }
+    meter_->Sent(sent);
+    pace_->Sent(sent);
     frames.insert(frames.begin(), Encode(head));
     AddSlots(slots, hands_on_[shard]);
     transfer.bytes_under_way += bytes;

@@ -156,6 +156,8 @@ class ShardWorld {
                        .staleness = plan.staleness,
                        .virtual_workers = 2,
                        .timeout = timeout,
+                       .move_bytes_per_second = plan.move_bytes_per_second,
+                       .repair_bytes_per_second = plan.repair_bytes_per_second,
                        .global = plan.global},
            *reply.mutable_plan());
     RouteTable route = {
@@ -1217,6 +1219,114 @@ TEST(SharedStepsTest, OnlyTheStepThatItIsAtIsSaved) {
   EXPECT_TRUE(ErrorOf(world.Save(1, "out")).ok());
 }
 
+// --- Loads and moves -------------------------------------------------------
+
+TEST(ShardTest, TellsWhatItsSlotsHoldAndWhatIsAskedOfThem) {
+  ModelSpec model = ShardModel();
+  model.tables[2].optimizer = model.tables[0].optimizer;
+  ShardWorld world(Mode::kAsync, 3600s, model);
+  // The period until now is not of interest.
+  world.context.Advance(500ms);
+  world.context.sent.clear();
+  // A few times as many as are looked at together.
+  constexpr int kTimes = 8;
+  for (int i = 0; i < kTimes; ++i) {
+    ASSERT_TRUE(world.Push({.sequence = static_cast<uint64_t>(i) + 1}).ok());
+    world.Ask(kOneWorker, Method::kPull, PullFrames(0));
+  }
+  world.context.Advance(500ms);
+  std::vector<wire::SlotLoads> reports;
+  for (const auto& sent : world.context.sent) {
+    if (sent.message.header.method ==
+        static_cast<uint16_t>(Method::kSlotLoads)) {
+      EXPECT_EQ(sent.to, kChief);
+      ASSERT_TRUE(Decode(sent.message, reports.emplace_back()).ok());
+    }
+  }
+  ASSERT_THAT(reports, SizeIs(1));
+  const wire::SlotLoads& loads = reports[0];
+  EXPECT_EQ(loads.version(), 1U);
+  EXPECT_EQ(loads.period_ns(), 500'000'000);
+  EXPECT_EQ(loads.sent(), 0);
+  ASSERT_EQ(loads.bytes_size(), 1 << (kSlotBits - 1));
+  ASSERT_EQ(loads.pulled_size(), loads.bytes_size());
+  ASSERT_EQ(loads.pushed_size(), loads.bytes_size());
+  // By slot, of every second one.
+  std::vector<int64_t> rows(static_cast<size_t>(loads.bytes_size()));
+  std::vector<int64_t> asked = rows;
+  rows[0] += 5 * 4;  // The first variable.
+  asked[0] += 5 * 4;
+  for (const uint64_t id : IdsOf(0, 3)) {
+    const auto slot = static_cast<size_t>(SlotOfHash(IdHash(id), kSlotBits));
+    rows[slot / 2] += 8 + 2 * 4 + 8 + 3 * 4;
+    asked[slot / 2] += 8 + 2 * 4 + 3 * 4;
+  }
+  for (const uint64_t id : IdsOf(0, 2)) {
+    const auto slot = static_cast<size_t>(SlotOfHash(IdHash(id), kSlotBits));
+    rows[slot / 2] += 8 + 4;
+    asked[slot / 2] += 8 + 4;
+  }
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const auto slot = static_cast<int>(i);
+    EXPECT_EQ(loads.bytes(slot), rows[i]) << i;
+    EXPECT_EQ(loads.pulled(slot), kTimes * asked[i]) << i;
+    EXPECT_EQ(loads.pushed(slot), kTimes * asked[i]) << i;
+  }
+}
+
+// Sixteen messages of slots, a quarter megabyte each; moves may take a megabyte
+// a second, repairs any.
+TEST(ShardTest, MovesAreHeldDownAndRepairsAreNot) {
+  constexpr int64_t kDim = 8192;
+  constexpr size_t kRows = 128;
+  ModelSpec model = ShardModel();
+  model.tables = {model.tables[0]};
+  model.tables[0].dim = kDim;
+  model.groups = {{0}};
+  for (const bool moves : {true, false}) {
+    ShardWorld world(Mode::kAsync, 3600s, model,
+                     {.move_bytes_per_second = 1 << 20});
+    wire::Push push = TestPush{}.Head();
+    ASSERT_TRUE(
+        world
+            .PushFrames({Encode(push), IdFrame(IdsOf(0, kRows)),
+                         RisingFrame(kRows * kDim, 1e-3F), RisingFrame(5, 1)})
+            .ok());
+    RouteTable route = {
+        .version = 2,
+        .slot_bits = kSlotBits,
+        .shards = {{world.context.self(), "fake:self", "server 0"},
+                   {comm::EndpointId{51}, "fake:1", "server 1"}}};
+    std::vector<Chain> chains;
+    for (int slot = 0; slot < 1 << kSlotBits; ++slot) {
+      chains.push_back({.members = {slot % 2}});
+      if (slot % 2 == 0) {
+        chains.back().joining = 1;
+        chains.back().leaving = moves ? 0 : -1;
+      }
+    }
+    route.SetChains(chains);
+    wire::RouteChange change;
+    ToWire(route, *change.mutable_route());
+    world.Ask(kChief, Method::kRouteChange, {Encode(change)});
+    const auto messages = [&world] {
+      return std::count_if(
+          world.context.sent.begin(), world.context.sent.end(),
+          [](const auto& sent) {
+            wire::SlotStates states;
+            return sent.message.header.method ==
+                       static_cast<uint16_t>(Method::kSlotStates) &&
+                   Decode(sent.message, states).ok() && !states.kept();
+          });
+    };
+    EXPECT_EQ(messages(), moves ? 1 : 16);
+    world.context.Advance(1s);
+    EXPECT_EQ(messages(), moves ? 5 : 16);
+    world.context.Advance(4s);
+    EXPECT_EQ(messages(), 16);
+  }
+}
+
 // --- Checkpoints -----------------------------------------------------------
 
 TEST(ShardTest, SavedStepIsTheOneThatWasAskedFor) {
@@ -1256,6 +1366,28 @@ TEST(ShardTest, WhatIsSavedIsOfTheCutThoughTrainingGoesOn) {
   EXPECT_TRUE(ErrorOf(world.Parts("out")).ok());
   EXPECT_EQ(world.FilesOf("out"), want);
   EXPECT_NE(world.Contents(2), want);
+}
+
+TEST(ShardTest, WhatIsSavedIsOfTheCutThoughItsSlotsGoToAnother) {
+  ShardWorld world;
+  ASSERT_TRUE(world.Push({}).ok());
+  world.Commit(world.Prepared().at(0), 0);
+  const std::string want = world.Contents(1);
+  world.Send(kChief, Method::kSave, {ShardWorld::SaveFrame(1, "out")});
+  RouteTable route = {.version = 2,
+                      .slot_bits = kSlotBits,
+                      .shards = {{world.context.self(), "fake:self", "0"},
+                                 {comm::EndpointId{51}, "fake:1", "1"}}};
+  route.SetChains(std::vector<Chain>(1 << kSlotBits, Chain{.members = {1}}));
+  wire::RouteChange change;
+  ToWire(route, *change.mutable_route());
+  change.set_committed(1);
+  const uint64_t request =
+      world.Send(kChief, Method::kRouteChange, {Encode(change)});
+  ASSERT_THAT(world.Replies(kChief, request), SizeIs(1));
+  EXPECT_EQ(world.FilesOf("out"), "") << "its slots went before it wrote";
+  EXPECT_TRUE(ErrorOf(world.Parts("out")).ok());
+  EXPECT_EQ(world.FilesOf("out"), want);
 }
 
 TEST(ShardTest, PartsOfAnotherCheckpointAreNotToBeHad) {

@@ -1,5 +1,6 @@
 #include "ps/slot_states.h"
 
+#include <cstddef>
 #include <cstring>
 #include <utility>
 
@@ -10,11 +11,35 @@
 namespace shoal::ps {
 namespace {
 
-template <typename T>
-Buffer BufferOf(const std::vector<T>& values) {
-  return Buffer::CopyOf(values.data(),
-                        static_cast<int64_t>(values.size() * sizeof(T)));
-}
+// A frame of a known length that is written from its beginning on.
+class FrameWriter {
+ public:
+  explicit FrameWriter(int64_t bytes)
+      : frame_(Buffer::Allocate(bytes)),
+        to_(frame_.MutableAs<std::byte>().data()) {}
+
+  template <typename T>
+  void Add(std::span<const T> values) {
+    if (!values.empty()) {
+      SHOAL_CHECK(values.size_bytes() <= static_cast<size_t>(end() - to_));
+      std::memcpy(to_, values.data(), values.size_bytes());
+      to_ += values.size_bytes();
+    }
+  }
+  // When it is full.
+  Buffer Take() {
+    SHOAL_CHECK(to_ == end());
+    return std::move(frame_);
+  }
+
+ private:
+  std::byte* end() {
+    return frame_.MutableAs<std::byte>().data() + frame_.size();
+  }
+
+  Buffer frame_;
+  std::byte* to_;
+};
 
 }  // namespace
 
@@ -49,34 +74,45 @@ std::vector<Buffer> CopySlots(
     const DenseStore& dense, const Portion& portion) {
   std::vector<Buffer> frames;
   for (const auto& table : tables) {
-    std::vector<uint64_t> ids;
-    std::vector<std::byte> values;
-    std::vector<float> states;
+    int64_t rows = 0;
+    for (size_t slot = 0; slot < portion.slots.size(); ++slot) {
+      rows += portion.slots[slot]
+                  ? table->num_rows_in(static_cast<int64_t>(slot))
+                  : 0;
+    }
+    FrameWriter ids(rows * 8);
+    FrameWriter values(rows * table->value_bytes());
+    FrameWriter states(rows * table->state_floats() * 4);
     for (size_t slot = 0; slot < portion.slots.size(); ++slot) {
       if (!portion.slots[slot]) {
         continue;
       }
-      table->ForEachInSlot(
-          static_cast<int64_t>(slot),
-          [&](uint64_t id, std::span<const std::byte> value,
-              std::span<const float> state) {
-            ids.push_back(id);
-            values.insert(values.end(), value.begin(), value.end());
-            states.insert(states.end(), state.begin(), state.end());
-          });
+      table->ForEachInSlot(static_cast<int64_t>(slot),
+                           [&](uint64_t id, std::span<const std::byte> value,
+                               std::span<const float> state) {
+                             ids.Add(std::span<const uint64_t>(&id, 1));
+                             values.Add(value);
+                             states.Add(state);
+                           });
     }
-    frames.push_back(BufferOf(ids));
-    frames.push_back(BufferOf(values));
-    frames.push_back(BufferOf(states));
+    if (!table->status().ok()) {
+      return {};  // Its rows on disk could not be read.
+    }
+    frames.push_back(ids.Take());
+    frames.push_back(values.Take());
+    frames.push_back(states.Take());
   }
-  std::vector<float> chunks;
+  int64_t floats = 0;
+  for (const DenseChunk& chunk : portion.chunks) {
+    floats += dense.FloatsOf(chunk);
+  }
+  FrameWriter chunks(floats * 4);
   for (const DenseChunk& chunk : portion.chunks) {
     const size_t at = dense.Find(chunk);
-    chunks.insert(chunks.end(), dense.values(at).begin(),
-                  dense.values(at).end());
-    chunks.insert(chunks.end(), dense.state(at).begin(), dense.state(at).end());
+    chunks.Add(dense.values(at));
+    chunks.Add(dense.state(at));
   }
-  frames.push_back(BufferOf(chunks));
+  frames.push_back(chunks.Take());
   return frames;
 }
 

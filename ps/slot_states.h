@@ -23,7 +23,7 @@ StatusOr<std::vector<bool>> SlotsOfBits(const std::string& bits,
                                         int64_t num_slots);
 
 // All that the slots of `portion` hold, as frames 1 and on of
-// wire::SlotStates.
+// wire::SlotStates; none if a table's status() is not OK.
 std::vector<Buffer> CopySlots(
     std::span<const std::unique_ptr<SparseTable>> tables,
     const DenseStore& dense, const Portion& portion);

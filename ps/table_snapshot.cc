@@ -34,7 +34,7 @@ int64_t TableSnapshot::kept_bytes() const {
 }
 
 bool TableSnapshot::Covers(int64_t part) const {
-  if (broken_ || part < part_) {
+  if (part < part_) {
     return false;
   }
   return slots_ == nullptr ||
@@ -64,7 +64,15 @@ void TableSnapshot::BeforeInsert(uint64_t hash, uint64_t id) {
 void TableSnapshot::BeforeErase(int64_t slot) {
   const int64_t parts = table_.parts_per_slot();
   for (int64_t part = slot * parts; part < (slot + 1) * parts; ++part) {
-    broken_ = broken_ || Covers(part);
+    if (!Covers(part)) {
+      continue;
+    }
+    table_.index_.ForEach(part, [&](uint64_t id, uint32_t row) {
+      BeforeChange(IdHash(id), id, table_.RowAt(row));
+    });
+    table_.ForEachAway(part, [&](uint64_t id, const float* row) {
+      BeforeChange(IdHash(id), id, row);
+    });
   }
 }
 
@@ -127,7 +135,7 @@ const float* TableSnapshot::RowOf(const Pending& pending) const {
 bool TableSnapshot::Next(FunctionRef<bool(uint64_t, std::span<const std::byte>,
                                           std::span<const float>)>
                              visit) {
-  while (!broken_) {
+  while (true) {
     for (; at_ < pending_.size(); ++at_) {
       if (copies_.empty() && at_ + kAhead < pending_.size()) {
         const float* ahead = table_.RowAt(pending_[at_ + kAhead].row);

@@ -16,7 +16,8 @@ class SparseTable;
 
 // The rows of a table as they were at one moment (the cut, when this was made),
 // read piece by piece while the table goes on: a row is kept before its first
-// change (copy on write), and what came later is passed over.
+// change (copy on write) or before its slot goes, and what came later is passed
+// over.
 //
 // Belongs to the thread of its table, which must outlive it; one per table.
 class TableSnapshot {
@@ -35,8 +36,6 @@ class TableSnapshot {
                              std::span<const float>)>
                 visit);
 
-  // Slots that it had yet to visit were dropped: what it gives is no snapshot.
-  bool broken() const { return broken_; }
   // Of rows that were kept, with what finds them.
   int64_t kept_bytes() const;
 
@@ -65,7 +64,6 @@ class TableSnapshot {
   SparseTable& table_;
   const std::vector<bool>* const slots_;
   const size_t row_size_;  // in floats
-  bool broken_ = false;
 
   int64_t part_ = -1;  // that pending_ is of: all before it were visited
   std::vector<Pending> pending_;

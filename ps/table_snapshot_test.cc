@@ -93,6 +93,31 @@ class TableSnapshotTest : public ::testing::TestWithParam<SnapshotCase> {
     table_->PullAndKeep(ids, values.data());
   }
 
+  // A slot goes to another shard; every other one comes back, changed.
+  void MoveSlot(Random& random) {
+    const auto slot = static_cast<int64_t>(random.Below(1 << kSlotBits));
+    const bool comes_back = random.Below(2) == 0;
+    for (SparseTable* table : {table_.get(), candidates_.get()}) {
+      if (table == nullptr) {
+        continue;
+      }
+      std::vector<SnapshotRow> rows;
+      table->ForEachInSlot(slot,
+                           [&](uint64_t id, std::span<const std::byte> values,
+                               std::span<const float> state) {
+                             rows.push_back(RowFrom(id, values, state));
+                           });
+      table->EraseSlot(slot);
+      ASSERT_EQ(table->num_rows_in(slot), 0);
+      for (SnapshotRow& row : rows) {
+        row.values[0] ^= std::byte{1};
+        if (comes_back) {
+          table->Load(row.id, row.values, row.state);
+        }
+      }
+    }
+  }
+
   TempFolder folder_;
   std::unique_ptr<SpillStore> store_;
   SparseTable::Options options_;
@@ -122,6 +147,9 @@ TEST_P(TableSnapshotTest, GivesWhatWasThereAtTheCut) {
       for (uint64_t i = random.Below(4); i > 0; --i) {
         Apply(random);
       }
+      if (random.Below(8) == 0) {
+        MoveSlot(random);
+      }
       uint64_t rows = 1 + random.Below(100);
       more = snapshot.Next([&](uint64_t id, std::span<const std::byte> values,
                                std::span<const float> state) {
@@ -130,7 +158,6 @@ TEST_P(TableSnapshotTest, GivesWhatWasThereAtTheCut) {
       });
     }
     ASSERT_TRUE(table.status().ok()) << table.status();
-    EXPECT_FALSE(snapshot.broken());
     ASSERT_EQ(got, want);
     kept += snapshot.kept_bytes() - before;
     of_candidates += is_candidates ? static_cast<int64_t>(got.size()) : 0;
@@ -184,8 +211,17 @@ class SnapshotOfSlotsTest : public ::testing::Test {
   const std::vector<bool> slots_ = {true, false, true, true};
 };
 
-TEST_F(SnapshotOfSlotsTest, GivesTheirRows) {
+TEST_F(SnapshotOfSlotsTest, GivesTheirRowsAndNoneOfSlotsThatCome) {
+  const int64_t in_second = table_->num_rows_in(1);
   TableSnapshot snapshot(*table_, &slots_);
+  const float value = 1;
+  const std::vector<float> state(static_cast<size_t>(table_->state_floats()));
+  for (uint64_t id = 100; id < 200; ++id) {
+    if (SlotOfHash(IdHash(id), 2) == 1) {
+      table_->Load(id, std::as_bytes(std::span(&value, 1)), state);
+    }
+  }
+  ASSERT_GT(table_->num_rows_in(1), in_second);
   int64_t rows = 0;
   EXPECT_FALSE(snapshot.Next(
       [&](uint64_t id, std::span<const std::byte>, std::span<const float>) {
@@ -193,23 +229,29 @@ TEST_F(SnapshotOfSlotsTest, GivesTheirRows) {
         ++rows;
         return true;
       }));
-  EXPECT_EQ(rows, 100 - table_->num_rows_in(1));
+  EXPECT_EQ(rows, 100 - in_second);
 }
 
-TEST_F(SnapshotOfSlotsTest, BreaksWhereOneGoesThatItHasYetToRead) {
+TEST_F(SnapshotOfSlotsTest, KeepsRowsOfSlotsThatGoBeforeTheyAreRead) {
   TableSnapshot snapshot(*table_, &slots_);
+  const int64_t nothing = snapshot.kept_bytes();
+  const int64_t in_third = table_->num_rows_in(2);
+  const int64_t in_fourth = table_->num_rows_in(3);
   table_->EraseSlot(1);
-  EXPECT_FALSE(snapshot.broken()) << "not of this one";
-  bool more = true;
+  EXPECT_EQ(snapshot.kept_bytes(), nothing) << "not of this one";
   for (int64_t i = table_->num_rows_in(0) + 1; i > 0; --i) {
-    more = ReadOne(snapshot);
+    ASSERT_TRUE(ReadOne(snapshot));
   }
-  ASSERT_TRUE(more);
   table_->EraseSlot(0);
-  EXPECT_FALSE(snapshot.broken()) << "read already";
+  EXPECT_EQ(snapshot.kept_bytes(), nothing) << "read already";
   table_->EraseSlot(2);
-  EXPECT_TRUE(snapshot.broken()) << "it is in the middle of this one";
-  EXPECT_FALSE(ReadOne(snapshot));
+  EXPECT_GT(snapshot.kept_bytes(), nothing) << "it is in the middle of this";
+  table_->EraseSlot(3);
+  int64_t rows = 1;  // One of the third was read.
+  while (ReadOne(snapshot)) {
+    ++rows;
+  }
+  EXPECT_EQ(rows, in_third + in_fourth);
 }
 
 }  // namespace

@@ -200,6 +200,8 @@ void ToWire(const ClusterPlan& plan, wire::Plan& out) {
   }
   out.set_memory_per_shard(plan.memory_per_shard);
   out.set_spill_folder(plan.spill_folder);
+  out.set_move_bytes_per_second(plan.move_bytes_per_second);
+  out.set_repair_bytes_per_second(plan.repair_bytes_per_second);
   wire::Global& global = *out.mutable_global();
   global.set_clip_norm(plan.global.clip_norm);
   global.set_loss_scale(plan.global.loss_scale);
@@ -227,6 +229,7 @@ void ToWire(const RouteTable& route, wire::Route& out) {
     wire::Route::Chain& c = *out.add_chains();
     c.mutable_members()->Add(chain.members.begin(), chain.members.end());
     c.set_joining(chain.joining);
+    c.set_leaving(chain.leaving);
   }
   out.mutable_chain_of_slot()->Add(route.chain_of_slot.begin(),
                                    route.chain_of_slot.end());
@@ -294,7 +297,8 @@ StatusOr<ClusterPlan> FromWire(const wire::Plan& in) {
       in.dense() < 0 ||
       in.dense() > static_cast<int>(DensePlace::kWorkerParts) ||
       in.virtual_workers() < 1 || in.timeout_ns() < 1 ||
-      in.memory_per_shard() < 0) {
+      in.memory_per_shard() < 0 || in.move_bytes_per_second() < 0 ||
+      in.repair_bytes_per_second() < 0) {
     return InvalidArgumentError("the cluster's plan is not valid");
   }
   return ClusterPlan{
@@ -307,6 +311,8 @@ StatusOr<ClusterPlan> FromWire(const wire::Plan& in) {
       .allreduce = {in.allreduce().begin(), in.allreduce().end()},
       .memory_per_shard = in.memory_per_shard(),
       .spill_folder = in.spill_folder(),
+      .move_bytes_per_second = in.move_bytes_per_second(),
+      .repair_bytes_per_second = in.repair_bytes_per_second(),
       .global = {.clip_norm = in.global().clip_norm(),
                  .loss_scale = in.global().loss_scale(),
                  .dynamic_scale = in.global().dynamic_scale(),
@@ -409,14 +415,17 @@ namespace {
 // A chain of shards that are there, none of them twice.
 StatusOr<Chain> ChainFromWire(const wire::Route::Chain& in, int num_shards) {
   Chain chain = {.members = {in.members().begin(), in.members().end()},
-                 .joining = in.joining()};
+                 .joining = in.joining(),
+                 .leaving = in.leaving()};
   std::vector<int> all = chain.members;
   if (chain.joining != -1) {
     all.push_back(chain.joining);
   }
   std::sort(all.begin(), all.end());
+  const bool leaves = chain.leaving == -1 ||
+                      (chain.joining != -1 && chain.HasMember(chain.leaving));
   if (chain.members.empty() || all.front() < 0 || all.back() >= num_shards ||
-      std::adjacent_find(all.begin(), all.end()) != all.end()) {
+      !leaves || std::adjacent_find(all.begin(), all.end()) != all.end()) {
     return InvalidArgumentError(
         "the route table has a chain that is not valid");
   }

@@ -52,6 +52,7 @@ enum class Method : uint16_t {
   kRecover = 21,
   kParts = 22,
   kSetMode = 40,
+  kSlotLoads = 26,
 };
 
 Buffer Encode(const google::protobuf::MessageLite& head);

@@ -323,6 +323,14 @@ Problem CheckConsistency(const JobSpec& job) {
   }
   const std::string tables = TablesText(consistency);
   const std::string dense = DenseText(consistency);
+  if (job.cluster().rebalance() == "load" && dense == "allreduce" &&
+      tables != "sync") {
+    return JobProblem{"cluster.rebalance",
+                      StrCat("beside dense variables that are reduced "
+                             "(consistency.dense: allreduce), slots move in "
+                             "sync only; set consistency.tables to sync, or "
+                             "leave it out")};
+  }
   const std::string& collective = job.cluster().collective();
   if (collective != "auto" && dense != "allreduce") {
     return JobProblem{"cluster.collective",

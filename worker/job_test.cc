@@ -325,6 +325,10 @@ TEST(JobRulesTest, BrokenRulesNameKeyAndWhatToDo) {
       {{"consistency={tables: bounded, dense: async}"},
        "consistency.dense: async does not go with tables in bounded: a step "
        "needs its rows and its dense variables"},
+      {{"consistency={mode: async, dense: allreduce}",
+        "cluster.rebalance=load"},
+       "cluster.rebalance: beside dense variables that are reduced "
+       "(consistency.dense: allreduce), slots move in sync only"},
       {{"consistency={mode: async, dense: auto}"},
        "consistency.dense: auto does not go with tables in async"},
       {{"consistency.sharded_optimizer=true"},

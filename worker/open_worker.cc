@@ -199,7 +199,19 @@ ps::GlobalSettings GlobalOf(const TrainSpec& train) {
           .growth_interval = scale.growth_interval()};
 }
 
+// 0 stays 0, which is no bound.
+int64_t PerShard(int64_t per_server, int shards) {
+  return (per_server + shards - 1) / shards;
+}
+
 }  // namespace
+
+ps::RebalanceBy RebalanceOf(const JobSpec& job) {
+  const std::string& by = job.cluster().rebalance();
+  return by == "off"    ? ps::RebalanceBy::kOff
+         : by == "load" ? ps::RebalanceBy::kLoad
+                        : ps::RebalanceBy::kBytes;
+}
 
 ps::ClusterPlan MakeClusterPlan(const JobSpec& job,
                                 const ps::ModelSpec& model) {
@@ -219,6 +231,10 @@ ps::ClusterPlan MakeClusterPlan(const JobSpec& job,
           .memory_per_shard =
               job.cluster().memory_per_server() / job.cluster().shards(),
           .spill_folder = job.cluster().spill_folder(),
+          .move_bytes_per_second = PerShard(
+              job.cluster().move_bytes_per_second(), job.cluster().shards()),
+          .repair_bytes_per_second = PerShard(
+              job.cluster().repair_bytes_per_second(), job.cluster().shards()),
           .global = GlobalOf(job.train())};
 }
 

@@ -7,6 +7,7 @@
 #include "base/device.h"
 #include "base/status.h"
 #include "ps/member.h"
+#include "ps/rebalance.h"
 #include "ps/train_plan.h"
 #include "worker/input/prepare.h"
 #include "worker/worker_node.h"
@@ -32,6 +33,9 @@ StatusOr<std::shared_ptr<Device>> OpenWorkerDevice(
 // is something to evaluate on.
 ps::TrainPlan MakeTrainPlan(const JobSpec& job, int64_t train_rows,
                             bool has_test);
+
+// What servers are to have evenly of: cluster.rebalance.
+ps::RebalanceBy RebalanceOf(const JobSpec& job);
 
 ps::ClusterPlan MakeClusterPlan(const JobSpec& job, const ps::ModelSpec& model);
 

@@ -182,6 +182,36 @@ INSTANTIATE_TEST_SUITE_P(All, CheckpointFaultTest, ::testing::Bool(),
                                              : "TrainingGoesOn";
                          });
 
+// The first at any time; the others while slots move to the server in the place
+// of the last one, which takes long enough to be seen.
+TEST_F(SyncFaultTest, ServersKilledWhileSlotsMove) {
+  const Words large = integration::Sets({"model.dim=512"});
+  const Words slow = integration::Sets(
+      {"cluster.servers=3", "cluster.move_bytes_per_second=400000"});
+  int while_moving = 0;
+  const auto moving = [&](const JobView& job) {
+    if (job.restarts() == 0) {
+      return true;
+    }
+    const RunOutcome status = integration::RunProgram(
+        {integration::Program(), "status", "--job", Path("out")});
+    const bool moves = testing::Matches(testing::ContainsRegex(
+        " 0 lack some, [1-9][0-9]* are being copied"))(status.output);
+    while_moving += moves ? 1 : 0;
+    return moves;
+  };
+  KillDuring(
+      {.kills = 4, .when = moving}, 20, [&](int epochs, const Disturb& killer) {
+        while_moving = 0;
+        ASSERT_NO_FATAL_FAILURE(TrainUndisturbed("undisturbed", epochs, large));
+        const RunOutcome run = Disturbed(
+            "out", Join(Join(Cluster(2, epochs, "zmq"), large), slow), killer);
+        ASSERT_EQ(run.exit_code, 0) << run.output;
+        EXPECT_EQ(Digest("out"), Digest("undisturbed"));
+      });
+  EXPECT_GE(while_moving, 3);
+}
+
 TEST_F(SyncFaultTest, CheckpointsFitOtherServersAndReplicas) {
   constexpr int kEpochs = 60;
   ASSERT_NO_FATAL_FAILURE(TrainUndisturbed("undisturbed", kEpochs));

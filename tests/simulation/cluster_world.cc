@@ -79,6 +79,7 @@ class PreparedSimulatedJob : public SimulatedJob {
     options.job_text = worker::SerializeJob(*job_);
     options.setup = worker::EncodeSetup(data_);
     options.checkpoint_folder = kCheckpoints;
+    options.checkpoints_kept = job_->checkpoint().keep();
     options.replace_within = std::chrono::seconds(30);
     options.plan_for = [this](const ps::ClusterPlan& now,
                               const std::string& tables,

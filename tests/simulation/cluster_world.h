@@ -66,7 +66,8 @@ struct RunPlan {
   int cut_offs = 0;           // of the one that leads, from etcd
   bool always_leads = false;  // a planted bug of coordinators
   bool loses_state = false;   // the coordinator, its file, with each crash
-  int scales = 0;             // to other numbers of servers and workers
+  ps::RebalanceBy rebalance = ps::RebalanceBy::kBytes;
+  int scales = 0;      // to other numbers of servers and workers
   int partitions = 0;  // of two processes, or of one and all, one way or both
   int slow_processes = 0;  // for a while
   int full_disks = 0;      // times in which nothing can be written

@@ -170,6 +170,7 @@ std::unique_ptr<comm::Node> SimulatedCluster::Make(const std::string& node) {
     options.num_servers = plan_.servers;
     options.num_workers = plan_.workers;
     options.replicas = plan_.replicas;
+    options.rebalance = plan_.rebalance;
     options.restore_folder = plan_.restore_folder;
     options.restore_step = plan_.restore_step;
     // Another run: a state that one before has left is of nobody.
