@@ -241,7 +241,8 @@ void Coordinator::OnStatus(comm::EndpointId from,
       status.set_short_slots(status.short_slots() + 1);
     }
   }
-  const std::vector<Rebalancer::ShardLoad> loads = rebalancer_.LoadsOf(route_);
+  std::vector<Rebalancer::ShardLoad> loads = rebalancer_.LoadsOf(route_);
+  loads.resize(shards_.size());  // The route may not know the last ones yet.
   status.set_loads_known(rebalancer_.known());
   status.set_moved(rebalancer_.moved_bytes());
   status.set_sent(rebalancer_.sent_bytes());

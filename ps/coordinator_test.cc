@@ -1780,6 +1780,38 @@ TEST_F(CoordinatorRebalanceTest, NewServersGetTheirShareOfBytes) {
   EXPECT_NEAR(static_cast<double>(from_first - from_second), 0, 18);
 }
 
+// A server is in the route when all its shards are there.
+TEST_F(CoordinatorRebalanceTest,
+       ShardThatWaitsForOthersOfItsServerHoldsNothing) {
+  options_.num_servers = 1;
+  options_.shards_per_server = 2;
+  Start();
+  const auto join = [this](int server, int shard) {
+    wire::Join join;
+    join.set_role(wire::Join::SHARD);
+    join.set_server(server);
+    join.set_shard(shard);
+    join.set_address("fake:shard");
+    join.set_host("host");
+    return Ask(Shard(server * 2 + shard), Method::kJoin, join);
+  };
+  const uint64_t joined = join(0, 0);
+  join(0, 1);
+  JoinWorker(0);
+  JoinWorker(1);
+  first_ = *FromWire(GoodReplyTo<wire::JoinReply>(joined).route());
+  BothDone(0);
+  ASSERT_TRUE(coordinator_->Scale(2, 0, -1).ok());
+  join(1, 0);
+  Report(2, 1000);
+  const wire::ClusterStatus status = ClusterStatus();
+  ASSERT_EQ(status.shards_size(), 3);
+  EXPECT_EQ(status.shards(2).bytes(), 0);
+  EXPECT_EQ(RoutesSent(), 0);
+  join(1, 1);
+  EXPECT_EQ(RoutesSent(), 1);
+}
+
 // --- A restart -------------------------------------------------------------
 
 class RestartTest : public CoordinatorTest {

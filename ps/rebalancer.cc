@@ -46,7 +46,9 @@ void Rebalancer::Take(const comm::Message& report, int shard,
           static_cast<size_t>(slot));
     }
   }
-  headed_.resize(route.shards.size());  // New ones are of the same version.
+  if (static_cast<size_t>(shard) >= headed_.size()) {
+    return;  // The route does not know it yet.
+  }
   const std::vector<size_t>& headed = headed_[static_cast<size_t>(shard)];
   const auto n = static_cast<int>(headed.size());
   const auto honest = [](int64_t bytes) {
