@@ -8,18 +8,28 @@
 
 namespace shoal {
 
+namespace {
+
+// What no honest one comes to; there it stays.
+constexpr int64_t kPartMax = int64_t{1} << 50;
+
+int64_t Sum(int64_t a, int64_t b) { return std::min(a + b, kPartMax); }
+
+}  // namespace
+
 void Histogram::Add(int64_t value) {
+  value = std::clamp<int64_t>(value, 0, kPartMax);
   const auto bound = std::lower_bound(kBounds.begin(), kBounds.end(), value);
   ++buckets_[static_cast<size_t>(bound - kBounds.begin())];
-  sum_ += value;
+  sum_ = Sum(sum_, value);
   max_ = std::max(max_, value);
 }
 
 void Histogram::Merge(const Histogram& other) {
   for (size_t i = 0; i < kBuckets; ++i) {
-    buckets_[i] += other.buckets_[i];
+    buckets_[i] = Sum(buckets_[i], other.buckets_[i]);
   }
-  sum_ += other.sum_;
+  sum_ = Sum(sum_, other.sum_);
   max_ = std::max(max_, other.max_);
 }
 
@@ -33,12 +43,12 @@ double Histogram::mean() const {
 
 StatusOr<Histogram> Histogram::FromParts(std::span<const int64_t> buckets,
                                          int64_t sum, int64_t max) {
-  if (buckets.size() != kBuckets || sum < 0 || max < 0 ||
-      std::any_of(buckets.begin(), buckets.end(),
-                  [](int64_t bucket) { return bucket < 0; })) {
+  const auto fits = [](int64_t part) { return part >= 0 && part <= kPartMax; };
+  if (buckets.size() != kBuckets || !fits(sum) || !fits(max) ||
+      !std::all_of(buckets.begin(), buckets.end(), fits)) {
     return InvalidArgumentError(StrCat("a histogram of ", buckets.size(),
                                        " buckets, expected ", kBuckets,
-                                       " of 0 or more each"));
+                                       " of 0 to ", kPartMax, " each"));
   }
   Histogram out;
   std::copy(buckets.begin(), buckets.end(), out.buckets_.begin());

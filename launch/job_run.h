@@ -75,6 +75,8 @@ class JobRun : public ps::JobObserver {
   // Ends the run: writes reports for what `outcome` says, and returns it (or
   // the first error of its own).
   Status Finish(const Status& outcome);
+  // Instead, where the job goes on under another coordinator.
+  void LeaveToOthers() { out_->LeaveData(); }
 
   // After a prediction: a score per row ([classes] of them), in the order of
   // the rows without the bad ones; `labels` NaN where there was none.

@@ -107,7 +107,9 @@ OutFolder::OutFolder(std::string path, std::string checkpoints,
 
 OutFolder::~OutFolder() {
   std::error_code ignored;
-  fs::remove_all(data_, ignored);
+  if (!leaves_data_) {
+    fs::remove_all(data_, ignored);
+  }
   for (const int fd : {data_lock_fd_, lock_fd_}) {
     if (fd >= 0) {
       ::close(fd);

@@ -41,13 +41,16 @@ class OutFolder {
   // Blocks until no training has the folder, at most `within`.
   // Errors: kFailedPrecondition (one still has it).
   static Status AwaitFree(const std::string& path, Duration within);
-  ~OutFolder();  // Removes the prepared data.
+  ~OutFolder();  // Removes the prepared data, unless it is left.
   OutFolder(const OutFolder&) = delete;
   OutFolder& operator=(const OutFolder&) = delete;
 
   const std::string& path() const { return path_; }
   // For the prepared data; of this run alone.
   const std::string& data() const { return data_; }
+  // It stays, for workers of the job that go on without this process; the next
+  // training here removes it.
+  void LeaveData() { leaves_data_ = true; }
   const std::string& checkpoints() const { return checkpoints_; }
   // `folder`, spelled as the coordinator would if it is a checkpoint of here.
   std::string Spelled(const std::string& folder) const;
@@ -68,6 +71,7 @@ class OutFolder {
   std::string path_;
   std::string checkpoints_;
   std::string data_;
+  bool leaves_data_ = false;
   int lock_fd_;       // -1: an evaluation or prediction
   int data_lock_fd_;  // -1: the file system has no locks
 };

@@ -220,9 +220,10 @@ Status RunCoordinatorService(RunRequest request, Duration join_within,
         });
     if (seat != nullptr) {
       // How the job ended is then another's to say.
-      SHOAL_RETURN_IF_ERROR(seat->Lost());
-      if (!outcome.ok() && !seat->state()->leads()) {
-        return outcome;
+      const Status lost = seat->Lost();
+      if (!lost.ok() || (!outcome.ok() && !seat->state()->leads())) {
+        run->LeaveToOthers();
+        return lost.ok() ? outcome : lost;
       }
     }
     SHOAL_RETURN_IF_ERROR(run->Finish(outcome));

@@ -447,6 +447,10 @@ void Coordinator::LoadHolders() {
 }
 
 void Coordinator::OnReady() {
+  if (!state_->leads()) {
+    Abort(UnavailableError("does not know whether it still leads the job"));
+    return;
+  }
   started_ = true;
   if (options_.observer != nullptr) {
     const Status started = options_.observer->OnStarted(position_);
@@ -692,7 +696,12 @@ void Coordinator::SaveCheckpoint() {
         if (ending_) {
           return;
         }
-        FinishLeavers();  // Who wrote until now.
+        // Who wrote until now; a newer route sees to its own.
+        Keep([this, version = route_.version] {
+          if (version == route_.version) {
+            FinishLeavers();
+          }
+        });
         if (status.ok()) {
           saved(stopped);
           if (!stopped) {

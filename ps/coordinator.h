@@ -159,6 +159,7 @@ class Coordinator : public comm::Node {
   void ChangeRoute();
   void SendRoute();
   void MaybeRebalance();
+  bool SlotsMayMove() const;
   // One that comes while the job runs gets slots when its server is complete.
   void LetShardIn(comm::EndpointId shard);
   bool ServerIsComplete(int shard) const;
@@ -195,6 +196,7 @@ class Coordinator : public comm::Node {
   void EndHold();
   void TakeMode(int64_t step);
   StepDecision LastCommitOf(int64_t step) const;
+  bool AllServersHeadSlots() const;
   void TellMode();
 
   // Liveness.

@@ -61,11 +61,37 @@ StatusOr<std::string> Coordinator::SetMode(const std::string& tables,
     return StrCat("nothing changes: it is ",
                   ModeText(before.mode, before.staleness));
   }
+  if (plan.mode != Mode::kSync && plan.shares_steps() &&
+      !AllServersHeadSlots()) {
+    return FailedPreconditionError(
+        "slots move to or from a server, which must be done before beside "
+        "dense variables on the workers; try again when `shoal status` says "
+        "that nothing is being copied and no server leaves");
+  }
   modes_->wanted = {.mode = plan.mode, .staleness = plan.staleness};
   Keep([this] { HoldWorkers(); });
   return StrCat("from ", ModeText(before.mode, before.staleness), " to ",
                 ModeText(plan.mode, plan.staleness),
                 " at the next clock that all workers have come to");
+}
+
+// Nothing moves, and nobody is to come or to go.
+bool Coordinator::AllServersHeadSlots() const {
+  std::vector<bool> heads(shards_.size());
+  for (const Chain& chain : route_.chains) {
+    heads[static_cast<size_t>(chain.head())] = true;
+    if (chain.joining >= 0) {
+      return false;
+    }
+  }
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    const bool leaves =
+        Leaves(static_cast<int>(i) / options_.shards_per_server);
+    if (shards_[i].has_value() ? leaves || !heads[i] : !leaves) {
+      return false;
+    }
+  }
+  return true;
 }
 
 // Between orders it is done when the next one is given.

@@ -75,10 +75,12 @@ void Coordinator::ChangeRoute() {
     }
   }
   DropShards(gone, chains);
-  PlanJoins(places, options_.replicas,
-            rebalancer_.Goal(context_->Now(), route_.num_slots(),
-                             {places, ShardsWanted(), options_.replicas}),
-            chains);
+  if (SlotsMayMove()) {
+    PlanJoins(places, options_.replicas,
+              rebalancer_.Goal(context_->Now(), route_.num_slots(),
+                               {places, ShardsWanted(), options_.replicas}),
+              chains);
+  }
   if (options_.plan.mode == Mode::kSync) {
     BalanceHeads(rebalancer_.HeadWeights(), chains);
   }
@@ -183,10 +185,16 @@ void Coordinator::OnCaughtUp(comm::EndpointId from,
 
 // When shards have told what they hold and what is asked of them. Not while
 // slots are copied or a checkpoint is cut, which would begin again.
+// Not where shards apply each step that all workers share as it comes, with no
+// commit and no chains.
+bool Coordinator::SlotsMayMove() const {
+  return options_.plan.mode == Mode::kSync || !options_.plan.shares_steps();
+}
+
 void Coordinator::MaybeRebalance() {
   const bool sync = options_.plan.mode == Mode::kSync;
-  if (started_ && !ending_ && !saver_->stops() &&
-      (sync || !options_.plan.shares_steps()) &&
+  if (started_ && !ending_ && !saver_->stops() && SlotsMayMove() &&
+      !modes_->wanted.has_value() &&
       rebalancer_.IsDue(context_->Now(), route_,
                         {Places(), ShardsWanted(), options_.replicas}, sync)) {
     ChangeRoute();
@@ -227,10 +235,13 @@ void Coordinator::DropShardsOf(int server, const Status& why) {
       continue;
     }
     // One that was only cut off has nothing to do here any more.
-    (void)context_->Send(*place, comm::Lane::kUrgent,
-                         AbortMessage(StatusCode::kUnavailable,
-                                      StrCat("its slots were given to others: ",
-                                             why.message())));
+    if (state_->leads()) {
+      (void)context_->Send(
+          *place, comm::Lane::kUrgent,
+          AbortMessage(
+              StatusCode::kUnavailable,
+              StrCat("its slots were given to others: ", why.message())));
+    }
     saver_->OnLost(*place);
     members_.erase(*place);
     place.reset();

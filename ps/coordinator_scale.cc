@@ -39,6 +39,16 @@ Status Coordinator::CheckScale(int servers, int workers, int drain) const {
         : started_  ? "the job is ending"
                     : "the job has not started yet");
   }
+  if ((servers != 0 || drain >= 0) && !SlotsMayMove()) {
+    return FailedPreconditionError(
+        "servers come and go in sync, or where the servers hold the dense "
+        "variables (consistency.dense: that of the tables); save a checkpoint "
+        "and start the job again from it with another cluster.servers");
+  }
+  if ((servers != 0 || drain >= 0) && modes_->wanted.has_value()) {
+    return FailedPreconditionError(
+        "a change of the mode is under way; try again");
+  }
   const int stay = options_.num_servers - static_cast<int>(leaving_.size());
   if (drain >= 0 && (drain >= options_.num_servers || Leaves(drain) ||
                      stay - 1 < options_.replicas)) {

@@ -882,8 +882,37 @@ TEST_F(ModeTest, RefusesWhatCanNotBe) {
   GoodReplyTo<wire::SetModeReply>(SetMode("async", "async"));
   EXPECT_THAT(ErrorReplyTo(SetMode("sync", "sync")).message(),
               HasSubstr("a change to async is under way"));
-  EXPECT_THAT(coordinator_->Scale(0, 1, -1).status().message(),
-              HasSubstr("a change of the mode is under way"));
+  for (const auto& [servers, workers, drain] :
+       {std::tuple(0, 1, -1), std::tuple(3, 0, -1), std::tuple(0, 0, 1)}) {
+    EXPECT_THAT(coordinator_->Scale(servers, workers, drain).status().message(),
+                HasSubstr("a change of the mode is under way"));
+  }
+}
+
+// Beside dense variables on the workers a shard applies each step as it comes:
+// one that is sent slots meanwhile would lack what the other gets.
+TEST_F(ModeTest, NothingMovesBesideDenseVariablesOnWorkersOutsideSync) {
+  options_.plan.dense = DensePlace::kWorkers;
+  StartAndJoin();
+  BothDone(0);
+  ASSERT_TRUE(coordinator_->Scale(3, 0, -1).ok());
+  EXPECT_THAT(ErrorReplyTo(SetMode("async", "async")).message(),
+              HasSubstr("slots move"))
+      << "a server is to come";
+  JoinShard(2);
+  EXPECT_THAT(ErrorReplyTo(SetMode("async", "async")).message(),
+              HasSubstr("slots move"));
+}
+
+TEST_F(ModeTest, ServersStayBesideDenseVariablesOnWorkersOutsideSync) {
+  options_.plan.dense = DensePlace::kWorkers;
+  options_.plan.mode = Mode::kAsync;
+  StartAndJoin();
+  BothDone(0);
+  for (const auto& [servers, drain] : {std::pair(3, -1), std::pair(0, 1)}) {
+    EXPECT_THAT(coordinator_->Scale(servers, 0, drain).status().message(),
+                HasSubstr("servers come and go in sync"));
+  }
 }
 
 // A rule that only the coordinator's own check knows.

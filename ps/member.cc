@@ -154,9 +154,10 @@ void Member::Follow(const CoordinatorPlace& place) {
 bool Member::OnMessage(comm::EndpointId from, const comm::Message& message) {
   wire::Recover recover;
   if (from != options_.coordinator.endpoint &&
+      options_.find_coordinator != nullptr &&
       message.header.method == static_cast<uint16_t>(Method::kRecover) &&
       message.header.kind == comm::MessageKind::kRequest &&
-      Decode(message, recover).ok()) {
+      Decode(message, recover).ok() && !recover.address().empty()) {
     Follow({from, recover.address(), recover.epoch()});
   }
   if (from != options_.coordinator.endpoint) {

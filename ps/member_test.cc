@@ -336,7 +336,9 @@ comm::Message RecoverMessage(uint64_t epoch, const std::string& address) {
 
 // Two coordinators can't both lead it: an earlier one is never heard again.
 TEST_F(MemberTest, LaterCoordinatorIsFollowedAndAnEarlierOneIsNot) {
-  Join();
+  Start({.find_coordinator = [] { return UnavailableError("nobody leads"); },
+         .is_worker = true});
+  Answer({Encode(LetIn())});
   for (const uint64_t epoch : {0, 2, 3}) {
     EXPECT_FALSE(
         member_->OnMessage(kStranger, RecoverMessage(epoch, "fake:s")));
@@ -351,6 +353,8 @@ TEST_F(MemberTest, LaterCoordinatorIsFollowedAndAnEarlierOneIsNot) {
                 });
   const comm::Message to_chief = context_.sent.back().message;
   constexpr comm::EndpointId kNext{80};
+  EXPECT_FALSE(member_->OnMessage(kStranger, RecoverMessage(9, "")));
+  EXPECT_EQ(member_->coordinator(), kChief) << "it is nowhere";
   EXPECT_FALSE(member_->OnMessage(kNext, RecoverMessage(4, "fake:next")));
   EXPECT_EQ(member_->coordinator(), kNext);
   EXPECT_THAT(context_.disconnected, testing::Contains(kChief));
@@ -374,6 +378,12 @@ TEST_F(MemberTest, LaterCoordinatorIsFollowedAndAnEarlierOneIsNot) {
   context_.sent.clear();
   EXPECT_TRUE(member_->OnMessage(kNext, MemberMessage(Method::kAlive)));
   EXPECT_EQ(context_.sent.back().to, kNext);
+}
+
+TEST_F(MemberTest, NobodyIsFollowedWhereTheCoordinatorIsNeverElsewhere) {
+  Join();
+  EXPECT_FALSE(member_->OnMessage(kStranger, RecoverMessage(9, "fake:s")));
+  EXPECT_EQ(member_->coordinator(), kChief);
 }
 
 TEST_F(MemberTest, LostCoordinatorIsLookedForWhileItIsNotThere) {

@@ -201,7 +201,7 @@ ps::GlobalSettings GlobalOf(const TrainSpec& train) {
 
 // 0 stays 0, which is no bound.
 int64_t PerShard(int64_t per_server, int shards) {
-  return (per_server + shards - 1) / shards;
+  return per_server / shards + (per_server % shards != 0 ? 1 : 0);
 }
 
 }  // namespace
