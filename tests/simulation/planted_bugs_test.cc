@@ -282,9 +282,12 @@ TEST_F(PlantedBugsTest, FindsACheckpointThatDoesNotWaitForItsStep) {
 
 // One that was cut off from etcd goes on beside the one in its place.
 TEST_F(PlantedBugsTest, FindsACoordinatorThatAlwaysLeads) {
-  EXPECT_TRUE(
-      Finds({.coordinator_crashes = 2, .coordinators = 2, .cut_offs = 4},
-            [](RunPlan& with) { with.always_leads = true; }));
+  EXPECT_TRUE(Finds({.crashes = 2,
+                     .coordinator_crashes = 0,
+                     .coordinators = 3,
+                     .cut_offs = 12,
+                     .scales = 3},
+                    [](RunPlan& with) { with.always_leads = true; }));
 }
 
 // --- Clocks ----------------------------------------------------------------
