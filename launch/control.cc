@@ -152,7 +152,7 @@ Status RunScale(const ScaleRequest& request) {
   scale.set_servers(request.servers);
   scale.set_workers(request.workers);
   scale.set_drain(request.drain);
-  ps::wire::ScaleReply reply;
+  ps::wire::CommandReply reply;
   SHOAL_RETURN_IF_ERROR(Ask(request.job, ps::Method::kScale, scale, reply));
   std::printf("%s\n", reply.text().c_str());
   return OkStatus();
@@ -162,7 +162,7 @@ Status RunMode(const ModeRequest& request) {
   ps::wire::SetMode ask;
   ask.set_tables(request.tables);
   ask.set_dense(request.dense);
-  ps::wire::SetModeReply reply;
+  ps::wire::CommandReply reply;
   SHOAL_RETURN_IF_ERROR(Ask(request.job, ps::Method::kSetMode, ask, reply));
   std::printf("%s\n", reply.text().c_str());
   return OkStatus();

@@ -696,24 +696,21 @@ void Coordinator::SaveCheckpoint() {
         if (ending_) {
           return;
         }
-        // Who wrote until now; a newer route sees to its own.
+        if (status.ok()) {
+          saved(stopped);
+        } else if (status.code() != StatusCode::kAborted || stopped) {
+          Abort(status);
+          return;
+        } else if (options_.observer != nullptr) {
+          options_.observer->OnNotSaved(status);
+        }
+        // With where the checkpoint is. Who wrote until now may end then; a
+        // newer route sees to its own.
         Keep([this, version = route_.version] {
           if (version == route_.version) {
             FinishLeavers();
           }
         });
-        if (status.ok()) {
-          saved(stopped);
-          if (!stopped) {
-            Keep([] {});  // With where it is.
-          }
-        } else if (status.code() == StatusCode::kAborted && !stopped) {
-          if (options_.observer != nullptr) {
-            options_.observer->OnNotSaved(status);
-          }
-        } else {
-          Abort(status);
-        }
       });
 }
 

@@ -173,6 +173,8 @@ class Coordinator : public comm::Node {
 
   // Other numbers of members.
   void OnScale(comm::EndpointId from, const comm::Message& message);
+  void ReplyWhenKept(comm::EndpointId from, const comm::Message& message,
+                     const StatusOr<std::string>& text);
   Status CheckScale(int servers, int workers, int drain) const;
   bool Leaves(int server) const { return leaving_.contains(server); }
   size_t ShardsWanted() const;

@@ -14,20 +14,9 @@ namespace shoal::ps {
 void Coordinator::OnSetMode(comm::EndpointId from,
                             const comm::Message& message) {
   wire::SetMode ask;
-  Status status = Decode(message, ask);
-  wire::SetModeReply reply;
-  if (status.ok()) {
-    const StatusOr<std::string> text = SetMode(ask.tables(), ask.dense());
-    status = text.status();
-    reply.set_text(text.ok() ? *text : "");
-  }
-  if (!status.ok()) {
-    Reply(from, MakeErrorReply(message, status));
-    return;
-  }
-  Keep([this, from, answer = MakeReply(message, {Encode(reply)})] {
-    Reply(from, answer);
-  });
+  const Status decoded = Decode(message, ask);
+  ReplyWhenKept(from, message,
+                decoded.ok() ? SetMode(ask.tables(), ask.dense()) : decoded);
 }
 
 StatusOr<std::string> Coordinator::SetMode(const std::string& tables,

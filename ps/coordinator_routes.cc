@@ -183,14 +183,14 @@ void Coordinator::OnCaughtUp(comm::EndpointId from,
   }
 }
 
-// When shards have told what they hold and what is asked of them. Not while
-// slots are copied or a checkpoint is cut, which would begin again.
 // Not where shards apply each step that all workers share as it comes, with no
 // commit and no chains.
 bool Coordinator::SlotsMayMove() const {
   return options_.plan.mode == Mode::kSync || !options_.plan.shares_steps();
 }
 
+// When shards have told what they hold and what is asked of them. Not while
+// slots are copied or a checkpoint is cut, which would begin again.
 void Coordinator::MaybeRebalance() {
   const bool sync = options_.plan.mode == Mode::kSync;
   if (started_ && !ending_ && !saver_->stops() && SlotsMayMove() &&

@@ -14,18 +14,23 @@ namespace shoal::ps {
 
 void Coordinator::OnScale(comm::EndpointId from, const comm::Message& message) {
   wire::Scale scale;
-  Status status = Decode(message, scale);
-  wire::ScaleReply reply;
-  if (status.ok()) {
-    const StatusOr<std::string> text =
-        Scale(scale.servers(), scale.workers(), scale.drain());
-    status = text.status();
-    reply.set_text(text.ok() ? *text : "");
-  }
-  if (!status.ok()) {
-    Reply(from, MakeErrorReply(message, status));
+  const Status decoded = Decode(message, scale);
+  ReplyWhenKept(from, message,
+                decoded.ok()
+                    ? Scale(scale.servers(), scale.workers(), scale.drain())
+                    : decoded);
+}
+
+// To a command, with what happens now.
+void Coordinator::ReplyWhenKept(comm::EndpointId from,
+                                const comm::Message& message,
+                                const StatusOr<std::string>& text) {
+  if (!text.ok()) {
+    Reply(from, MakeErrorReply(message, text.status()));
     return;
   }
+  wire::CommandReply reply;
+  reply.set_text(*text);
   Keep([this, from, answer = MakeReply(message, {Encode(reply)})] {
     Reply(from, answer);
   });

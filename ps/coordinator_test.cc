@@ -780,7 +780,7 @@ TEST_F(ModeTest, ChangesBehindTheLastStepThatAnyWorkerHasBegun) {
   StartAndJoin();
   BothDone(0);
   const uint64_t asked = SetMode("async", "async");
-  EXPECT_EQ(GoodReplyTo<wire::SetModeReply>(asked).text(),
+  EXPECT_EQ(GoodReplyTo<wire::CommandReply>(asked).text(),
             "from sync to async at the next clock that all workers have come "
             "to");
   for (const int worker : {0, 1}) {
@@ -876,10 +876,10 @@ TEST_F(ModeTest, RefusesWhatCanNotBe) {
   BothDone(0);
   EXPECT_THAT(ErrorReplyTo(SetMode("async", "sync")).message(),
               HasSubstr("give both the same"));
-  EXPECT_EQ(GoodReplyTo<wire::SetModeReply>(SetMode("sync", "sync")).text(),
+  EXPECT_EQ(GoodReplyTo<wire::CommandReply>(SetMode("sync", "sync")).text(),
             "nothing changes: it is sync");
   EXPECT_THAT(AskedOf(Worker(0), Method::kCutOrder), IsEmpty());
-  GoodReplyTo<wire::SetModeReply>(SetMode("async", "async"));
+  GoodReplyTo<wire::CommandReply>(SetMode("async", "async"));
   EXPECT_THAT(ErrorReplyTo(SetMode("sync", "sync")).message(),
               HasSubstr("a change to async is under way"));
   for (const auto& [servers, workers, drain] :
