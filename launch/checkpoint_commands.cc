@@ -38,8 +38,12 @@ Status RunCheckpointList(const std::string& path) {
     for (const ps::ManifestPart& part : manifest.parts) {
       bytes += part.file.size_bytes;
     }
-    std::printf("%s  %zu files  %lld bytes\n", folder.c_str(),
-                manifest.parts.size(), static_cast<long long>(bytes));
+    std::printf(
+        "%s  %zu files  %lld bytes  %s\n", folder.c_str(),
+        manifest.parts.size(), static_cast<long long>(bytes),
+        manifest.base.has_value()
+            ? StrCat("incremental, based on step-", manifest.base->step).c_str()
+            : "full");
   }
   return OkStatus();
 }

@@ -258,15 +258,12 @@ Status JobRun::BuildSpec() {
       worker::BuildModel(*job_, data_.schema, data_.label_mean));
   spec_ = std::move(model.spec);
   // As the servers will: what they would refuse is said before any starts.
+  const int slot_bits =
+      ps::SlotBitsFor(job_->cluster().servers() * job_->cluster().shards());
   SHOAL_ASSIGN_OR_RETURN(
       const ps::MemoryPlan memory,
-      ps::PlanMemory(spec_, worker::MakeClusterPlan(*job_, spec_)));
-  SHOAL_RETURN_IF_ERROR(
-      ps::MakeTables(
-          spec_,
-          ps::SlotBitsFor(job_->cluster().servers() * job_->cluster().shards()),
-          memory)
-          .status());
+      ps::PlanMemory(spec_, worker::MakeClusterPlan(*job_, spec_), slot_bits));
+  SHOAL_RETURN_IF_ERROR(ps::MakeTables(spec_, slot_bits, memory).status());
   plan_ = worker::MakeTrainPlan(*job_, data_.train.num_rows,
                                 data_.test.num_rows > 0);
   if (request_.kind != RunRequest::Kind::kTrain) {
@@ -373,6 +370,7 @@ ps::Coordinator::Options JobRun::CoordinatorOptions() {
     options.checkpoint_folder = out_->checkpoints();
     options.checkpoints_kept = job_->checkpoint().keep();
     options.asynchronous_checkpoints = job_->checkpoint().asynchronous();
+    options.full_checkpoint_every = job_->checkpoint().full_every();
   }
   options.restore_folder = out_->Spelled(restored_.folder);
   options.restore_step = restored_.step;

@@ -229,7 +229,19 @@ Status OutFolder::SetAsideCheckpoints(Storage& storage,
   }
   SHOAL_ASSIGN_OR_RETURN(const std::string aside,
                          FreeName(storage, checkpoints() + ".old"));
+  // The newest first, so that what is left is never based on what has gone;
+  // and what stays goes along as a copy where something is based on it.
+  std::sort(moving.rbegin(), moving.rend());
   for (const auto& [step, name] : moving) {
+    const StatusOr<std::vector<ps::ChainLink>> links =
+        ps::ReadChain(storage, StrCat(checkpoints(), "/", name));
+    for (size_t i = links.ok() ? links->size() : 0; i-- > 1;) {
+      const ps::ChainLink& link = (*links)[i];
+      if (link.manifest.step <= last_kept) {
+        SHOAL_RETURN_IF_ERROR(ps::CopyCheckpoint(
+            storage, link, StrCat(aside, "/step-", link.manifest.step)));
+      }
+    }
     SHOAL_RETURN_IF_ERROR(storage.MoveFolder(StrCat(checkpoints(), "/", name),
                                              StrCat(aside, "/", name)));
   }

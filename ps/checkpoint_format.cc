@@ -1,35 +1,17 @@
 #include "ps/checkpoint_format.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
-#include <cstring>
+#include <iterator>
+#include <map>
+#include <optional>
 #include <set>
+#include <string>
 #include <utility>
 
-#include <nlohmann/json.hpp>
-
 #include "base/strcat.h"
-#include "ps/checkpoint_parts.h"
-#include "ps/strict_json.h"
 
 namespace shoal::ps {
 namespace {
-
-constexpr int kFormatVersion = 2;
-constexpr char kManifestFile[] = "manifest.json";
-
-// What the manifest says of a file.
-Json Describe(const ManifestPart& part) {
-  Json json = {{"file", part.file.file},
-               {"bytes", part.file.size_bytes},
-               {"xxh3", part.file.checksum}};
-  if (part.rows.has_value()) {
-    json["rows"] = {part.rows->bits, part.rows->first, part.rows->last,
-                    part.rows->stride};
-  }
-  return json;
-}
 
 bool HasSlot(const ShardState& state, int64_t slot) {
   return state.slots == nullptr || (*state.slots)[static_cast<size_t>(slot)];
@@ -69,147 +51,6 @@ SlotSet SlotsOf(const ShardState& state) {
     }
   }
   return set;
-}
-
-std::string DescribePart(const ManifestPart& part) {
-  return Describe(part).dump();
-}
-
-SlotSet SlotsOfRows(SlotSet slots, std::span<const uint64_t> ids) {
-  slots.first = SlotOfHash(IdHash(ids.front()), slots.bits);
-  slots.last = SlotOfHash(IdHash(ids.back()), slots.bits);
-  return slots;
-}
-
-namespace {
-
-// What a manifest says, without its own checksum, always in the same bytes.
-StatusOr<Json> DescribeManifest(const Manifest& manifest) {
-  Json parts = Json::array();
-  for (const ManifestPart& part : manifest.parts) {
-    parts.push_back(Describe(part));
-  }
-  for (const auto& [key, text] : manifest.texts) {
-    SHOAL_RETURN_IF_ERROR(
-        DumpJson(Json::array({key, text}), StrCat("text '", key, "'"))
-            .status());
-  }
-  return Json{{"format", kFormatVersion},
-              {"step", manifest.step},
-              {"parts", std::move(parts)},
-              {"texts", manifest.texts}};
-}
-
-StatusOr<std::string> ManifestChecksum(const Json& described) {
-  SHOAL_ASSIGN_OR_RETURN(const std::string text,
-                         DumpJson(described, "a part's file name"));
-  const Buffer bytes = Buffer::CopyOf(text);
-  return Checksum({&bytes, 1});
-}
-
-std::optional<SlotSet> RowsOf(const Json& json) {
-  if (!json.is_array() || json.size() != 4 ||
-      !std::all_of(json.begin(), json.end(),
-                   [](const Json& n) { return n.is_number_unsigned(); })) {
-    return std::nullopt;
-  }
-  const SlotSet rows = {.bits = json[0].get<int>(),
-                        .first = json[1].get<int64_t>(),
-                        .last = json[2].get<int64_t>(),
-                        .stride = json[3].get<int64_t>()};
-  if (rows.bits < 1 || rows.bits > 24 || rows.first < 0 ||
-      rows.last < rows.first || rows.last >= int64_t{1} << rows.bits ||
-      rows.stride < 1 || rows.stride > int64_t{1} << rows.bits) {
-    return std::nullopt;
-  }
-  return rows;
-}
-
-std::optional<ManifestPart> PartOf(const Json& json) {
-  if (!json.is_object()) {
-    return std::nullopt;
-  }
-  const auto file = json.find("file");
-  const auto bytes = json.find("bytes");
-  const auto checksum = json.find("xxh3");
-  const auto rows = json.find("rows");
-  if (file == json.end() || !file->is_string() || bytes == json.end() ||
-      !bytes->is_number_unsigned() || checksum == json.end() ||
-      !checksum->is_string()) {
-    return std::nullopt;
-  }
-  ManifestPart part;
-  part.file = {.file = file->get<std::string>(),
-               .size_bytes = bytes->get<int64_t>(),
-               .checksum = checksum->get<std::string>()};
-  // A part lies in its checkpoint's folder and nowhere else.
-  const std::string& name = part.file.file;
-  if (name.empty() || name[0] == '.' || part.file.size_bytes < 0 ||
-      name.find_first_of(std::string_view("/\\\0", 3)) != std::string::npos) {
-    return std::nullopt;
-  }
-  if (rows != json.end()) {
-    part.rows = RowsOf(*rows);
-    if (!part.rows.has_value()) {
-      return std::nullopt;
-    }
-  }
-  return part;
-}
-
-}  // namespace
-
-Status PublishManifest(Storage& storage, const std::string& folder,
-                       int64_t step, const std::vector<std::string>& entries,
-                       const std::map<std::string, std::string>& texts) {
-  Manifest manifest = {.step = step, .parts = {}, .texts = texts};
-  for (const std::string& entry : entries) {
-    std::optional<ManifestPart> part = PartOf(ParseStrictly(entry));
-    if (!part.has_value()) {
-      return InvalidArgumentError(
-          StrCat("a part of the checkpoint is described by '", entry, "'"));
-    }
-    manifest.parts.push_back(*std::move(part));
-  }
-  SHOAL_ASSIGN_OR_RETURN(Json json, DescribeManifest(manifest));
-  SHOAL_ASSIGN_OR_RETURN(json["xxh3"], ManifestChecksum(json));
-  const Buffer text = Buffer::CopyOf(json.dump(1));
-  return storage.PublishFile(StrCat(folder, "/", kManifestFile), {&text, 1});
-}
-
-StatusOr<Manifest> ReadManifest(Storage& storage, const std::string& folder) {
-  const std::string path = StrCat(folder, "/", kManifestFile);
-  SHOAL_ASSIGN_OR_RETURN(const Buffer file, storage.ReadFile(path));
-  const Json json = ParseStrictly(file.text());
-  if (!json.is_object() || json.value("format", Json()) != kFormatVersion ||
-      !json.contains("step") || !json["step"].is_number_unsigned() ||
-      !json.contains("parts") || !json["parts"].is_array()) {
-    return Damaged(path, "it is no manifest of this version");
-  }
-  Manifest manifest;
-  manifest.step = json["step"].get<int64_t>();
-  std::set<std::string> files;
-  for (const Json& entry : json["parts"]) {
-    std::optional<ManifestPart> part = PartOf(entry);
-    if (!part.has_value() || !files.insert(part->file.file).second) {
-      return Damaged(path, "one of its parts is not described, or twice");
-    }
-    manifest.parts.push_back(*std::move(part));
-  }
-  if (json.contains("texts") && json["texts"].is_object()) {
-    for (const auto& [key, value] : json["texts"].items()) {
-      if (value.is_string()) {
-        manifest.texts[key] = value.get<std::string>();
-      }
-    }
-  }
-  SHOAL_ASSIGN_OR_RETURN(const Json described, DescribeManifest(manifest));
-  SHOAL_ASSIGN_OR_RETURN(const std::string checksum,
-                         ManifestChecksum(described));
-  if (json.value("xxh3", Json()) != checksum) {
-    return Damaged(path, "its checksum is not that of what it says");
-  }
-  return manifest;
 }
 
 namespace {
@@ -271,14 +112,22 @@ StatusOr<std::optional<FittingChunk>> FitChunk(const std::string& file,
   return found;
 }
 
-void LoadRows(const TableTensors& from, const ShardState& state,
-              SparseTable& table) {
-  const auto is_here = [&](size_t i) {
-    return HasSlot(state, SlotOfHash(IdHash(from.ids[i]), state.slot_bits));
+// What of a table a link of a chain has is loaded over what those behind it
+// have, but for slots of which one before it has all rows.
+void LoadRows(const TableTensors& from, const SlotFlags& superseded,
+              const ShardState& state, SparseTable& table) {
+  const auto is_here = [&](uint64_t id) {
+    const uint64_t hash = IdHash(id);
+    return HasSlot(state, SlotOfHash(hash, state.slot_bits)) &&
+           !superseded.Has(hash);
   };
+  std::vector<uint64_t> removed;
+  std::copy_if(from.removed.begin(), from.removed.end(),
+               std::back_inserter(removed), is_here);
+  table.Erase(removed);
   // Rows of a slot lie together, and so do those of slots that do.
   for (size_t begin = 0, end = 0; begin < from.ids.size(); begin = end + 1) {
-    for (end = begin; end < from.ids.size() && is_here(end);) {
+    for (end = begin; end < from.ids.size() && is_here(from.ids[end]);) {
       ++end;
     }
     const size_t n = end - begin;
@@ -292,63 +141,96 @@ void LoadRows(const TableTensors& from, const ShardState& state,
   }
 }
 
-// Loads a shard from the files of a checkpoint, one by one.
+// Loads a shard from the files of a checkpoint and what it is based on, one by
+// one.
 class PartsLoader {
  public:
-  PartsLoader(Storage& storage, std::string folder, const ShardState& state)
-      : storage_(storage), folder_(std::move(folder)), state_(state) {
+  PartsLoader(Storage& storage, const std::vector<ChainLink>& links,
+              const ShardState& state)
+      : storage_(storage), links_(links), state_(state) {
     for (size_t c = 0; c < state.chunks.size(); ++c) {
       missing_chunks_.insert(c);
     }
     for (const auto& table : state.tables) {
       missing_tables_.insert(table->name());
     }
+    superseded_.resize(links.size());
   }
 
-  Status Load(const Manifest& manifest) {
-    for (const ManifestPart& part : manifest.parts) {
-      if (!part.rows.has_value()) {
-        SHOAL_RETURN_IF_ERROR(LoadPart(part));
+  Status Load() {
+    for (size_t link = 0; link < links_.size(); ++link) {
+      superseded_[link] = found_whole_;
+      // Of those behind the first only its whole slots are of interest, which
+      // a full one does not tell.
+      const bool tells = link + 1 < links_.size() && !state_.tables.empty();
+      for (const ManifestPart& part : links_[link].manifest.parts) {
+        if (!part.rows.has_value() && (link == 0 || tells)) {
+          SHOAL_RETURN_IF_ERROR(LoadPart(link, part));
+        }
+      }
+      if (link == 0) {
+        SHOAL_RETURN_IF_ERROR(CheckFirst());
       }
     }
-    if (!missing_chunks_.empty()) {
-      return Missing(StrCat(
-          "variable chunk '",
-          ChunkPrefix(*state_.model, state_.chunks[*missing_chunks_.begin()]),
-          "'"));
-    }
-    if (!missing_tables_.empty()) {
-      return Missing(StrCat("table '", *missing_tables_.begin(), "'"));
-    }
     const SlotSet slots = SlotsOf(state_);
-    for (const ManifestPart& part : manifest.parts) {
-      if (part.rows.has_value() && !state_.tables.empty() &&
-          part.rows->Meets(slots)) {
-        SHOAL_RETURN_IF_ERROR(LoadPart(part));
+    for (size_t link = links_.size(); link-- > 0;) {
+      for (const ManifestPart& part : links_[link].manifest.parts) {
+        if (part.rows.has_value() && !state_.tables.empty() &&
+            part.rows->Meets(slots)) {
+          SHOAL_RETURN_IF_ERROR(LoadPart(link, part));
+        }
       }
     }
     return OkStatus();
   }
 
  private:
+  // By the number of the table.
+  using FlagsOfTables = std::map<size_t, SlotFlags>;
+
+  Status CheckFirst() const {
+    if (!missing_chunks_.empty()) {
+      return Missing(StrCat(
+          "variable chunk '",
+          ChunkPrefix(*state_.model, state_.chunks[*missing_chunks_.begin()]),
+          "'"));
+    }
+    return missing_tables_.empty()
+               ? OkStatus()
+               : Missing(StrCat("table '", *missing_tables_.begin(), "'"));
+  }
+
   Status Missing(const std::string& what) const {
-    return NotFoundError(
-        StrCat(folder_, " has no ", what, ": is it of another model?"));
+    return NotFoundError(StrCat(links_[0].folder, " has no ", what,
+                                ": is it of another model?"));
   }
 
   // Takes what is the shard's from one file.
-  Status LoadPart(const ManifestPart& part) {
+  Status LoadPart(size_t link, const ManifestPart& part) {
+    const std::string& folder = links_[link].folder;
     SHOAL_ASSIGN_OR_RETURN(const Tensors tensors,
-                           ReadTensors(storage_, folder_, part.file));
-    const std::string path = StrCat(folder_, "/", part.file.file);
-    std::vector<std::pair<SparseTable*, TableTensors>> rows;
-    for (const auto& table : state_.tables) {
-      if (!tensors.contains(StrCat(table->name(), "/ids"))) {
+                           ReadTensors(storage_, folder, part.file));
+    const std::string path = StrCat(folder, "/", part.file.file);
+    std::vector<std::pair<size_t, TableTensors>> rows;
+    for (size_t t = 0; t < state_.tables.size(); ++t) {
+      const SparseTable& table = *state_.tables[t];
+      if (!tensors.contains(StrCat(table.name(), "/ids"))) {
         continue;
       }
       SHOAL_ASSIGN_OR_RETURN(const TableTensors from,
-                             FitTable(path, tensors, *table));
-      rows.emplace_back(table.get(), from);
+                             FitTable(path, tensors, table));
+      rows.emplace_back(t, from);
+      if (links_.size() > 1 && !part.rows.has_value() &&
+          !(from.ids.empty() && from.removed.empty())) {
+        return Damaged(path, StrCat("has rows of table '", table.name(),
+                                    "', of slots that the manifest does not "
+                                    "tell"));
+      }
+      if (!from.AddWholeTo(found_whole_[t])) {
+        return Damaged(path, StrCat("'", table.name(),
+                                    "/whole' is of another number of slots "
+                                    "than in other files"));
+      }
     }
     std::vector<std::pair<size_t, FittingChunk>> chunks;
     for (const size_t chunk : missing_chunks_) {
@@ -359,9 +241,13 @@ class PartsLoader {
       }
     }
     // All of the file fits: from here on only room can be missing.
-    for (const auto& [table, from] : rows) {
-      LoadRows(from, state_, *table);
-      missing_tables_.erase(table->name());
+    for (const auto& [t, from] : rows) {
+      const auto superseded = superseded_[link].find(t);
+      LoadRows(from,
+               superseded == superseded_[link].end() ? SlotFlags()
+                                                     : superseded->second,
+               state_, *state_.tables[t]);
+      missing_tables_.erase(state_.tables[t]->name());
     }
     for (const auto& [chunk, from] : chunks) {
       state_.dense->Load(from.chunk, from.values, from.state);
@@ -371,198 +257,23 @@ class PartsLoader {
   }
 
   Storage& storage_;
-  const std::string folder_;
+  const std::vector<ChainLink>& links_;
   const ShardState& state_;
   std::set<size_t> missing_chunks_;
   std::set<std::string> missing_tables_;
+  // Slots of which the links read so far have all rows; and by link, those of
+  // the links before it.
+  FlagsOfTables found_whole_;
+  std::vector<FlagsOfTables> superseded_;
 };
 
 }  // namespace
 
 Status LoadParts(Storage& storage, const std::string& folder,
                  const ShardState& state) {
-  SHOAL_ASSIGN_OR_RETURN(const Manifest manifest,
-                         ReadManifest(storage, folder));
-  return PartsLoader(storage, folder, state).Load(manifest);
-}
-
-Status CheckEmptyFolder(Storage& storage, const std::string& folder) {
-  const StatusOr<std::vector<std::string>> names = storage.ListFolder(folder);
-  if (names.status().code() == StatusCode::kNotFound) {
-    return OkStatus();
-  }
-  SHOAL_RETURN_IF_ERROR(names.status());
-  return names->empty() ? OkStatus()
-                        : FailedPreconditionError(
-                              StrCat(folder, " is not empty ('", names->front(),
-                                     "' is there): choose another folder"));
-}
-
-std::optional<int64_t> StepOfFolder(const std::string& name) {
-  const std::string prefix = "step-";
-  if (name.compare(0, prefix.size(), prefix) != 0 ||
-      name.size() == prefix.size() || name.size() > prefix.size() + 18 ||
-      name.find_first_not_of("0123456789", prefix.size()) !=
-          std::string::npos) {
-    return std::nullopt;
-  }
-  return std::stoll(name.substr(prefix.size()));
-}
-
-StatusOr<std::vector<int64_t>> ListCheckpoints(Storage& storage,
-                                               const std::string& parent) {
-  SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> names,
-                         storage.ListFolder(parent));
-  std::vector<int64_t> steps;
-  for (const std::string& name : names) {
-    const std::optional<int64_t> step = StepOfFolder(name);
-    if (!step.has_value()) {
-      continue;
-    }
-    const Status read =
-        ReadManifest(storage, StrCat(parent, "/", name)).status();
-    if (read.ok()) {
-      steps.push_back(*step);
-    } else if (read.code() == StatusCode::kUnavailable) {
-      return read;  // Whether it is one is not known.
-    }
-  }
-  std::sort(steps.begin(), steps.end());
-  return steps;
-}
-
-Status RemoveCheckpoint(Storage& storage, const std::string& folder) {
-  SHOAL_RETURN_IF_ERROR(storage.Remove(StrCat(folder, "/", kManifestFile)));
-  return storage.Remove(folder);
-}
-
-Status PruneCheckpoints(Storage& storage, const std::string& parent, int kept) {
-  SHOAL_ASSIGN_OR_RETURN(const std::vector<int64_t> steps,
-                         ListCheckpoints(storage, parent));
-  for (size_t i = 0; i + static_cast<size_t>(kept) < steps.size(); ++i) {
-    SHOAL_RETURN_IF_ERROR(
-        RemoveCheckpoint(storage, StrCat(parent, "/step-", steps[i])));
-  }
-  return OkStatus();
-}
-
-namespace {
-
-// An older checkpoint does not quietly stand in for a newer one that can't be
-// read.
-Status CheckNoneDamaged(Storage& storage, const std::string& parent,
-                        int64_t newest_good) {
-  SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> names,
-                         storage.ListFolder(parent));
-  for (const std::string& name : names) {
-    const std::optional<int64_t> step = StepOfFolder(name);
-    if (!step.has_value() || *step <= newest_good) {
-      continue;
-    }
-    const Status read =
-        ReadManifest(storage, StrCat(parent, "/", name)).status();
-    if (!read.ok() && read.code() != StatusCode::kNotFound) {
-      return Status(
-          read.code(),
-          StrCat(read.message(),
-                 newest_good < 0 ? "; there is none beside it"
-                                 : StrCat("; the newest that can be read is ",
-                                          parent, "/step-", newest_good,
-                                          ": name that folder to use it")));
-    }
-  }
-  return OkStatus();
-}
-
-}  // namespace
-
-StatusOr<std::string> FindCheckpoint(Storage& storage,
-                                     const std::string& given) {
-  // "out/", "./out" and "out" are spelled alike from here on.
-  const std::string path = NormalPath(given);
-  const StatusOr<Manifest> here = ReadManifest(storage, path);
-  if (here.ok()) {
-    return path;
-  }
-  if (here.status().code() != StatusCode::kNotFound) {
-    return here.status();
-  }
-  for (const std::string& parent : {path, StrCat(path, "/checkpoints")}) {
-    const StatusOr<std::vector<int64_t>> steps =
-        ListCheckpoints(storage, parent);
-    if (steps.status().code() == StatusCode::kNotFound) {
-      continue;
-    }
-    SHOAL_RETURN_IF_ERROR(steps.status());
-    SHOAL_RETURN_IF_ERROR(
-        CheckNoneDamaged(storage, parent, steps->empty() ? -1 : steps->back()));
-    if (!steps->empty()) {
-      return StrCat(parent, "/step-", steps->back());
-    }
-  }
-  return NotFoundError(StrCat("there is no checkpoint in ", path,
-                              ": it is no step-N folder with a manifest, and "
-                              "has none in it or in its folder checkpoints"));
-}
-
-namespace {
-
-class DigestSum {
- public:
-  void Add(const std::string& kind, const std::string& name, uint64_t number,
-           std::span<const std::byte> values, std::span<const float> state) {
-    bytes_.assign(kind);
-    bytes_ += '\0';
-    bytes_ += name;
-    bytes_ += '\0';
-    bytes_.append(reinterpret_cast<const char*>(&number), sizeof(number));
-    bytes_.append(reinterpret_cast<const char*>(values.data()),
-                  values.size_bytes());
-    bytes_.append(reinterpret_cast<const char*>(state.data()),
-                  state.size_bytes());
-    const XXH128_hash_t hash = XXH3_128bits(bytes_.data(), bytes_.size());
-    sum_ += (static_cast<unsigned __int128>(hash.high64) << 64) | hash.low64;
-  }
-  std::string ToString() const {
-    return HexOf(static_cast<uint64_t>(sum_ >> 64)) +
-           HexOf(static_cast<uint64_t>(sum_));
-  }
-
- private:
-  std::string bytes_;
-  unsigned __int128 sum_ = 0;
-};
-
-}  // namespace
-
-Status VerifyCheckpoint(Storage& storage, const std::string& folder) {
-  return DigestCheckpoint(storage, folder).status();
-}
-
-StatusOr<std::string> DigestCheckpoint(Storage& storage,
-                                       const std::string& folder) {
-  SHOAL_ASSIGN_OR_RETURN(const Manifest manifest,
-                         ReadManifest(storage, folder));
-  DigestSum digest;
-  for (const ManifestPart& part : manifest.parts) {
-    SHOAL_ASSIGN_OR_RETURN(const Tensors tensors,
-                           ReadTensors(storage, folder, part.file));
-    SHOAL_RETURN_IF_ERROR(VisitPart(
-        StrCat(folder, "/", part.file.file), tensors,
-        [&](const std::string& name, const TableTensors& table) {
-          for (size_t i = 0; i < table.ids.size(); ++i) {
-            digest.Add("row", name, table.ids[i], table.values_of(i),
-                       table.state_of(i));
-          }
-          return OkStatus();
-        },
-        [&](const ChunkName& name, const ChunkTensors& chunk) {
-          digest.Add("chunk", name.variable, static_cast<uint64_t>(name.first),
-                     chunk.values.As<std::byte>(), chunk.state.As<float>());
-          return OkStatus();
-        }));
-  }
-  return digest.ToString();
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<ChainLink> links,
+                         ReadChain(storage, folder));
+  return PartsLoader(storage, links, state).Load();
 }
 
 }  // namespace shoal::ps

@@ -62,7 +62,7 @@ class Merger {
                                   ? kPartBytesMax
                                   : part_bytes_ + table.form.row_bytes() - 1;
     const auto flush = [&]() -> Status {
-      const SlotSet rows = SlotsOfRows(slots, gathered.ids());
+      const SlotSet rows = gathered.SlotsIn(slots);
       TensorsWriter writer;
       gathered.MoveTo(writer, name + "/");
       return Publish(writer, rows);
@@ -108,9 +108,8 @@ StatusOr<MergeResult> Merge(Storage& storage, const MergeOptions& options) {
                                 options.out, ": its digest was ", before,
                                 " and is now ", after));
   }
-  return MergeResult{.files_before = scan.manifest.parts.size(),
-                     .files = merger.files(),
-                     .digest = after};
+  return MergeResult{
+      .files_before = scan.num_files, .files = merger.files(), .digest = after};
 }
 
 }  // namespace

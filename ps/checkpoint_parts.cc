@@ -1,11 +1,12 @@
 #include "ps/checkpoint_parts.h"
 
+#include <algorithm>
+#include <bit>
 #include <memory>
 #include <optional>
 #include <utility>
 
 #include "base/strcat.h"
-#include "ps/slots.h"
 
 namespace shoal::ps {
 
@@ -41,6 +42,36 @@ void GatheredRows::Add(uint64_t id, std::span<const std::byte> values,
   state_.insert(state_.end(), state.begin(), state.end());
 }
 
+SlotSet GatheredRows::SlotsIn(SlotSet slots) const {
+  uint64_t first = ~uint64_t{0};
+  uint64_t last = 0;
+  for (const auto* ids : {&ids_, &removed_}) {
+    if (!ids->empty()) {
+      first = std::min(first, IdHash(ids->front()));
+      last = std::max(last, IdHash(ids->back()));
+    }
+  }
+  slots.first = SlotOfHash(first, slots.bits);
+  slots.last = SlotOfHash(last, slots.bits);
+  return slots;
+}
+
+bool TableTensors::AddWholeTo(SlotFlags& flags) const {
+  if (whole.empty()) {
+    return true;
+  }
+  const int bits = std::countr_zero(whole.size()) + 6;
+  if (flags.bits == 0) {
+    flags.bits = bits;
+    flags.of.resize(size_t{1} << bits);
+  }
+  for (size_t slot = 0; slot < flags.of.size() && bits == flags.bits; ++slot) {
+    flags.of[slot] =
+        flags.of[slot] || (whole[slot / 64] >> (slot % 64) & 1) != 0;
+  }
+  return bits == flags.bits;
+}
+
 void GatheredRows::MoveTo(TensorsWriter& writer, const std::string& prefix,
                           bool with_state) {
   const auto n = static_cast<int64_t>(ids_.size());
@@ -51,7 +82,36 @@ void GatheredRows::MoveTo(TensorsWriter& writer, const std::string& prefix,
   if (with_state) {
     writer.Add(prefix + "state", "F32", {n, form_.state_floats}, state);
   }
+  if (!removed_.empty()) {
+    const auto removed = static_cast<int64_t>(removed_.size());
+    writer.Add(prefix + "removed", "U64", {removed}, Take(removed_));
+  }
 }
+
+namespace {
+
+// As many slots as a table may have.
+constexpr size_t kWholeWordsMax = size_t{1} << (24 - 6);
+
+Status CheckRemoved(const TableTensors& table, const std::string& file,
+                    const std::string& name) {
+  size_t next = 0;  // of ids
+  for (size_t i = 0; i < table.removed.size(); ++i) {
+    const uint64_t hash = IdHash(table.removed[i]);
+    while (next < table.ids.size() && IdHash(table.ids[next]) < hash) {
+      ++next;
+    }
+    if ((i > 0 && IdHash(table.removed[i - 1]) >= hash) ||
+        (next < table.ids.size() && IdHash(table.ids[next]) == hash)) {
+      return Damaged(file, StrCat("removed id ", i, " of table '", name,
+                                  "' is there twice, has a row, or is not in "
+                                  "the order of slots"));
+    }
+  }
+  return OkStatus();
+}
+
+}  // namespace
 
 StatusOr<TableTensors> TableOf(const Tensors& tensors, const std::string& file,
                                const std::string& name) {
@@ -94,6 +154,20 @@ StatusOr<TableTensors> TableOf(const Tensors& tensors, const std::string& file,
       return Damaged(file, StrCat("row ", i, " of table '", name,
                                   "' repeats an id or is not in the order of "
                                   "slots"));
+    }
+  }
+  if (tensors.contains(name + "/removed")) {
+    SHOAL_ASSIGN_OR_RETURN(const Tensor* removed, find("removed", "U64", 1));
+    table.removed = removed->data.As<uint64_t>();
+    SHOAL_RETURN_IF_ERROR(CheckRemoved(table, file, name));
+  }
+  if (tensors.contains(name + "/whole")) {
+    SHOAL_ASSIGN_OR_RETURN(const Tensor* whole, find("whole", "U64", 1));
+    table.whole = whole->data.As<uint64_t>();
+    if (!std::has_single_bit(table.whole.size()) ||
+        table.whole.size() > kWholeWordsMax) {
+      return Damaged(file, StrCat("'", name, "/whole' has ", table.whole.size(),
+                                  " words, which is no number of slots"));
     }
   }
   return table;

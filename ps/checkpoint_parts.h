@@ -11,6 +11,7 @@
 #include "base/function_ref.h"
 #include "base/status.h"
 #include "ps/safetensors.h"
+#include "ps/slots.h"
 
 namespace shoal::ps {
 
@@ -28,12 +29,30 @@ struct TableForm {
   bool operator==(const TableForm&) const = default;
 };
 
+// By slot, by the top bits of IdHash(); of no bits: false for all.
+struct SlotFlags {
+  int bits = 0;
+  std::vector<bool> of;
+
+  bool Has(uint64_t hash) const {
+    return bits > 0 && of[static_cast<size_t>(SlotOfHash(hash, bits))];
+  }
+};
+
 // The rows of a table in one file, in the order of IdHash().
 struct TableTensors {
   TableForm form;
   std::span<const uint64_t> ids;
   std::span<const std::byte> values;
   std::span<const float> state;
+  // Of an incremental checkpoint: ids that have no row any more, in the same
+  // order; and, in a file without rows, bit by bit the slots all of whose rows
+  // are here.
+  std::span<const uint64_t> removed;
+  std::span<const uint64_t> whole;
+
+  // Adds its whole slots. False: it has flags of another number of slots.
+  bool AddWholeTo(SlotFlags& flags) const;
 
   std::span<const std::byte> values_of(size_t row) const {
     const auto bytes = static_cast<size_t>(form.value_bytes());
@@ -69,16 +88,21 @@ class GatheredRows {
   void Reserve(int64_t rows);
   void Add(uint64_t id, std::span<const std::byte> values,
            std::span<const float> state);
+  void AddRemoved(uint64_t id) { removed_.push_back(id); }
 
   const std::vector<uint64_t>& ids() const { return ids_; }
+  bool empty() const { return ids_.empty() && removed_.empty(); }
+  // Those of `slots` that they lie in or between; not if it is empty.
+  SlotSet SlotsIn(SlotSet slots) const;
   // Whether one more would be beyond `bytes_max`.
   bool IsFull(int64_t bytes_max) const {
-    return (static_cast<int64_t>(ids_.size()) + 1) * form_.row_bytes() >
+    return (static_cast<int64_t>(ids_.size()) + 1) * form_.row_bytes() +
+               static_cast<int64_t>(removed_.size()) * 8 >
            bytes_max;
   }
 
-  // Adds them as PREFIXids, PREFIXvalues and, if `with_state`, PREFIXstate, and
-  // starts anew.
+  // Adds them as PREFIXids, PREFIXvalues, if `with_state` PREFIXstate, if there
+  // are some PREFIXremoved, and starts anew.
   void MoveTo(TensorsWriter& writer, const std::string& prefix,
               bool with_state = true);
 
@@ -87,10 +111,12 @@ class GatheredRows {
   std::vector<uint64_t> ids_;
   std::vector<std::byte> values_;
   std::vector<float> state_;
+  std::vector<uint64_t> removed_;
 };
 
 // The tensors of table `name`, whose sizes agree and whose ids rise by
-// IdHash(), so that none is there twice. Errors: kDataLoss, naming `file`.
+// IdHash(), so that none is there twice, nor both removed and there. Errors:
+// kDataLoss, naming `file`.
 StatusOr<TableTensors> TableOf(const Tensors& tensors, const std::string& file,
                                const std::string& name);
 

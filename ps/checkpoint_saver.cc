@@ -19,6 +19,7 @@ void CheckpointSaver::Save(Request request, std::function<void()> go_on,
     caller_.Forget(writer.call);
   }
   step_ = request.step;
+  base_ = since_full_ < options_.full_every ? published_ : std::nullopt;
   waits_for_all_ = request.last || !options_.asynchronous || gave_up_;
   texts_ = options_.texts();
   go_on_ = std::move(go_on);
@@ -27,17 +28,20 @@ void CheckpointSaver::Save(Request request, std::function<void()> go_on,
   for (size_t i = 0; i < request.writers.size(); ++i) {
     Writer& writer = writers_.emplace_back();
     writer.peer = std::move(request.writers[i]);
-    // Who was asked before may still be writing.
-    writer.name = request.version == 1
-                      ? StrCat("part-", i)
-                      : StrCat("part-", request.version, "-", i);
+    // Who was asked before may still be writing; and who led before may have
+    // published one of this step, of which no file is written over by others.
+    const char* const kind = base_.has_value() ? "changes-" : "part-";
+    writer.name = request.version == 1 ? StrCat(kind, i)
+                                       : StrCat(kind, request.version, "-", i);
   }
   if (!request.replaces) {
     AskAll(request.version);
     return;
   }
   context_.StartStorage(
-      [folder = Folder(step_)](Storage& storage) -> StatusOr<Buffer> {
+      [folder = Folder(step_), parent = options_.parent,
+       step = step_](Storage& storage) -> StatusOr<Buffer> {
+        SHOAL_RETURN_IF_ERROR(RemoveWhatIsBasedOn(storage, parent, step));
         SHOAL_RETURN_IF_ERROR(RemoveCheckpoint(storage, folder));
         return Buffer();
       },
@@ -63,6 +67,9 @@ void CheckpointSaver::AskAll(uint64_t version) {
     save.set_name(writers_[i].name);
     save.set_step(step_);
     save.set_version(version);
+    if (base_.has_value()) {
+      save.set_base(base_->step);
+    }
     Ask(i, Method::kSave, StrCat("the cut of the checkpoint of step ", step_),
         kStorageWithin, Encode(save));
   }
@@ -151,18 +158,25 @@ void CheckpointSaver::Publish() {
   }
   context_.StartStorage(
       [folder = Folder(step_), step = step_, parts, texts = texts_,
-       parent = options_.parent,
+       base = base_, parent = options_.parent,
        kept = options_.kept](Storage& storage) -> StatusOr<Buffer> {
-        if (const Status published =
-                PublishManifest(storage, folder, step, parts, texts);
+        // Of a run before, of the coordinator of which nothing was kept.
+        SHOAL_RETURN_IF_ERROR(RemoveWhatIsBasedOn(storage, parent, step));
+        std::string checksum;
+        if (const Status published = PublishManifest(
+                storage, folder, step, parts, texts, base, &checksum);
             !published.ok()) {
           (void)storage.Remove(folder);
           return published;
         }
         SHOAL_RETURN_IF_ERROR(PruneCheckpoints(storage, parent, kept));
-        return Buffer();
+        return Buffer::CopyOf(checksum);
       },
       [this](const StatusOr<Buffer>& published) {
+        if (published.ok()) {
+          published_ = ManifestBase{step_, std::string(published->text())};
+          since_full_ = base_.has_value() ? since_full_ + 1 : 1;
+        }
         End(published.status().WithPrefix(
             StrCat("checkpoint of step ", step_)));
       });

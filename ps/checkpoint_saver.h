@@ -4,12 +4,14 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
 #include "comm/node.h"
 #include "ps/caller.h"
+#include "ps/checkpoint_manifest.h"
 #include "ps/route.h"
 #include "ps/wire.h"
 
@@ -27,6 +29,8 @@ class CheckpointSaver {
   struct Options {
     std::string parent;  // of the folders `step-N`; empty: none are written
     int kept = 3;        // older ones are removed
+    // Each so many-th has all rows, those between are based on the one before.
+    int full_every = 1;
     // Training may go on while it is written.
     bool asynchronous = true;
     // What the manifest keeps beside the parts; asked at the cut.
@@ -49,7 +53,8 @@ class CheckpointSaver {
     std::vector<RouteTable::Peer> writers;
     bool last = false;  // of the job, which ends when it is written
     // One of this step may be there, of the run that this one goes back behind:
-    // it goes first, so that no manifest is of other files than are there.
+    // it goes first, so that no manifest is of other files than are there; and
+    // before it what is based on it.
     bool replaces = false;
   };
   // `go_on` runs once training may: at the cut, or when all is written if it is
@@ -97,10 +102,16 @@ class CheckpointSaver {
   const Options options_;
   bool gave_up_ = false;  // the one before
   int asked_ = 0;         // times, of those that replace
+  // The last that was published by this one, and how many since the last full
+  // one, with that. What another coordinator published has its marks perhaps
+  // nowhere: the first is full.
+  std::optional<ManifestBase> published_;
+  int since_full_ = 0;
   std::function<void()> then_;
 
   // Of the one being written.
   int64_t step_ = 0;
+  std::optional<ManifestBase> base_;  // it has what changed since
   bool waits_for_all_ = false;
   std::map<std::string, std::string> texts_;
   std::function<void()> go_on_;

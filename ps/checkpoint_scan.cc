@@ -15,7 +15,7 @@ namespace {
 // Of a file that does not say which slots its rows are of.
 constexpr SlotSet kAllSlots = {.bits = 1, .first = 0, .last = 1, .stride = 1};
 
-Status AddTable(const std::string& path, const ManifestPart& part,
+Status AddTable(const std::string& path, size_t link, const ManifestPart& part,
                 const std::string& name, const TableTensors& rows,
                 CheckpointScan& scan) {
   const auto [it, first] =
@@ -25,19 +25,29 @@ Status AddTable(const std::string& path, const ManifestPart& part,
     return Damaged(path, StrCat("its rows of table '", name,
                                 "' have another form than in other files"));
   }
-  if (rows.ids.empty()) {
+  table.superseded.resize(scan.links.size());
+  for (size_t older = link + 1; older < scan.links.size(); ++older) {
+    if (!rows.AddWholeTo(table.superseded[older])) {
+      return Damaged(path, StrCat("'", name,
+                                  "/whole' is of another number of slots than "
+                                  "in other files"));
+    }
+  }
+  if (rows.ids.empty() && rows.removed.empty()) {
     return OkStatus();
   }
   const SlotSet slots = part.rows.value_or(kAllSlots);
-  for (const uint64_t id : rows.ids) {
-    if (!slots.Contains(SlotOfHash(IdHash(id), slots.bits))) {
-      return Damaged(path, StrCat("row ", id, " of table '", name,
-                                  "' is not in the slots that the manifest "
-                                  "says"));
+  for (const std::span<const uint64_t> ids : {rows.ids, rows.removed}) {
+    for (const uint64_t id : ids) {
+      if (!slots.Contains(SlotOfHash(IdHash(id), slots.bits))) {
+        return Damaged(path, StrCat("row ", id, " of table '", name,
+                                    "' is not in the slots that the manifest "
+                                    "says"));
+      }
     }
   }
   table.rows += static_cast<int64_t>(rows.ids.size());
-  table.files.push_back({.file = part.file, .slots = slots});
+  table.files.push_back({.file = part.file, .slots = slots, .link = link});
   return OkStatus();
 }
 
@@ -61,63 +71,125 @@ Status CheckChunks(const CheckpointScan& scan) {
 StatusOr<CheckpointScan> ScanCheckpoint(Storage& storage,
                                         const std::string& folder) {
   CheckpointScan scan{.folder = folder};
-  SHOAL_ASSIGN_OR_RETURN(scan.manifest, ReadManifest(storage, folder));
-  for (const ManifestPart& part : scan.manifest.parts) {
-    SHOAL_ASSIGN_OR_RETURN(const Tensors tensors,
-                           ReadTensors(storage, folder, part.file));
-    const std::string path = StrCat(folder, "/", part.file.file);
-    SHOAL_RETURN_IF_ERROR(VisitPart(
-        path, tensors,
-        [&](const std::string& name, const TableTensors& rows) {
-          return AddTable(path, part, name, rows, scan);
-        },
-        [&](const ChunkName& name, const ChunkTensors& chunk) {
-          const bool added =
-              scan.variables[name.variable].emplace(name.first, chunk).second;
-          return added ? OkStatus()
-                       : Damaged(path, StrCat("variable chunk '", name.variable,
-                                              "@", name.first,
-                                              "' is in another file too"));
-        }));
+  SHOAL_ASSIGN_OR_RETURN(scan.links, ReadChain(storage, folder));
+  scan.manifest = scan.links[0].manifest;
+  for (size_t link = 0; link < scan.links.size(); ++link) {
+    const ChainLink& from = scan.links[link];
+    scan.num_files += from.manifest.parts.size();
+    for (const ManifestPart& part : from.manifest.parts) {
+      SHOAL_ASSIGN_OR_RETURN(const Tensors tensors,
+                             ReadTensors(storage, from.folder, part.file));
+      const std::string path = StrCat(from.folder, "/", part.file.file);
+      SHOAL_RETURN_IF_ERROR(VisitPart(
+          path, tensors,
+          [&](const std::string& name, const TableTensors& rows) {
+            return AddTable(path, link, part, name, rows, scan);
+          },
+          [&](const ChunkName& name, const ChunkTensors& chunk) {
+            const bool added =
+                link > 0 ||
+                scan.variables[name.variable].emplace(name.first, chunk).second;
+            return added ? OkStatus()
+                         : Damaged(path, StrCat("variable chunk '",
+                                                name.variable, "@", name.first,
+                                                "' is in another file too"));
+          }));
+    }
   }
   SHOAL_RETURN_IF_ERROR(CheckChunks(scan));
+  // Of links only those rows count that no newer one has, or removes.
+  for (auto& [name, table] : scan.tables) {
+    if (scan.links.size() > 1) {
+      int64_t rows = 0;
+      SHOAL_RETURN_IF_ERROR(
+          WalkRows(storage, {&scan, 1}, name,
+                   [&](uint64_t, const SlotSet&, std::span<const RowRef>) {
+                     ++rows;
+                     return OkStatus();
+                   }));
+      table.rows = rows;
+    }
+  }
   return scan;
 }
 
 namespace {
 
-// Goes through the rows of files whose slots follow each other.
+// Goes through the rows of files of one link whose slots follow each other,
+// and the ids between them that are removed.
 class RowCursor {
  public:
   RowCursor(Storage& storage, const CheckpointScan& scan, size_t scan_number,
-            const std::string& table)
+            size_t link, const std::string& table)
       : storage_(storage),
         scan_(scan),
         scan_number_(scan_number),
+        link_(link),
+        superseded_(scan.tables.at(table).superseded[link]),
         table_(table) {}
 
-  bool Follows(const SlotSet& slots) const {
-    return files_.empty() || slots.first >= files_.back()->slots.last;
+  bool Follows(const CheckpointScan::RowsFile& file) const {
+    return file.link == link_ &&
+           (files_.empty() || file.slots.first >= files_.back()->slots.last);
   }
   void Append(const CheckpointScan::RowsFile& file) { files_.push_back(&file); }
 
-  // To the first row, then to the next.
+  // To the first row or removed id that counts, then to the next.
   Status Advance() {
-    if (++at_ < rows_.ids.size()) {
-      hash_ = IdHash(rows_.ids[at_]);
-      return OkStatus();
+    do {
+      SHOAL_RETURN_IF_ERROR(Step());
+    } while (!done_ && superseded_.Has(hash_));
+    return OkStatus();
+  }
+
+  bool done() const { return done_; }
+  uint64_t hash() const { return hash_; }
+  uint64_t id() const {
+    return is_removed_ ? rows_.removed[removed_at_] : rows_.ids[at_];
+  }
+  size_t scan_number() const { return scan_number_; }
+  size_t link() const { return link_; }
+  const std::string& folder() const { return scan_.links[link_].folder; }
+  RowRef row() const {
+    return is_removed_ ? RowRef()
+                       : RowRef{.present = true,
+                                .values = rows_.values_of(at_),
+                                .state = rows_.state_of(at_)};
+  }
+
+ private:
+  Status Step() {
+    if (started_) {
+      ++(is_removed_ ? removed_at_ : at_);
     }
-    if (next_ == files_.size()) {
-      done_ = true;
-      return OkStatus();
+    while (at_ == rows_.ids.size() && removed_at_ == rows_.removed.size()) {
+      if (next_ == files_.size()) {
+        done_ = true;
+        return OkStatus();
+      }
+      SHOAL_RETURN_IF_ERROR(ReadNextFile());
     }
+    Choose();
+    return OkStatus();
+  }
+
+  void Choose() {
+    const bool no_rows = at_ == rows_.ids.size();
+    is_removed_ = removed_at_ < rows_.removed.size() &&
+                  (no_rows ||
+                   IdHash(rows_.removed[removed_at_]) < IdHash(rows_.ids[at_]));
+    hash_ = IdHash(id());
+  }
+
+  Status ReadNextFile() {
     const CheckpointPart& file = files_[next_++]->file;
-    SHOAL_ASSIGN_OR_RETURN(tensors_, ReadTensors(storage_, scan_.folder, file));
-    const std::string path = StrCat(scan_.folder, "/", file.file);
+    SHOAL_ASSIGN_OR_RETURN(tensors_, ReadTensors(storage_, folder(), file));
+    const std::string path = StrCat(folder(), "/", file.file);
     SHOAL_ASSIGN_OR_RETURN(rows_, TableOf(tensors_, path, table_));
-    at_ = 0;
-    const uint64_t before = std::exchange(hash_, IdHash(rows_.ids[0]));
-    if (next_ > 1 && hash_ <= before) {
+    at_ = removed_at_ = 0;
+    const uint64_t before = hash_;
+    Choose();
+    if (std::exchange(started_, true) && hash_ <= before) {
       return Damaged(path, StrCat("its rows of table '", table_,
                                   "' do not follow those of ",
                                   files_[next_ - 2]->file.file));
@@ -125,27 +197,20 @@ class RowCursor {
     return OkStatus();
   }
 
-  bool done() const { return done_; }
-  uint64_t hash() const { return hash_; }
-  uint64_t id() const { return rows_.ids[at_]; }
-  size_t scan_number() const { return scan_number_; }
-  const std::string& folder() const { return scan_.folder; }
-  RowRef row() const {
-    return {.present = true,
-            .values = rows_.values_of(at_),
-            .state = rows_.state_of(at_)};
-  }
-
- private:
   Storage& storage_;
   const CheckpointScan& scan_;
   const size_t scan_number_;
+  const size_t link_;
+  const SlotFlags& superseded_;
   const std::string& table_;
   std::vector<const CheckpointScan::RowsFile*> files_;
   size_t next_ = 0;  // of files_
   Tensors tensors_;  // of the one before
   TableTensors rows_;
-  size_t at_ = 0;
+  size_t at_ = 0;  // of its rows
+  size_t removed_at_ = 0;
+  bool is_removed_ = false;  // what it is at
+  bool started_ = false;
   uint64_t hash_ = 0;
   bool done_ = false;
 };
@@ -192,10 +257,9 @@ Status WalkGroup(Storage& storage, std::span<const CheckpointScan> scans,
       }
       auto cursor = std::find_if(
           cursors.begin() + static_cast<std::ptrdiff_t>(first_cursor),
-          cursors.end(),
-          [&](const RowCursor& c) { return c.Follows(file.slots); });
+          cursors.end(), [&](const RowCursor& c) { return c.Follows(file); });
       if (cursor == cursors.end()) {
-        cursors.emplace_back(storage, scans[s], s, table);
+        cursors.emplace_back(storage, scans[s], s, file.link, table);
         cursor = cursors.end() - 1;
       }
       cursor->Append(file);
@@ -214,24 +278,34 @@ Status WalkGroup(Storage& storage, std::span<const CheckpointScan> scans,
     SHOAL_RETURN_IF_ERROR(advance(c));
   }
   std::vector<RowRef> rows(scans.size());
+  std::vector<const RowCursor*> newest(scans.size());
   std::vector<size_t> visited;
   while (!queue.empty()) {
     const uint64_t hash = queue.top().first;
-    std::fill(rows.begin(), rows.end(), RowRef());
+    std::fill(newest.begin(), newest.end(), nullptr);
     visited.clear();
     while (!queue.empty() && queue.top().first == hash) {
       const size_t c = queue.top().second;
       queue.pop();
       visited.push_back(c);
-      RowRef& row = rows[cursors[c].scan_number()];
-      if (row.present) {
+      const RowCursor*& of_scan = newest[cursors[c].scan_number()];
+      if (of_scan != nullptr && of_scan->link() == cursors[c].link()) {
         return Damaged(cursors[c].folder(),
                        StrCat("row ", cursors[c].id(), " of table '", table,
                               "' is in two files"));
       }
-      row = cursors[c].row();
+      if (of_scan == nullptr || cursors[c].link() < of_scan->link()) {
+        of_scan = &cursors[c];
+      }
     }
-    SHOAL_RETURN_IF_ERROR(visit(cursors[visited[0]].id(), group, rows));
+    bool present = false;
+    for (size_t s = 0; s < scans.size(); ++s) {
+      rows[s] = newest[s] == nullptr ? RowRef() : newest[s]->row();
+      present = present || rows[s].present;
+    }
+    if (present) {
+      SHOAL_RETURN_IF_ERROR(visit(cursors[visited[0]].id(), group, rows));
+    }
     for (const size_t c : visited) {
       SHOAL_RETURN_IF_ERROR(advance(c));
     }

@@ -22,22 +22,28 @@ struct CheckpointScan {
   struct RowsFile {
     CheckpointPart file;
     SlotSet slots;
+    size_t link = 0;
   };
   struct Table {
     TableForm form;
     int64_t rows = 0;
-    std::vector<RowsFile> files;  // as the manifest lists them
+    std::vector<RowsFile> files;  // as the manifests list them
+    // By link: slots of which those before it have all rows.
+    std::vector<SlotFlags> superseded;
   };
   using Chunks = std::map<int64_t, ChunkTensors>;  // by their first element
 
   std::string folder;
   Manifest manifest;
+  std::vector<ChainLink> links;  // it, and what it is based on
+  size_t num_files = 0;          // of them all
   std::map<std::string, Table> tables;
   std::map<std::string, Chunks> variables;  // without gaps
 };
 
 // Reads every file of a checkpoint, one at a time; keeps the dense variables.
-// Errors: those of ReadManifest() and ReadTensors(); kDataLoss (files do not
+// With what it is based on, of which what counts.
+// Errors: those of ReadChain() and ReadTensors(); kDataLoss (files do not
 // fit each other, or a row is not in the slots that the manifest says).
 StatusOr<CheckpointScan> ScanCheckpoint(Storage& storage,
                                         const std::string& folder);

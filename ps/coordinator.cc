@@ -48,6 +48,7 @@ void Coordinator::OnStart(comm::NodeContext& context) {
                  CheckpointSaver::Options{
                      .parent = options_.checkpoint_folder,
                      .kept = options_.checkpoints_kept,
+                     .full_every = options_.full_checkpoint_every,
                      .asynchronous = options_.asynchronous_checkpoints,
                      .texts = [this] {
                        std::map<std::string, std::string> texts;

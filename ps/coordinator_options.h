@@ -34,6 +34,9 @@ struct CoordinatorOptions {
   std::string checkpoint_folder;
   int checkpoints_kept = 3;
   bool asynchronous_checkpoints = true;
+  // Each so many-th checkpoint has all rows, those between what changed since
+  // the one before.
+  int full_checkpoint_every = 1;
   std::string restore_folder;  // a `step-N` folder to start from, or empty
   int64_t restore_step = 0;
   // Of that checkpoint's text kGlobalPhaseText; empty: it has none.

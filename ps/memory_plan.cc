@@ -21,6 +21,8 @@ constexpr int64_t kCacheBytesMax = int64_t{512} << 20;
 constexpr int64_t kWriteBufferPart = 64;
 constexpr int64_t kWriteBufferBytesMin = int64_t{64} << 10;
 constexpr int64_t kWriteBufferBytesMax = int64_t{32} << 20;
+// Of ids that mark what changed since a checkpoint.
+constexpr int64_t kMarkPart = 16;
 // Of a row beside its values and state, about.
 constexpr int64_t kBytesBesideRow = 48;
 
@@ -58,8 +60,9 @@ struct Bounds {
 }  // namespace
 
 StatusOr<MemoryPlan> PlanMemory(const ModelSpec& model,
-                                const ClusterPlan& cluster) {
-  MemoryPlan plan{.bytes_max = cluster.memory_per_shard};
+                                const ClusterPlan& cluster, int slot_bits) {
+  MemoryPlan plan{.bytes_max = cluster.memory_per_shard,
+                  .marks_changes = cluster.incremental_checkpoints};
   plan.table_bytes.resize(model.tables.size());
   const auto first_spilling =
       std::find_if(model.tables.begin(), model.tables.end(),
@@ -82,6 +85,16 @@ StatusOr<MemoryPlan> PlanMemory(const ModelSpec& model,
   bounds.Add(plan.cache_bytes + 2 * plan.write_buffer_bytes, "RocksDB");
   SHOAL_ASSIGN_OR_RETURN(const int64_t dense, DenseBytes(model, cluster));
   bounds.Add(dense, "the dense variables");
+  if (plan.marks_changes) {
+    const auto counting = std::count_if(
+        model.tables.begin(), model.tables.end(),
+        [](const TableSpec& table) { return table.rules.counts(); });
+    const int64_t tables = static_cast<int64_t>(model.tables.size()) + counting;
+    // Two sets without an id, and ids.
+    plan.mark_bytes = 2 * ChangedSet(slot_bits, true).bytes() +
+                      plan.bytes_max / kMarkPart / tables;
+    bounds.Add(tables * plan.mark_bytes, "what changes between checkpoints");
+  }
   std::vector<int64_t> weights(model.tables.size());
   int64_t all = 0;
   for (size_t t = 0; t < model.tables.size(); ++t) {
@@ -146,7 +159,9 @@ StatusOr<std::vector<std::unique_ptr<SparseTable>>> MakeTables(
                                     .seed = model.seed,
                                     .slot_bits = slot_bits,
                                     .format = table.format,
-                                    .rules = table.rules};
+                                    .rules = table.rules,
+                                    .marks_changes = plan.marks_changes,
+                                    .mark_bytes_max = plan.mark_bytes};
     if (plan.spills() && table.spills) {
       options.spill = store;
       options.spill_table = static_cast<int>(t);

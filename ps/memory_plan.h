@@ -16,14 +16,18 @@ namespace shoal::ps {
 // How a shard divides its part of ClusterPlan::memory_per_shard. Where tables
 // spill, what has a bound of its own gets that (the dense variables, counts of
 // candidates, row budgets in memory: as if all of it were here, as it may be
-// when servers are lost), the store takes a share for its cache and writes, and
-// the other tables share the rest as if they had equally many rows.
+// when servers are lost; marks of what changed since a checkpoint), the store
+// takes a share for its cache and writes, and the other tables share the rest
+// as if they had equally many rows.
 struct MemoryPlan {
   int64_t bytes_max = 0;  // 0: any
   int64_t cache_bytes = 0;
   int64_t write_buffer_bytes = 0;
   // By table of the model: of rows in memory, of one that spills; others: 0.
   std::vector<int64_t> table_bytes;
+  // For incremental checkpoints; and of each table's marks, where tables spill.
+  bool marks_changes = false;
+  int64_t mark_bytes = 0;
 
   bool spills() const { return cache_bytes > 0; }
 };
@@ -31,7 +35,7 @@ struct MemoryPlan {
 // Errors: kInvalidArgument (a table is to spill, but there is no bound),
 // kResourceExhausted (the bound leaves nothing to share; says what would do).
 StatusOr<MemoryPlan> PlanMemory(const ModelSpec& model,
-                                const ClusterPlan& cluster);
+                                const ClusterPlan& cluster, int slot_bits = 10);
 
 // Opens what the tables spill to, or null if none does. Blocks.
 // Errors: those of OpenSpillStore().

@@ -114,6 +114,8 @@ struct ClusterPlan {
   int64_t move_bytes_per_second = 0;
   int64_t repair_bytes_per_second = 0;
   GlobalSettings global = {};
+  // Checkpoints may have the rows alone that changed since the one before.
+  bool incremental_checkpoints = false;
 
   bool dense_on_workers() const { return dense != DensePlace::kShards; }
   // Each worker runs its part of every step, and a step changes a row once, by

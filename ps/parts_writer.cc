@@ -19,6 +19,31 @@ Buffer BufferOf(std::span<const T> values) {
                         static_cast<int64_t>(values.size_bytes()));
 }
 
+// The slots of `state` whose rows all are to be written, bit by bit.
+std::vector<uint64_t> WholeSlots(const ShardState& state,
+                                 const ChangedSet& changed) {
+  SHOAL_CHECK(state.slot_bits >= 6 && changed.slot_bits() == state.slot_bits);
+  std::vector<uint64_t> words((size_t{1} << state.slot_bits) / 64);
+  for (int64_t slot = 0; slot < int64_t{1} << state.slot_bits; ++slot) {
+    const auto s = static_cast<size_t>(slot);
+    const bool here = state.slots == nullptr || (*state.slots)[s];
+    words[s / 64] |= uint64_t{here && changed.IsWhole(slot)} << (s % 64);
+  }
+  return words;
+}
+
+int64_t RowsOf(const ShardState& state, const SparseTable& table,
+               const ChangedSet& changed) {
+  int64_t rows = 0;
+  for (int64_t slot = 0; slot < int64_t{1} << state.slot_bits; ++slot) {
+    if (state.slots == nullptr || (*state.slots)[static_cast<size_t>(slot)]) {
+      rows += changed.IsWhole(slot) ? table.num_rows_in(slot)
+                                    : changed.CountIn(slot);
+    }
+  }
+  return rows;
+}
+
 }  // namespace
 
 PartsWriter::PartsWriter(const ShardState& state, int64_t part_bytes_max)
@@ -26,12 +51,24 @@ PartsWriter::PartsWriter(const ShardState& state, int64_t part_bytes_max)
       has_slot_(state.slots == nullptr ? std::vector<bool>() : *state.slots),
       part_bytes_max_(part_bytes_max) {
   File& first = first_.emplace();
-  for (const auto& table : state.tables) {
-    GatheredRows(FormOf(*table)).MoveTo(first.tensors, table->name() + "/");
+  SHOAL_CHECK(state.changed.empty() ||
+              state.changed.size() == state.tables.size());
+  for (size_t t = 0; t < state.tables.size(); ++t) {
+    SparseTable& table = *state.tables[t];
+    const std::shared_ptr<ChangedSet> changed =
+        state.changed.empty() ? nullptr : state.changed[t];
+    GatheredRows(FormOf(table)).MoveTo(first.tensors, table.name() + "/");
+    if (changed != nullptr) {
+      const std::vector<uint64_t> whole = WholeSlots(state, *changed);
+      first.tensors.Add(table.name() + "/whole", "U64",
+                        {static_cast<int64_t>(whole.size())},
+                        BufferOf(std::span<const uint64_t>(whole)));
+    }
     tables_.push_back(
-        {table.get(),
+        {&table,
+         changed == nullptr ? table.num_rows() : RowsOf(state, table, *changed),
          std::make_unique<TableSnapshot>(
-             *table, state.slots == nullptr ? nullptr : &has_slot_)});
+             table, state.slots == nullptr ? nullptr : &has_slot_, changed)});
   }
   for (const DenseChunk& chunk : state.chunks) {
     const std::string prefix = ChunkPrefix(*state.model, chunk);
@@ -55,7 +92,7 @@ int64_t PartsWriter::kept_bytes() const {
 
 PartsWriter::File PartsWriter::FileOfRows() {
   File file;
-  file.rows = SlotsOfRows(slots_, gathered_->ids());
+  file.rows = gathered_->SlotsIn(slots_);
   gathered_->MoveTo(file.tensors, tables_[at_].table->name() + "/");
   return file;
 }
@@ -71,13 +108,18 @@ StatusOr<std::optional<PartsWriter::File>> PartsWriter::Next(
     if (!gathered_.has_value()) {
       gathered_.emplace(FormOf(*table.table));
       gathered_->Reserve(
-          std::min(table.table->num_rows(), part_bytes_max_ / row_bytes + 1));
+          std::min(table.rows_max, part_bytes_max_ / row_bytes + 1));
     }
     const bool more =
         table.snapshot->Next([&](uint64_t id, std::span<const std::byte> values,
                                  std::span<const float> state) {
-          gathered_->Add(id, values, state);
-          bytes_max -= row_bytes;
+          if (values.empty()) {
+            gathered_->AddRemoved(id);
+            bytes_max -= 8;
+          } else {
+            gathered_->Add(id, values, state);
+            bytes_max -= row_bytes;
+          }
           return bytes_max > 0 && !gathered_->IsFull(part_bytes_max_);
         });
     SHOAL_RETURN_IF_ERROR(table.table->status());
@@ -90,7 +132,7 @@ StatusOr<std::optional<PartsWriter::File>> PartsWriter::Next(
       return std::optional<File>();
     }
     std::optional<File> last;
-    if (!gathered_->ids().empty()) {
+    if (!gathered_->empty()) {
       last = FileOfRows();
     }
     table.snapshot.reset();

@@ -51,6 +51,7 @@ class PartsWriter {
  private:
   struct Table {
     const SparseTable* table;
+    int64_t rows_max;  // that are written
     std::unique_ptr<TableSnapshot> snapshot;
   };
   File FileOfRows();

@@ -79,7 +79,7 @@ void Shard::OnJoined(const JoinResult& joined) {
 }
 
 Status Shard::MakeStores() {
-  SHOAL_ASSIGN_OR_RETURN(memory_, PlanMemory(model_, plan_));
+  SHOAL_ASSIGN_OR_RETURN(memory_, PlanMemory(model_, plan_, route_.slot_bits));
   SHOAL_ASSIGN_OR_RETURN(store_, OpenStore(memory_, plan_));
   SHOAL_ASSIGN_OR_RETURN(
       tables_, MakeTables(model_, route_.slot_bits, memory_, store_.get()));
@@ -689,7 +689,8 @@ void Shard::OnSave(comm::EndpointId from, comm::Message request) {
     return;
   }
   // The coordinator asks when nothing is under way.
-  saves_->OnSave(from, request, save, StateOf(*headed_));
+  saves_->OnSave(from, request, save, StateOf(*headed_),
+                 plan_.incremental_checkpoints);
 }
 
 void Shard::EndLoad() {

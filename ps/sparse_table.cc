@@ -112,6 +112,10 @@ StatusOr<std::unique_ptr<SparseTable>> SparseTable::Create(
       static_cast<uint32_t>(
           std::bit_width(static_cast<uint64_t>(kSegmentBytesMax / row_bytes))) -
       1;
+  if (options.marks_changes) {
+    table->changes_ = std::make_unique<ChangedRows>(options.slot_bits,
+                                                    options.mark_bytes_max);
+  }
   if (options.memory_bytes_max > 0) {
     SHOAL_RETURN_IF_ERROR(table->PlanMemory().WithPrefix(prefix));
   }
@@ -136,6 +140,7 @@ int64_t SparseTable::memory_bytes() const {
   return index_.bytes() + clock_.bytes() +
          static_cast<int64_t>(away_.size() * sizeof(uint32_t)) +
          static_cast<int64_t>(free_rows_.capacity() * sizeof(uint32_t)) +
+         (changes_ == nullptr ? 0 : changes_->bytes()) +
          (touched <= kPage ? touched : RoundUp(touched, kPage));
 }
 
@@ -145,6 +150,12 @@ float* SparseTable::Insert(uint64_t hash, uint64_t id) {
   }
   const uint32_t row = NewRow();
   index_.Insert(hash, id, row);
+  if (changes_ != nullptr) {
+    const int64_t slot = SlotOfHash(hash, options_.slot_bits);
+    while (!changes_->OnInsert(slot, id, row)) {
+      changes_->MakeRoom(slot, num_rows_in(slot));
+    }
+  }
   if (spills()) {
     clock_.Put(row, id, RowClock::kUsed | RowClock::kDirty);
   }
@@ -390,12 +401,25 @@ void SparseTable::BeforeChange(uint64_t hash, uint64_t id, uint32_t row) {
   if (snapshot_ != nullptr) {
     snapshot_->BeforeChange(hash, id, RowAt(row));
   }
+  if (changes_ != nullptr) {
+    Mark(hash, id, row);
+  }
+}
+
+void SparseTable::Mark(uint64_t hash, uint64_t id, uint32_t row) {
+  const int64_t slot = SlotOfHash(hash, options_.slot_bits);
+  while (!changes_->OnChange(slot, id, row)) {
+    changes_->MakeRoom(slot, num_rows_in(slot));
+  }
 }
 
 void SparseTable::EraseSlot(int64_t slot) {
   SHOAL_CHECK(slot >= 0 && slot < int64_t{1} << options_.slot_bits);
   if (snapshot_ != nullptr) {
     snapshot_->BeforeErase(slot);
+  }
+  if (changes_ != nullptr) {
+    changes_->Forget(slot);
   }
   const int64_t parts = parts_per_slot();
   bool on_disk = false;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "base/dtype.h"
 #include "base/function_ref.h"
 #include "base/status.h"
+#include "ps/changed_rows.h"
 #include "ps/initializer.h"
 #include "ps/optimizer.h"
 #include "ps/row_clock.h"
@@ -61,6 +63,9 @@ class SparseTable {
     // Then: of rows in memory, with their index. (Without a store it is only
     // checked.)
     int64_t memory_bytes_max = 0;
+    // It is asked by CutChanges(). `mark_bytes_max`: as in ChangedRows.
+    bool marks_changes = false;
+    int64_t mark_bytes_max = 0;
   };
 
   // Errors: those of CreateOptimizer(), CheckRules() and SharesOf();
@@ -132,6 +137,14 @@ class SparseTable {
 
   // Drops all rows of a slot; their memory is used again by later rows.
   void EraseSlot(int64_t slot);
+  // Drops those of `ids` that have a row.
+  void Erase(std::span<const uint64_t> ids);
+
+  // Of a table that marks changes; see ChangedRows::Cut().
+  std::shared_ptr<ChangedSet> CutChanges(int64_t step,
+                                         std::optional<int64_t> base) {
+    return changes_->Cut(step, base);
+  }
 
   // Calls visit(id, values, state) for all rows, in the order of IdHash(), with
   // value_bytes() of values in the format and state_floats() of state.
@@ -155,6 +168,7 @@ class SparseTable {
   float* Insert(uint64_t hash, uint64_t id);
   // Of a row that is in memory.
   void BeforeChange(uint64_t hash, uint64_t id, uint32_t row);
+  void Mark(uint64_t hash, uint64_t id, uint32_t row);
   void Update(std::span<const uint64_t> ids, std::span<float*> rows,
               const float* gradients, double learning_rate_factor,
               int64_t step);
@@ -209,6 +223,9 @@ class SparseTable {
   // visit(id, row) for the rows of a part that are on disk alone.
   void ForEachAway(int64_t part,
                    FunctionRef<void(uint64_t, const float*)> visit) const;
+  // visit(i, row) for those of `ids`, which rise by IdHash(), that are on disk.
+  void GetAway(std::span<const uint64_t> ids,
+               FunctionRef<void(size_t, const float*)> visit) const;
   // Rows that the rules drop.
   void DropAway(int64_t part, std::span<const uint64_t> ids);
   void EraseStale();
@@ -238,7 +255,8 @@ class SparseTable {
   int64_t rows_made_ = 0;
   std::vector<uint32_t> free_rows_;  // made, but of no id now
   int64_t rows_evicted_ = 0;
-  TableSnapshot* snapshot_ = nullptr;  // or none; told before rows change
+  TableSnapshot* snapshot_ = nullptr;     // or none; told before rows change
+  std::unique_ptr<ChangedRows> changes_;  // or null
   int64_t rows_admitted_ = 0;
   // Of the command under way, in its order.
   std::vector<uint64_t> admitted_;

@@ -66,6 +66,8 @@ SparseTable::Options CandidateOptions(const SparseTable::Options& options) {
   out.slot_bits = options.slot_bits;
   out.rules.max_age_steps = options.rules.max_age_steps;
   out.rules.row_budget_bytes = options.rules.candidate_bytes;
+  out.marks_changes = options.marks_changes;
+  out.mark_bytes_max = options.mark_bytes_max;
   return out;
 }
 
@@ -94,6 +96,26 @@ void SparseTable::EraseIds(std::span<const uint64_t> ids) {
       return true;
     });
     begin = end;
+  }
+}
+
+void SparseTable::Erase(std::span<const uint64_t> ids) {
+  const size_t batch_max = spills() ? batch_max_ : ids.size();
+  for (size_t begin = 0; begin < ids.size(); begin += batch_max) {
+    const auto batch =
+        ids.subspan(begin, std::min(batch_max, ids.size() - begin));
+    if (spills()) {
+      Bring(batch, /*to_be_made=*/false);
+    }
+    for (const uint64_t id : batch) {
+      const uint64_t hash = IdHash(id);
+      const uint32_t row = index_.Find(hash, id);
+      if (row != RowIndex::kNone) {
+        FreeRow(id, row);
+        index_.Erase(hash, id);
+      }
+    }
+    EraseStale();
   }
 }
 

@@ -62,6 +62,9 @@ void SparseTable::FreeRow(uint64_t id, uint32_t row) {
   if (snapshot_ != nullptr) {
     snapshot_->BeforeChange(IdHash(id), id, RowAt(row));
   }
+  if (changes_ != nullptr) {
+    Mark(IdHash(id), id, row);
+  }
   free_rows_.push_back(row);
   if (spills()) {
     if (clock_.Has(row, RowClock::kOnDisk)) {
@@ -122,6 +125,9 @@ void SparseTable::Bring(std::span<const uint64_t> ids, bool to_be_made) {
     index_.Insert(hash, found[i], row);
     std::copy_n(&rows[i * row_size()], row_size(), RowAt(row));
     clock_.Put(row, found[i], RowClock::kUsed | RowClock::kOnDisk);
+    if (changes_ != nullptr) {
+      changes_->OnFetch(row);
+    }
     --away_[static_cast<size_t>(index_.PartOf(hash))];
   }
   rows_away_ -= static_cast<int64_t>(found.size());
@@ -187,14 +193,22 @@ void SparseTable::Pull(std::span<const uint64_t> ids, float* out) const {
   for (const size_t i : at) {
     sorted.push_back(ids[i]);
   }
-  std::vector<float> row(row_size());
   const auto d = static_cast<size_t>(dim());
-  static_cast<void>(options_.spill->Get(
-      options_.spill_table, sorted,
-      [&](size_t i, std::span<const std::byte> bytes) {
-        CopyRow(bytes, row.size(), row.data());
-        WidenValues(format(), row.data(), {out + at[i] * d, d});
-      }));
+  GetAway(sorted, [&](size_t i, const float* row) {
+    WidenValues(format(), row, {out + at[i] * d, d});
+  });
+}
+
+void SparseTable::GetAway(std::span<const uint64_t> ids,
+                          FunctionRef<void(size_t, const float*)> visit) const {
+  std::vector<float> row(row_size());
+  // An error stays in the store, and is asked for.
+  static_cast<void>(
+      options_.spill->Get(options_.spill_table, ids,
+                          [&](size_t i, std::span<const std::byte> bytes) {
+                            CopyRow(bytes, row.size(), row.data());
+                            visit(i, row.data());
+                          }));
 }
 
 void SparseTable::ForEachAway(
@@ -217,13 +231,15 @@ void SparseTable::ForEachAway(
 void SparseTable::DropAway(int64_t part, std::span<const uint64_t> ids) {
   if (!ids.empty()) {
     if (snapshot_ != nullptr && snapshot_->Covers(part)) {
-      std::vector<float> row(row_size());
-      static_cast<void>(options_.spill->Get(
-          options_.spill_table, ids,
-          [&](size_t i, std::span<const std::byte> bytes) {
-            CopyRow(bytes, row.size(), row.data());
-            snapshot_->BeforeChange(IdHash(ids[i]), ids[i], row.data());
-          }));
+      GetAway(ids, [&](size_t i, const float* row) {
+        snapshot_->BeforeChange(IdHash(ids[i]), ids[i], row);
+      });
+    }
+    const int64_t slot = part / parts_per_slot();
+    for (size_t i = 0; changes_ != nullptr && i < ids.size(); ++i) {
+      while (!changes_->OnDropAway(slot, ids[i])) {
+        changes_->MakeRoom(slot, num_rows_in(slot));
+      }
     }
     const auto n = static_cast<uint32_t>(ids.size());
     away_[static_cast<size_t>(part)] -= n;

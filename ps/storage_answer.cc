@@ -21,12 +21,20 @@ Status Final(const Status& status) {
 }  // namespace
 
 void SaveAnswerer::OnSave(comm::EndpointId from, const comm::Message& request,
-                          const wire::Save& save, const ShardState& state) {
+                          const wire::Save& save, ShardState state,
+                          bool cuts_changes) {
   if (saver_ == nullptr || saver_->name() != save.name() ||
       folder_ != save.folder() || step_ != save.step()) {
     Stop();
     folder_ = save.folder();
     step_ = save.step();
+    for (size_t t = 0; cuts_changes && t < state.tables.size(); ++t) {
+      auto changed = state.tables[t]->CutChanges(
+          step_, save.has_base() ? std::optional(save.base()) : std::nullopt);
+      if (save.has_base()) {
+        state.changed.push_back(std::move(changed));
+      }
+    }
     saver_ = std::make_shared<PartsSaver>(context_, save.folder(), save.name(),
                                           state);
     saver_->Start([this](StatusOr<PartsSaver::Entries> entries) {

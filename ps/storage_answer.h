@@ -34,9 +34,10 @@ class SaveAnswerer {
   SaveAnswerer& operator=(const SaveAnswerer&) = delete;
 
   // The cut is now, unless it is asked again for the part that it writes. A
-  // part of before is not written to its end.
+  // part of before is not written to its end. `cuts_changes`: that of what the
+  // tables mark too.
   void OnSave(comm::EndpointId from, const comm::Message& request,
-              const wire::Save& save, const ShardState& state);
+              const wire::Save& save, ShardState state, bool cuts_changes);
   void OnParts(comm::EndpointId from, comm::Message request);
 
   // Tells so who waits for the part under way, if there is one, when nothing of

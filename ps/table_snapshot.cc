@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/status.h"
+#include "ps/changed_rows.h"
 #include "ps/slots.h"
 #include "ps/sparse_table.h"
 
@@ -17,9 +18,11 @@ constexpr size_t kAhead = 16;
 
 }  // namespace
 
-TableSnapshot::TableSnapshot(SparseTable& table, const std::vector<bool>* slots)
+TableSnapshot::TableSnapshot(SparseTable& table, const std::vector<bool>* slots,
+                             std::shared_ptr<ChangedSet> changed)
     : table_(table),
       slots_(slots),
+      changed_(std::move(changed)),
       row_size_(table.row_size()),
       kept_(std::countr_zero(static_cast<uint64_t>(table.index_.num_parts()))) {
   SHOAL_CHECK(table_.snapshot_ == nullptr);
@@ -41,8 +44,18 @@ bool TableSnapshot::Covers(int64_t part) const {
          (*slots_)[static_cast<size_t>(part / table_.parts_per_slot())];
 }
 
+bool TableSnapshot::IsOf(int64_t part, uint64_t hash) const {
+  if (!Covers(part)) {
+    return false;
+  }
+  const int64_t slot = part / table_.parts_per_slot();
+  return changed_ == nullptr || changed_->IsWhole(slot) ||
+         changed_->Has(slot, hash);
+}
+
 void TableSnapshot::BeforeChange(uint64_t hash, uint64_t id, const float* row) {
-  if (!Covers(kept_.PartOf(hash)) || kept_.Find(hash, id) != RowIndex::kNone) {
+  if (!IsOf(kept_.PartOf(hash), hash) ||
+      kept_.Find(hash, id) != RowIndex::kNone) {
     return;
   }
   SHOAL_CHECK(num_kept_ < kAbsent);
@@ -56,7 +69,8 @@ void TableSnapshot::BeforeChange(uint64_t hash, uint64_t id, const float* row) {
 }
 
 void TableSnapshot::BeforeInsert(uint64_t hash, uint64_t id) {
-  if (Covers(kept_.PartOf(hash)) && kept_.Find(hash, id) == RowIndex::kNone) {
+  if (IsOf(kept_.PartOf(hash), hash) &&
+      kept_.Find(hash, id) == RowIndex::kNone) {
     kept_.Insert(hash, id, kAbsent);
   }
 }
@@ -81,6 +95,14 @@ float* TableSnapshot::KeptRow(uint32_t number) const {
          size_t{number % kBlockRows} * row_size_;
 }
 
+void TableSnapshot::Add(uint64_t id, const float* row, uint32_t number) {
+  if (table_.spills()) {
+    number = static_cast<uint32_t>(copies_.size() / row_size_);
+    copies_.insert(copies_.end(), row, row + row_size_);
+  }
+  pending_.push_back({IdHash(id), id, number});
+}
+
 bool TableSnapshot::Gather() {
   pending_.clear();
   copies_.clear();
@@ -90,29 +112,12 @@ bool TableSnapshot::Gather() {
     if (!Covers(part_)) {
       continue;
     }
-    const bool copies = table_.spills();
-    const auto add = [&](uint64_t id, const float* row, uint32_t number) {
-      if (copies) {
-        number = static_cast<uint32_t>(copies_.size() / row_size_);
-        copies_.insert(copies_.end(), row, row + row_size_);
-      }
-      pending_.push_back({IdHash(id), id, number});
-    };
-    table_.index_.ForEach(part_, [&](uint64_t id, uint32_t row) {
-      if (kept_.Find(IdHash(id), id) == RowIndex::kNone) {
-        add(id, table_.RowAt(row), row);
-      }
-    });
-    table_.ForEachAway(part_, [&](uint64_t id, const float* row) {
-      if (kept_.Find(IdHash(id), id) == RowIndex::kNone) {
-        add(id, row, 0);
-      }
-    });
-    kept_.ForEach(part_, [&](uint64_t id, uint32_t number) {
-      if (number != kAbsent) {
-        add(id, KeptRow(number), 0);
-      }
-    });
+    const int64_t slot = part_ / table_.parts_per_slot();
+    if (changed_ == nullptr || changed_->IsWhole(slot)) {
+      GatherAll();
+    } else {
+      GatherChanged(slot);
+    }
     if (!pending_.empty()) {
       std::sort(
           pending_.begin(), pending_.end(),
@@ -123,8 +128,61 @@ bool TableSnapshot::Gather() {
   return false;
 }
 
+void TableSnapshot::GatherAll() {
+  table_.index_.ForEach(part_, [&](uint64_t id, uint32_t row) {
+    if (kept_.Find(IdHash(id), id) == RowIndex::kNone) {
+      Add(id, table_.RowAt(row), row);
+    }
+  });
+  table_.ForEachAway(part_, [&](uint64_t id, const float* row) {
+    if (kept_.Find(IdHash(id), id) == RowIndex::kNone) {
+      Add(id, row, 0);
+    }
+  });
+  kept_.ForEach(part_, [&](uint64_t id, uint32_t number) {
+    if (number != kAbsent) {
+      Add(id, KeptRow(number), 0);
+    }
+  });
+}
+
+void TableSnapshot::GatherChanged(int64_t slot) {
+  std::vector<uint64_t> elsewhere;  // on disk, or gone
+  const std::span<const uint64_t> ids = changed_->In(slot);
+  auto at = std::lower_bound(
+      ids.begin(), ids.end(), kept_.FirstHashOf(part_),
+      [](uint64_t id, uint64_t hash) { return IdHash(id) < hash; });
+  for (; at != ids.end() && kept_.PartOf(IdHash(*at)) == part_; ++at) {
+    const uint64_t id = *at;
+    const uint64_t hash = IdHash(id);
+    const uint32_t kept = kept_.Find(hash, id);
+    const uint32_t row = table_.index_.Find(hash, id);
+    if (kept == kAbsent) {
+      pending_.push_back({hash, id, kAbsent});
+    } else if (kept != RowIndex::kNone) {
+      Add(id, KeptRow(kept), 0);
+    } else if (row != RowIndex::kNone) {
+      Add(id, table_.RowAt(row), row);
+    } else {
+      elsewhere.push_back(id);
+    }
+  }
+  std::vector<bool> found(elsewhere.size());
+  if (table_.spills() && !elsewhere.empty()) {
+    table_.GetAway(elsewhere, [&](size_t i, const float* row) {
+      found[i] = true;
+      Add(elsewhere[i], row, 0);
+    });
+  }
+  for (size_t i = 0; i < elsewhere.size(); ++i) {
+    if (!found[i]) {
+      pending_.push_back({IdHash(elsewhere[i]), elsewhere[i], kAbsent});
+    }
+  }
+}
+
 const float* TableSnapshot::RowOf(const Pending& pending) const {
-  if (!copies_.empty()) {
+  if (table_.spills()) {
     return copies_.data() + size_t{pending.row} * row_size_;
   }
   const uint32_t number = kept_.Find(pending.hash, pending.id);
@@ -137,11 +195,19 @@ bool TableSnapshot::Next(FunctionRef<bool(uint64_t, std::span<const std::byte>,
                              visit) {
   while (true) {
     for (; at_ < pending_.size(); ++at_) {
-      if (copies_.empty() && at_ + kAhead < pending_.size()) {
+      if (!table_.spills() && at_ + kAhead < pending_.size() &&
+          pending_[at_ + kAhead].row != kAbsent) {
         const float* ahead = table_.RowAt(pending_[at_ + kAhead].row);
         for (size_t f = 0; f < row_size_; f += 16) {
           __builtin_prefetch(ahead + f);
         }
+      }
+      if (pending_[at_].row == kAbsent) {
+        if (!visit(pending_[at_].id, {}, {})) {
+          ++at_;
+          return true;
+        }
+        continue;
       }
       const float* row = RowOf(pending_[at_]);
       const bool more = visit(pending_[at_].id,

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/function_ref.h"
+#include "ps/changed_rows.h"
 #include "ps/row_index.h"
 
 namespace shoal::ps {
@@ -17,21 +18,24 @@ class SparseTable;
 // The rows of a table as they were at one moment (the cut, when this was made),
 // read piece by piece while the table goes on: a row is kept before its first
 // change (copy on write) or before its slot goes, and what came later is passed
-// over.
+// over. Or of these rows only those that a ChangedSet has, and which went.
 //
 // Belongs to the thread of its table, which must outlive it; one per table.
 class TableSnapshot {
  public:
-  // Of the rows in `slots`; null: all.
-  TableSnapshot(SparseTable& table, const std::vector<bool>* slots);
+  // Of the rows in `slots`; null: all. `changed`: of these, what changed up to
+  // the cut; null: all.
+  TableSnapshot(SparseTable& table, const std::vector<bool>* slots,
+                std::shared_ptr<ChangedSet> changed = nullptr);
   ~TableSnapshot();
   TableSnapshot(const TableSnapshot&) = delete;
   TableSnapshot& operator=(const TableSnapshot&) = delete;
 
   // Visits the next rows in the order of IdHash(), as SparseTable::ForEach()
-  // does, until visit() returns false or none is left; false: none is. A table
-  // that spills reads the disk for all of a part of its index at once; its
-  // status() is to be asked after.
+  // does, until visit() returns false or none is left; false: none is. One that
+  // changed and has no row is visited among them without values. A table that
+  // spills reads the disk for all of a part of its index at once; its status()
+  // is to be asked after.
   bool Next(FunctionRef<bool(uint64_t, std::span<const std::byte>,
                              std::span<const float>)>
                 visit);
@@ -53,16 +57,22 @@ class TableSnapshot {
   struct Pending {
     uint64_t hash;
     uint64_t id;
-    uint32_t row;  // of the table, if it is not kept, or of copies_
+    uint32_t row;  // of the table, if it is not kept, or of copies_; kAbsent
   };
 
   // The next part that has rows; false: there is none.
   bool Gather();
+  void GatherAll();
+  void GatherChanged(int64_t slot);
+  void Add(uint64_t id, const float* row, uint32_t number);
+  // Whether the row is of what is to be visited.
+  bool IsOf(int64_t part, uint64_t hash) const;
   const float* RowOf(const Pending& pending) const;
   float* KeptRow(uint32_t number) const;
 
   SparseTable& table_;
   const std::vector<bool>* const slots_;
+  const std::shared_ptr<ChangedSet> changed_;
   const size_t row_size_;  // in floats
 
   int64_t part_ = -1;  // that pending_ is of: all before it were visited

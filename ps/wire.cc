@@ -202,6 +202,7 @@ void ToWire(const ClusterPlan& plan, wire::Plan& out) {
   out.set_spill_folder(plan.spill_folder);
   out.set_move_bytes_per_second(plan.move_bytes_per_second);
   out.set_repair_bytes_per_second(plan.repair_bytes_per_second);
+  out.set_incremental_checkpoints(plan.incremental_checkpoints);
   wire::Global& global = *out.mutable_global();
   global.set_clip_norm(plan.global.clip_norm);
   global.set_loss_scale(plan.global.loss_scale);
@@ -318,7 +319,8 @@ StatusOr<ClusterPlan> FromWire(const wire::Plan& in) {
                  .dynamic_scale = in.global().dynamic_scale(),
                  .growth_factor = in.global().growth_factor(),
                  .backoff_factor = in.global().backoff_factor(),
-                 .growth_interval = in.global().growth_interval()}};
+                 .growth_interval = in.global().growth_interval()},
+      .incremental_checkpoints = in.incremental_checkpoints()};
 }
 
 namespace {

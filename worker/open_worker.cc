@@ -235,7 +235,8 @@ ps::ClusterPlan MakeClusterPlan(const JobSpec& job,
               job.cluster().move_bytes_per_second(), job.cluster().shards()),
           .repair_bytes_per_second = PerShard(
               job.cluster().repair_bytes_per_second(), job.cluster().shards()),
-          .global = GlobalOf(job.train())};
+          .global = GlobalOf(job.train()),
+          .incremental_checkpoints = job.checkpoint().full_every() > 1};
 }
 
 }  // namespace shoal::worker

@@ -133,7 +133,8 @@ void WorkerNode::OnSave(comm::EndpointId from, const comm::Message& request) {
                          comm::MakeErrorReply(request, status));
     return;
   }
-  saves_->OnSave(from, request, save, replica_->state());
+  saves_->OnSave(from, request, save, replica_->state(),
+                 /*cuts_changes=*/false);
 }
 
 void WorkerNode::OnLoad(comm::EndpointId from, comm::Message request) {

@@ -80,6 +80,7 @@ class PreparedSimulatedJob : public SimulatedJob {
     options.setup = worker::EncodeSetup(data_);
     options.checkpoint_folder = kCheckpoints;
     options.checkpoints_kept = job_->checkpoint().keep();
+    options.full_checkpoint_every = job_->checkpoint().full_every();
     options.replace_within = std::chrono::seconds(30);
     options.plan_for = [this](const ps::ClusterPlan& now,
                               const std::string& tables,
