@@ -136,6 +136,18 @@ StatusOr<std::unique_ptr<SimulatedJob>> SimulatedJob::Create(
       std::move(job), std::move(data), std::move(model.spec), folder));
 }
 
+std::string FeaturesOfManyIds() {
+  std::string features =
+      "data.features=[{column: user}, {column: item}, {column: place}, {name: "
+      "cost, column: price, cross_only: true}, {column: price, kind: numeric, "
+      "standardize: true}";
+  for (int i = 0; i < 14; ++i) {
+    features += StrCat(", {name: cross", i, ", cross: [",
+                       i % 2 == 0 ? "user" : "item", ", cost]}");
+  }
+  return features + "]";
+}
+
 RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
   return SimulatedCluster(job, plan).Run();
 }

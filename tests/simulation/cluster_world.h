@@ -42,6 +42,10 @@ class SimulatedJob {
   virtual ps::Coordinator::Options CoordinatorOptions() const = 0;
 };
 
+// A key of the job: so many crosses, of which most rows have ids of their own,
+// that there are some 6000 ids.
+std::string FeaturesOfManyIds();
+
 // Puts something around a node: to watch it, or to plant a bug in it.
 using Decorate = std::function<std::unique_ptr<comm::Node>(
     const std::string& name, std::unique_ptr<comm::Node> node)>;

@@ -2,6 +2,7 @@
 // of them has the bits of the full one of an undisturbed run; and bugs of them,
 // planted on purpose, are found.
 
+#include <algorithm>
 #include <cstdint>
 #include <iostream>
 #include <map>
@@ -165,6 +166,43 @@ TEST_F(IncrementalTest, OutsideSyncLostServersLeaveTheBitsOfFullOnes) {
                    .replicas = 2 + seed % 2,
                    .server_crashes = 3};
   });
+}
+
+// Rows that changed since the last checkpoint may be on disk by the next.
+TEST_F(IncrementalTest, RowsOnDiskAreOfTheBitsOfFullOnes) {
+  std::vector<std::string> keys = {FeaturesOfManyIds(),
+                                   "model.dim=16",
+                                   "train.max_steps=24",
+                                   "checkpoint.every_steps=4",
+                                   "tables.embedding.eviction={max_age_steps: "
+                                   "10}",
+                                   "checkpoint.keep=99"};
+  const auto full = SimulatedJob::Create(keys);
+  ASSERT_TRUE(full.ok()) << full.status();
+  const RunResult want = RunJob(**full, {.faults = false, .crashes = 0});
+  ASSERT_TRUE(want.status.ok()) << want.status;
+  keys.insert(keys.end(),
+              {"checkpoint.full_every=4", "cluster.memory_per_server=1900000",
+               "tables.linear.tier=disk", "tables.embedding.tier=disk"});
+  const auto job = SimulatedJob::Create(keys);
+  ASSERT_TRUE(job.ok()) << job.status();
+  int64_t rows_on_disk = 0;
+  for (uint64_t seed = 1; seed <= 10 / std::min<uint64_t>(kShare, 5); ++seed) {
+    SCOPED_TRACE(StrCat("seed ", seed));
+    const RunResult result = RunJob(**job, {.seed = seed,
+                                            .crashes = 0,
+                                            .replicas = 3,
+                                            .server_crashes = 2,
+                                            .digests = want.digests,
+                                            .reports = true,
+                                            .decorate = Watch()});
+    ASSERT_TRUE(result.status.ok()) << result.status;
+    EXPECT_EQ(result.violation, "");
+    EXPECT_EQ(result.digest, want.digest);
+    rows_on_disk = std::max(rows_on_disk, result.rows_on_disk);
+  }
+  EXPECT_GT(incremental_, 10);
+  EXPECT_GT(rows_on_disk, 100) << "none was on disk";
 }
 
 // All processes die at one moment, also while they write or remove files; the

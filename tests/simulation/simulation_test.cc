@@ -39,6 +39,9 @@ class SimulationTest : public ::testing::Test {
     StatusOr<std::unique_ptr<SimulatedJob>> made = SimulatedJob::Create();
     ASSERT_TRUE(made.ok()) << made.status();
     job = made->release();
+    made = SimulatedJob::Create({"checkpoint.full_every=3"});
+    ASSERT_TRUE(made.ok()) << made.status();
+    incremental_job = made->release();
     const RunResult calm = RunJob(*job, {.faults = false, .crashes = 0});
     ASSERT_TRUE(calm.status.ok()) << calm.status;
     undisturbed_digest = calm.digest;
@@ -48,10 +51,12 @@ class SimulationTest : public ::testing::Test {
   }
   static void TearDownTestSuite() {
     delete job;
-    job = nullptr;
+    delete incremental_job;
+    job = incremental_job = nullptr;
   }
 
   static SimulatedJob* job;
+  static SimulatedJob* incremental_job;  // the same, but for its checkpoints
   static std::string undisturbed_digest;
   static std::map<int64_t, std::string> undisturbed_digests;
 
@@ -72,7 +77,8 @@ class SimulationTest : public ::testing::Test {
       RunPlan plan = plan_of(static_cast<int>(seed));
       plan.seed = seed;
       plan.digests = undisturbed_digests;
-      const RunResult result = RunJob(*job, plan);
+      const RunResult result =
+          RunJob(seed % 3 == 0 ? *incremental_job : *job, plan);
       ASSERT_TRUE(result.status.ok())
           << "seed " << seed << ": " << result.status;
       ASSERT_EQ(result.digest, undisturbed_digest) << "seed " << seed;
@@ -112,6 +118,7 @@ class SimulationTest : public ::testing::Test {
 };
 
 SimulatedJob* SimulationTest::job = nullptr;
+SimulatedJob* SimulationTest::incremental_job = nullptr;
 std::string SimulationTest::undisturbed_digest;
 std::map<int64_t, std::string> SimulationTest::undisturbed_digests;
 
