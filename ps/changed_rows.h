@@ -50,6 +50,8 @@ class ChangedSet {
     bool ordered : 1 = true;
     bool whole : 1 = false;
   };
+  static_assert(sizeof(Slot) == 16);
+
   Slot& At(int64_t slot) { return slots_[static_cast<size_t>(slot)]; }
   const Slot& At(int64_t slot) const {
     return slots_[static_cast<size_t>(slot)];

@@ -103,14 +103,15 @@ StatusOr<std::vector<int64_t>> ListCheckpoints(Storage& storage,
   return steps;
 }
 
-Status PruneCheckpoints(Storage& storage, const std::string& parent, int kept) {
+Status PruneCheckpoints(Storage& storage, const std::string& parent, int kept,
+                        int64_t step) {
   SHOAL_ASSIGN_OR_RETURN(const Bases bases, ReadBases(storage, parent));
-  std::set<int64_t> needed;
+  std::set<int64_t> needed = {step};
   std::set<int64_t> gone;
   for (auto it = bases.rbegin(); it != bases.rend(); ++it) {
-    const auto& [step, base] = *it;
-    if (kept-- <= 0 && !needed.contains(step)) {
-      gone.insert(step);
+    const auto& [other, base] = *it;
+    if (kept-- <= 0 && !needed.contains(other)) {
+      gone.insert(other);
     } else if (base.has_value()) {
       needed.insert(*base);
     }
@@ -120,13 +121,13 @@ Status PruneCheckpoints(Storage& storage, const std::string& parent, int kept) {
 
 Status RemoveWhatIsBasedOn(Storage& storage, const std::string& parent,
                            int64_t step) {
-  const StatusOr<Bases> bases = ReadBases(storage, parent);
-  if (bases.status().code() == StatusCode::kNotFound) {
+  if (ReadManifest(storage, StrCat(parent, "/step-", step)).status().code() ==
+      StatusCode::kNotFound) {
     return OkStatus();
   }
-  SHOAL_RETURN_IF_ERROR(bases.status());
+  SHOAL_ASSIGN_OR_RETURN(const Bases bases, ReadBases(storage, parent));
   std::set<int64_t> gone;
-  for (const auto& [other, base] : *bases) {
+  for (const auto& [other, base] : bases) {
     if (base.has_value() && (*base == step || gone.contains(*base))) {
       gone.insert(other);
     }

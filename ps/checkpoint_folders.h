@@ -22,11 +22,13 @@ Status RemoveCheckpoint(Storage& storage, const std::string& folder);
 Status CopyCheckpoint(Storage& storage, const ChainLink& from,
                       const std::string& to);
 
-// Removes the checkpoints in `parent` beyond the newest `kept` >= 1 and those
-// that these are based on.
-Status PruneCheckpoints(Storage& storage, const std::string& parent, int kept);
+// Removes the checkpoints in `parent` beyond the newest `kept` >= 1, that of
+// `step` (the next one may be based on it; an earlier run may have left some of
+// later steps), and what these are based on.
+Status PruneCheckpoints(Storage& storage, const std::string& parent, int kept,
+                        int64_t step = -1);
 
-// Before another checkpoint takes the place of `step-STEP`.
+// Before another checkpoint takes the place of `step-STEP`, if that is there.
 Status RemoveWhatIsBasedOn(Storage& storage, const std::string& parent,
                            int64_t step);
 

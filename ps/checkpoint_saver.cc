@@ -169,7 +169,7 @@ void CheckpointSaver::Publish() {
           (void)storage.Remove(folder);
           return published;
         }
-        SHOAL_RETURN_IF_ERROR(PruneCheckpoints(storage, parent, kept));
+        SHOAL_RETURN_IF_ERROR(PruneCheckpoints(storage, parent, kept, step));
         return Buffer::CopyOf(checksum);
       },
       [this](const StatusOr<Buffer>& published) {

@@ -1503,6 +1503,49 @@ TEST_F(AsynchronousSaveTest, OneThatIsGivenUpEndsNothingAndTheNextOneStops) {
   EXPECT_EQ(NumReplies(next), 0);
 }
 
+// Of those that were published, every third is full; what was given up is
+// nothing's base.
+TEST_F(AsynchronousSaveTest, IncrementalOnesAreBasedOnWhatWasPublished) {
+  options_.full_checkpoint_every = 3;
+  options_.plan.incremental_checkpoints = true;
+  StartAndJoin();
+  size_t asked = 0;
+  // The base that shards are told of in that of the next boundary, or -1.
+  const auto save = [&](bool given_up) -> int64_t {
+    BothDone(asked + 1);
+    wire::Save save;
+    for (int shard = 0; shard < 2; ++shard) {
+      const auto asked_of = AskedOf(Shard(shard), Method::kSave);
+      EXPECT_THAT(asked_of, SizeIs(asked + 1));
+      EXPECT_TRUE(Decode(asked_of.back(), save).ok());
+      Answer(Shard(shard), asked_of.back(), {});
+    }
+    for (int shard = 0; shard < 2; ++shard) {
+      const comm::Message parts = AskedOf(Shard(shard), Method::kParts).back();
+      if (given_up) {
+        AnswerError(Shard(shard), parts, AbortedError("too much has changed"));
+      } else {
+        Answer(Shard(shard), parts, {Encode(wire::PartsReply())});
+      }
+    }
+    context_.RunStorage();
+    ++asked;
+    return save.has_base() ? save.base() : -1;
+  };
+  EXPECT_EQ(save(/*given_up=*/true), -1);
+  EXPECT_EQ(save(false), -1);  // of step 4
+  EXPECT_EQ(save(true), 4);
+  EXPECT_EQ(save(false), 4);  // of step 8
+  const StatusOr<Manifest> manifest =
+      ReadManifest(context_.storage, "out/step-8");
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  ASSERT_TRUE(manifest->base.has_value());
+  EXPECT_EQ(manifest->base->step, 4);
+  EXPECT_EQ(manifest->base->checksum,
+            ReadManifest(context_.storage, "out/step-4")->checksum);
+  EXPECT_EQ(save(false), 8);  // of step 10, the last
+}
+
 // Its slots are others' by then, but not what they were at the cut.
 TEST_F(AsynchronousSaveTest, ServerThatIsToGoWritesItsPartFirst) {
   StartAndJoin();

@@ -172,6 +172,9 @@ TEST_F(IncrementalCheckpointTest, PruneKeepsWhatOthersAreBasedOn) {
   Save(std::nullopt);
   ASSERT_TRUE(PruneCheckpoints(storage_, "c", 2).ok());
   EXPECT_THAT(*ListCheckpoints(storage_, "c"), ElementsAre(3, 5, 7, 8));
+  // One of an earlier run is newer than what the next may be based on.
+  ASSERT_TRUE(PruneCheckpoints(storage_, "c", 1, 5).ok());
+  EXPECT_THAT(*ListCheckpoints(storage_, "c"), ElementsAre(3, 5, 8));
   ASSERT_TRUE(PruneCheckpoints(storage_, "c", 1).ok());
   EXPECT_THAT(*ListCheckpoints(storage_, "c"), ElementsAre(8));
 }

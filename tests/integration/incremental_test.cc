@@ -105,6 +105,26 @@ TEST_F(IncrementalTest, ServerThatIsKilledLeavesTheBits) {
   EXPECT_EQ(Digest("run"), Digest("full"));
 }
 
+// Workers write the dense variables, shards the rows.
+TEST_F(IncrementalTest, GoesWithDenseVariablesOnWorkers) {
+  ASSERT_EQ(Train("full", {}).exit_code, 0);
+  const Words more = {"consistency.dense=allreduce",
+                      "consistency.sharded_optimizer=true",
+                      "cluster.workers=2"};
+  const RunOutcome run = Train("run", Incremental(more));
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_EQ(Digest("run"), Digest("full"));
+  Words again = more;
+  again.insert(again.end(), {"train.max_steps=20"});
+  ASSERT_EQ(Train("short", Incremental(again)).exit_code, 0);
+  EXPECT_THAT(Checkpoint("ls", "short").output, HasSubstr("incremental"));
+  again = more;
+  again.push_back("checkpoint.restore=" + Path("short"));
+  const RunOutcome rest = Train("rest", Incremental(again));
+  ASSERT_EQ(rest.exit_code, 0) << rest.output;
+  EXPECT_EQ(Digest("rest"), Digest("full"));
+}
+
 TEST_F(IncrementalTest, NoNumberOfCheckpointsIsRefused) {
   for (const char* value : {"0", "-1"}) {
     const RunOutcome run =

@@ -50,6 +50,27 @@ def test_job_trains_with_checkpoints_in_a_store(job, store, bucket, digest):
     assert done.returncode == 0, done.stdout
 
 
+def test_incremental_checkpoints_in_a_store(job, store, bucket, digest):
+    where = f"s3://{bucket}/run"
+    sets = [f"checkpoint.folder={where}", "checkpoint.every_steps=10",
+            "checkpoint.full_every=3"]
+    done = job.train(store, "out", *sets, "checkpoint.keep=9")
+    assert done.returncode == 0, done.stdout
+    listed = job.checkpoint(store, "ls", where).splitlines()
+    assert listed[0].endswith("  full")
+    assert listed[1].endswith("  incremental, based on step-10")
+    assert job.checkpoint(store, "digest", where) == digest
+
+    # Back to the second: those that are based on what is written anew go.
+    done = job.train(store, "out", *sets, "checkpoint.keep=1",
+                     f"checkpoint.restore={where}/step-20")
+    assert done.returncode == 0, done.stdout
+    assert job.checkpoint(store, "digest", where) == digest
+    assert job.checkpoint(store, "verify", where).endswith("good\n")
+    for line in job.checkpoint(store, "ls", where).splitlines():
+        job.checkpoint(store, "verify", line.split()[0])
+
+
 def test_large_files_and_long_lists(job, store, bucket):
     # 67 MB of dense variables are in one file: two parts of an upload.
     sets = ["cluster.servers=1", "cluster.workers=1", "dense.kind=sgd",
