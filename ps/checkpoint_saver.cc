@@ -19,7 +19,11 @@ void CheckpointSaver::Save(Request request, std::function<void()> go_on,
     caller_.Forget(writer.call);
   }
   step_ = request.step;
-  base_ = since_full_ < options_.full_every ? published_ : std::nullopt;
+  base_.reset();
+  if (since_full_ < options_.full_every && published_.has_value() &&
+      published_->step < step_) {
+    base_ = published_;
+  }
   waits_for_all_ = request.last || !options_.asynchronous || gave_up_;
   texts_ = options_.texts();
   go_on_ = std::move(go_on);

@@ -63,6 +63,23 @@ TEST(MemoryPlanTest, WhatIsBoundedByItselfComesFirst) {
             HasSubstr("the dense variables 4000"), HasSubstr("raise it")));
 }
 
+// Of what it is, table by table, tables with candidates twice.
+TEST(MemoryPlanTest, MarksOfChangedRowsHaveAShare) {
+  ModelSpec model = TwoTables();
+  model.tables[1].rules = {.min_count = 2, .candidate_bytes = 7 * kMiB};
+  const auto without = PlanMemory(model, {.memory_per_shard = 64 * kMiB});
+  const auto with = PlanMemory(
+      model, {.memory_per_shard = 64 * kMiB, .incremental_checkpoints = true});
+  ASSERT_TRUE(with.ok()) << with.status();
+  EXPECT_FALSE(without->marks_changes);
+  EXPECT_TRUE(with->marks_changes);
+  EXPECT_GT(with->mark_bytes, kMiB);
+  const int64_t less = without->table_bytes[0] + without->table_bytes[1] -
+                       with->table_bytes[0] - with->table_bytes[1];
+  EXPECT_NEAR(static_cast<double>(less),
+              3 * static_cast<double>(with->mark_bytes), 4);
+}
+
 TEST(MemoryPlanTest, SpillingWithoutABoundIsRefused) {
   const auto plan = PlanMemory(TwoTables(), {});
   EXPECT_EQ(plan.status().code(), StatusCode::kInvalidArgument);

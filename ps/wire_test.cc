@@ -52,12 +52,14 @@ TEST(WireTest, WhatSpillsAndHowMuchMemoryThereIsComesBack) {
   EXPECT_TRUE(read->tables[0].spills);
   wire::Plan wire;
   ToWire(ClusterPlan{.memory_per_shard = int64_t{1} << 40,
-                     .spill_folder = "/disk"},
+                     .spill_folder = "/disk",
+                     .incremental_checkpoints = true},
          wire);
   const auto plan = FromWire(wire);
   ASSERT_TRUE(plan.ok()) << plan.status();
   EXPECT_EQ(plan->memory_per_shard, int64_t{1} << 40);
   EXPECT_EQ(plan->spill_folder, "/disk");
+  EXPECT_TRUE(plan->incremental_checkpoints);
   wire.set_memory_per_shard(-1);
   EXPECT_EQ(FromWire(wire).status().code(), StatusCode::kInvalidArgument);
 }
