@@ -180,8 +180,14 @@ Status RunCoordinatorService(RunRequest request, Duration join_within,
     std::fprintf(stderr, "coordinator: the job has ended\n");
     return OkStatus();
   }
+  const auto storage = [seat] {
+    return seat == nullptr ? CreateStorage() : seat->CreateStorage();
+  };
+  const std::unique_ptr<Storage> files = storage();  // of the coordinator
   if (run == nullptr) {
-    SHOAL_ASSIGN_OR_RETURN(run, JobRun::Prepare(request));
+    SHOAL_ASSIGN_OR_RETURN(run, JobRun::Prepare(request, storage()));
+  } else {
+    run->UseStorage(storage());
   }
   SHOAL_ASSIGN_OR_RETURN(ClusterShape shape, run->Shape(/*one_host=*/false));
   if (shape.in_process) {
@@ -189,6 +195,7 @@ Status RunCoordinatorService(RunRequest request, Duration join_within,
         "transport: inproc joins threads of one process; services use auto, "
         "shm or zmq");
   }
+  shape.storage = files.get();
   {
     const ProcessTrace trace(shape.trace_folder, "coordinator");
     ps::Coordinator::Options coordinator = run->CoordinatorOptions();
@@ -197,7 +204,6 @@ Status RunCoordinatorService(RunRequest request, Duration join_within,
     if (seat != nullptr) {
       coordinator.state_store = seat->state();
       shape.coordinator = seat->endpoint();
-      shape.storage = &seat->storage();
     } else if (request.kind == RunRequest::Kind::kTrain) {
       coordinator.state_file = run->out() + kCoordinatorStateFile;
     }

@@ -138,6 +138,7 @@ void Client::Pull(const PullRequest& request, Done done) {
   operation.dense = request.dense;
   operation.loss_scale = request.loss_scale;
   operation.staleness = request.staleness;
+  operation.came_last = request.came_last;
   operation.owner = request.owner;
   operation.done = std::move(done);
   Start(id);
@@ -156,6 +157,7 @@ void Client::Push(const PushRequest& request, Done done) {
   }
   operation.pieces.assign(request.pieces.begin(), request.pieces.end());
   operation.computed_from = request.computed_from;
+  operation.repeated = request.repeated;
   for (PushPiece& piece : operation.pieces) {
     operation.piece_rows.emplace_back(piece.rows.begin(), piece.rows.end());
     piece.rows = operation.piece_rows.back();
@@ -380,6 +382,13 @@ void Client::OnReply(uint64_t id, size_t shard,
     if (operation.staleness != nullptr) {
       *operation.staleness = std::max(*operation.staleness, pull.staleness());
     }
+    if (operation.came_last != nullptr && pull.came_last() >= 0) {
+      *operation.came_last = pull.came_last();
+    }
+  }
+  if (operation.is_push && operation.repeated != nullptr &&
+      shard == static_cast<size_t>(heads_->of_slot.front())) {
+    *operation.repeated = push.repeated();
   }
   Arrived(id, status.WithPrefix(where));
 }

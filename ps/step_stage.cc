@@ -252,6 +252,7 @@ Status StepStage::Add(Piece piece) {
     }
   }
   num_present_ += end - begin;
+  came_last_ = static_cast<int>(begin);
   pieces_.emplace(piece.node, std::move(piece));
   return OkStatus();
 }

@@ -44,7 +44,9 @@ struct WorkerNode::Unit {
   std::vector<std::vector<float>> rows;
   uint64_t values_version = 0;  // of what was pulled
   std::vector<float*> row_pointers;
+  std::shared_ptr<GradientSums> sums;
   std::vector<Gradients> pieces;  // one per node of the cover
+  bool repeated = false;          // others had pushed the same before
   int sends = 0;  // under way: to the shards, to the other workers
   double loss_sum = 0;
   double loss_scale = 1;
@@ -106,7 +108,7 @@ void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
         if (newer_route_.has_value()) {
           client_->Adopt(*std::exchange(newer_route_, std::nullopt));
         }
-        MakeSums();
+        MakeSums(joined_.virtual_begin, joined_.virtual_end);
         OnOpened();
       });
 }
@@ -267,14 +269,36 @@ void WorkerNode::TakeShare(const ps::wire::Order& order) {
   joined_.num_workers = order.num_workers();
   joined_.virtual_begin = order.virtual_begin();
   joined_.virtual_end = order.virtual_end();
+  stands_for_ = -1;
   job_->source->SetShares(joined_.virtual_begin, joined_.virtual_end);
-  MakeSums();
+  MakeSums(joined_.virtual_begin, joined_.virtual_end);
 }
 
-void WorkerNode::MakeSums() {
-  sums_.emplace(joined_.model, client_->layout(), *job_->runner,
-                joined_.plan.virtual_workers, joined_.virtual_begin,
-                joined_.virtual_end, joined_.plan.global.loss_scale > 0);
+void WorkerNode::MakeSums(int virtual_begin, int virtual_end) {
+  sums_ = std::make_shared<GradientSums>(
+      joined_.model, client_->layout(), *job_->runner,
+      joined_.plan.virtual_workers, virtual_begin, virtual_end,
+      joined_.plan.global.loss_scale > 0);
+}
+
+bool WorkerNode::IsBackup() const {
+  return order_.kind == OrderKind::kTrain &&
+         joined_.plan.mode == ps::Mode::kSync &&
+         joined_.index >= ps::PrimaryWorkers(joined_.plan, joined_.num_workers);
+}
+
+void WorkerNode::StandFor(int virtual_worker) {
+  const int primaries = ps::PrimaryWorkers(joined_.plan, joined_.num_workers);
+  for (int i = 0; i < primaries; ++i) {
+    const auto [begin, end] =
+        ps::VirtualRange(joined_.plan, i, joined_.num_workers);
+    if (virtual_worker < begin || virtual_worker >= end ||
+        begin == sums_->begin()) {
+      continue;
+    }
+    job_->source->SetShares(begin, end);
+    MakeSums(begin, end);
+  }
 }
 
 void WorkerNode::BeginOrder() {
@@ -441,6 +465,10 @@ std::string WorkerNode::UnitText(const Unit& unit) const {
 void WorkerNode::StartFill(Unit& unit) {
   filling_ = true;
   unit.state = Unit::State::kFilling;
+  if (IsBackup() && stands_for_ >= 0) {
+    StandFor(stands_for_);
+  }
+  unit.sums = sums_;
   StartWork(
       kReadLane, "reading the examples of ", &unit,
       [this, &unit, heads = client_->heads()] {
@@ -497,6 +525,7 @@ void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
        .dense = replica_ == nullptr ? unit.dense.data() : nullptr,
        .loss_scale = &unit.loss_scale,
        .staleness = &unit.staleness,
+       .came_last = &came_last_,
        .owner = owner},
       [this, &unit, start](const Status& status) {
         RecordTrace("pull", unit.number, start, context_->Now());
@@ -542,16 +571,9 @@ void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
         }
         if (order_.kind == OrderKind::kTrain) {
           StartPush(owner);
-          if (std::isfinite(unit.loss_sum)) {  // Else the step is skipped.
-            loss_sum_ += unit.loss_sum;
-            loss_examples_ += unit.input.examples;
+          if (joined_.plan.backup_workers == 0) {
+            Count(unit);
           }
-          examples_ += unit.input.examples;
-          if (joined_.plan.mode != ps::Mode::kSync) {
-            staleness_.Add(unit.staleness);
-            staleness_of_all_.Add(unit.staleness);
-          }
-          ReportProgress(unit.number + 1, false);
         } else {
           OnUnitDone(unit);
         }
@@ -590,8 +612,8 @@ void WorkerNode::Compute(Unit& unit) {
       share.fraction *= static_cast<float>(unit.loss_scale);
     }
   }
-  StatusOr<double> loss =
-      sums_->Run(unit.number, unit.input.shares, values, unit.pieces, ready);
+  StatusOr<double> loss = unit.sums->Run(unit.number, unit.input.shares, values,
+                                         unit.pieces, ready);
   unit.status = loss.status();
   unit.loss_sum = loss.ok() ? *loss : 0;
 }
@@ -601,7 +623,7 @@ void WorkerNode::Compute(Unit& unit) {
 void WorkerNode::BeginGradients(const std::shared_ptr<Unit>& owner) {
   Unit& unit = *owner;
   unit.sends = replica_ == nullptr ? 1 : 2;
-  unit.pieces.resize(sums_->nodes().size());
+  unit.pieces.resize(unit.sums->nodes().size());
   if (replica_ == nullptr) {
     return;
   }
@@ -623,7 +645,7 @@ void WorkerNode::StartPush(const std::shared_ptr<Unit>& owner) {
     for (const std::vector<float>& table : unit.pieces[i].rows) {
       rows[i].push_back(table.data());
     }
-    pieces.push_back({.node = sums_->nodes()[i],
+    pieces.push_back({.node = unit.sums->nodes()[i],
                       .rows = rows[i],
                       .dense = unit.pieces[i].dense.data()});
   }
@@ -633,14 +655,30 @@ void WorkerNode::StartPush(const std::shared_ptr<Unit>& owner) {
        .groups = unit.input.groups,
        .pieces = pieces,
        .computed_from = unit.dense.data(),
+       .repeated = &unit.repeated,
        .owner = owner},
       [this, &unit, start = context_->Now(),
        done = SendDone(owner)](const Status& status) {
         RecordTrace("push", unit.number, start, context_->Now());
+        if (joined_.plan.backup_workers > 0 && status.ok()) {
+          TakeTurn(unit);
+        }
         done(status);
       });
   if (replica_ != nullptr) {
     replica_->ReadyAll();
+  }
+}
+
+// With backups two workers may compute the same: what it adds to the training
+// is counted once. A backup that was not needed turns to who came last; one
+// that was stays, so that two that are late get one each.
+void WorkerNode::TakeTurn(const Unit& unit) {
+  if (!unit.repeated) {
+    Count(unit);
+    stood_in_ += IsBackup() ? 1 : 0;
+  } else if (IsBackup() && came_last_ >= 0) {
+    stands_for_ = came_last_;
   }
 }
 
@@ -704,6 +742,19 @@ void WorkerNode::ReportClock() {
                  });
 }
 
+void WorkerNode::Count(const Unit& unit) {
+  if (std::isfinite(unit.loss_sum)) {  // Else the step is skipped.
+    loss_sum_ += unit.loss_sum;
+    loss_examples_ += unit.input.examples;
+  }
+  examples_ += unit.input.examples;
+  if (joined_.plan.mode != ps::Mode::kSync) {
+    staleness_.Add(unit.staleness);
+    staleness_of_all_.Add(unit.staleness);
+  }
+  ReportProgress(unit.number + 1, false);
+}
+
 void WorkerNode::ReportProgress(int64_t step, bool force) {
   const int64_t every = job_->log_every_steps;
   const int64_t window = (step - 1) / every;
@@ -737,6 +788,7 @@ void WorkerNode::Report() {
       {.ready = true,
        .step = std::max<int64_t>(done_until_, 0),
        .examples = examples_,
+       .stood_in = stood_in_,
        .dense_bytes = replica_ == nullptr ? 0 : replica_->memory_bytes(),
        .staleness = staleness_of_all_});
   context_->SetTimer(context_->Now() + ps::kReportEvery, [this] { Report(); });

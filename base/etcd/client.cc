@@ -302,14 +302,17 @@ StatusOr<std::optional<EtcdEntry>> EtcdClient::Get(const std::string& key) {
   return std::optional<EtcdEntry>(std::move(entry));
 }
 
-StatusOr<int64_t> EtcdClient::ChangeIf(const Condition& condition,
+StatusOr<int64_t> EtcdClient::ChangeIf(std::span<const Condition> conditions,
                                        std::span<const Change> changes) {
   Json request;
-  request["compare"] = Json::array(
-      {{{"key", ToBase64(condition.key)},
-        {"target", "CREATE"},
-        {"result", "EQUAL"},
-        {"create_revision", std::to_string(condition.create_revision)}}});
+  request["compare"] = Json::array();
+  for (const Condition& condition : conditions) {
+    request["compare"].push_back(
+        {{"key", ToBase64(condition.key)},
+         {"target", "CREATE"},
+         {"result", "EQUAL"},
+         {"create_revision", std::to_string(condition.create_revision)}});
+  }
   request["success"] = Json::array();
   for (const Change& change : changes) {
     Json operation = {{"key", ToBase64(change.key)}};

@@ -62,9 +62,9 @@ class EtcdClient {
     std::optional<std::string> value;  // none: what is there goes
     int64_t lease = 0;                 // that it goes with; 0: none
   };
-  // Makes all changes at once if the condition holds: gives their revision, or
-  // 0 if it does not hold.
-  StatusOr<int64_t> ChangeIf(const Condition& condition,
+  // Makes all changes at once if all conditions hold: gives their revision, or
+  // 0 if one does not.
+  StatusOr<int64_t> ChangeIf(std::span<const Condition> conditions,
                              std::span<const Change> changes);
 
   struct Lease {

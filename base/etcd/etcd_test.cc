@@ -135,10 +135,14 @@ class FakeEtcd {
               {"value", at->second.value}}});
       }
     } else if (path == "kv/txn") {
-      const Json& compare = in["compare"][0];
-      const auto at = entries_.find(compare["key"]);
-      const int64_t created = at == entries_.end() ? 0 : at->second.created;
-      if (std::to_string(created) == compare["create_revision"]) {
+      const bool holds = std::all_of(
+          in["compare"].begin(), in["compare"].end(),
+          [this](const Json& compare) {
+            const auto at = entries_.find(compare["key"]);
+            const int64_t made = at == entries_.end() ? 0 : at->second.created;
+            return std::to_string(made) == compare["create_revision"];
+          });
+      if (holds) {
         ++revision_;
         out["header"] = Header();
         out["succeeded"] = true;
@@ -218,8 +222,8 @@ TEST_F(EtcdClientTest, ChangesAreMadeTogetherWhenTheConditionHolds) {
   EXPECT_FALSE(client_.Get("a")->has_value());
   const EtcdClient::Change puts[] = {{.key = "a", .value = bytes},
                                      {.key = "b", .value = ""}};
-  const StatusOr<int64_t> made =
-      client_.ChangeIf({.key = "a", .create_revision = 0}, puts);
+  const EtcdClient::Condition new_ones[] = {{.key = "a"}, {.key = "b"}};
+  const StatusOr<int64_t> made = client_.ChangeIf(new_ones, puts);
   ASSERT_TRUE(made.ok()) << made.status();
   EXPECT_GT(*made, 0);
   EXPECT_EQ((*client_.Get("a"))->value, bytes);
@@ -228,13 +232,18 @@ TEST_F(EtcdClientTest, ChangesAreMadeTogetherWhenTheConditionHolds) {
 
   const EtcdClient::Change more[] = {{.key = "a", .value = "other"},
                                      {.key = "b", .value = std::nullopt}};
-  for (const int64_t wrong : {int64_t{0}, *made + 1}) {
-    EXPECT_EQ(*client_.ChangeIf({.key = "a", .create_revision = wrong}, more),
-              0);
+  const EtcdClient::Condition right[] = {
+      {.key = "a", .create_revision = *made},
+      {.key = "b", .create_revision = *made}};
+  for (const int64_t revision : {int64_t{0}, *made + 1}) {
+    const EtcdClient::Condition wrong{.key = "a", .create_revision = revision};
+    const EtcdClient::Condition one_wrong[] = {right[1], wrong};
+    EXPECT_EQ(*client_.ChangeIf({&wrong, 1}, more), 0);
+    EXPECT_EQ(*client_.ChangeIf(one_wrong, more), 0);
     EXPECT_EQ((*client_.Get("a"))->value, bytes);
     EXPECT_TRUE(client_.Get("b")->has_value());
   }
-  EXPECT_GT(*client_.ChangeIf({.key = "a", .create_revision = *made}, more), 0);
+  EXPECT_GT(*client_.ChangeIf(right, more), 0);
   EXPECT_EQ((*client_.Get("a"))->value, "other");
   EXPECT_FALSE(client_.Get("b")->has_value());
 }
@@ -273,8 +282,7 @@ TEST_F(EtcdClientTest, AnswersThatAreNotEtcdsAreRefusedNamingTheEndpoint) {
        {"{}", "{\"header\": 7}", "{\"header\": {\"revision\": \"0\"}}",
         "{\"header\": {\"revision\": \"3\"}, \"succeeded\": \"yes\"}"}) {
     etcd_.Next({{.http = 200, .body = body}});
-    EXPECT_EQ(client_.ChangeIf({.key = "a"}, {}).status().code(),
-              StatusCode::kInternal)
+    EXPECT_EQ(client_.ChangeIf({}, {}).status().code(), StatusCode::kInternal)
         << body;
   }
   for (const char* body : {"{}", "{\"ID\": \"7\"}", "{\"TTL\": \"7\"}",
@@ -394,7 +402,12 @@ TEST_F(EtcdElectionTest, OneLeadsUntilItResignsAndTheNextHasAGreaterEpoch) {
   EXPECT_FALSE(first.Look()->has_value());
   EXPECT_FALSE(first.Leads());
   const EtcdClient::Change with{.key = "job/other", .value = "x"};
-  ASSERT_TRUE(*first.Try("one", {&with, 1}));
+  const EtcdClient::Condition there{.key = "job/other", .create_revision = 7};
+  const EtcdClient::Condition new_one{.key = "job/other"};
+  EXPECT_FALSE(*first.Try("one", {&there, 1}, {&with, 1}));
+  EXPECT_FALSE(first.Look()->has_value());
+  EXPECT_FALSE(client_.Get("job/other")->has_value());
+  ASSERT_TRUE(*first.Try("one", {&new_one, 1}, {&with, 1}));
   EXPECT_TRUE(first.Leads());
   EXPECT_TRUE(client_.Get("job/other")->has_value());
   EXPECT_FALSE(*second.Try("two"));
