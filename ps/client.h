@@ -87,6 +87,11 @@ class Client {
     // sync with backup workers: the virtual worker whose gradients of the step
     // before came last, written unless none is known; null: none.
     int* came_last = nullptr;
+    // Not null, in sync: of a client that can stand in for another worker. When
+    // the step before is not complete after `patience`, the call ends with
+    // kAborted and a virtual worker that is missing is written.
+    int* lacks = nullptr;
+    Duration patience = {};
     std::shared_ptr<const void> owner;
   };
 
@@ -144,6 +149,8 @@ class Client {
     double* loss_scale = nullptr;  // pull
     int64_t* staleness = nullptr;  // pull
     int* came_last = nullptr;      // pull
+    int* lacks = nullptr;          // pull
+    Duration patience = {};        // pull
     bool* repeated = nullptr;      // push
     std::vector<PushPiece> pieces;
     std::vector<std::vector<const float*>> piece_rows;

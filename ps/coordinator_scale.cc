@@ -287,6 +287,8 @@ void Coordinator::OnStatus(comm::EndpointId from,
       out.set_name(member.name);
       out.set_host(member.host);
       out.set_pid(member.pid);
+      out.set_backup(member.index >=
+                     PrimaryWorkers(options_.plan, options_.num_workers));
     }
   }
   Reply(from, MakeReply(message, {Encode(status)}));

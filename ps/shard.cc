@@ -244,13 +244,16 @@ void Shard::OnPull(comm::EndpointId from, comm::Message request) {
   // A peer's number, whatever it is: added to the clock only within bounds.
   const Duration deadline = std::clamp<Duration>(
       Duration(pull.deadline_ns()), Duration::zero(), plan_.timeout);
-  waiting_.emplace(
-      waiting, WaitingPull{.from = from,
-                           .request = std::move(request),
-                           .step = pull.step(),
-                           .timer = context_->SetTimer(
-                               context_->Now() + deadline,
-                               [this, waiting] { OnPullDeadline(waiting); })});
+  waiting_.emplace(waiting, WaitingPull{.from = from,
+                                        .request = std::move(request),
+                                        .step = pull.step(),
+                                        .stands_in = pull.stands_in()});
+  WaitForStep(waiting, deadline);
+}
+
+void Shard::WaitForStep(uint64_t waiting, Duration within) {
+  waiting_.at(waiting).timer = context_->SetTimer(
+      context_->Now() + within, [this, waiting] { OnPullDeadline(waiting); });
 }
 
 void Shard::OnPullDeadline(uint64_t waiting) {
@@ -258,17 +261,33 @@ void Shard::OnPullDeadline(uint64_t waiting) {
   if (it == waiting_.end()) {
     return;
   }
-  const std::string missing = CurrentStage().MissingVirtualWorkers();
+  const std::vector<int> missing = CurrentStage().MissingVirtualWorkers();
+  const bool needed = !missing.empty() && it->second.step == step_ + 1;
+  if (std::exchange(it->second.stands_in, false)) {
+    if (!needed) {
+      WaitForStep(waiting, plan_.timeout);
+      return;
+    }
+    wire::PullReply reply;
+    reply.set_step(step_);
+    reply.set_lacks(missing.front());
+    Reply(it->second.from, MakeReply(it->second.request, {Encode(reply)}));
+    waiting_.erase(it);
+    return;
+  }
+  std::string workers;
+  for (const int worker : missing) {
+    workers += StrCat(workers.empty() ? "" : ", ", worker);
+  }
   ReplyError(
       it->second.from, it->second.request,
       DeadlineExceededError(
-          missing.empty() ? StrCat("step ", step_,
-                                   " is complete here but not committed: the "
-                                   "coordinator or another shard is late")
-                          : StrCat("step ", step_,
-                                   " lacks the gradients of virtual "
-                                   "workers ",
-                                   missing)));
+          missing.empty()
+              ? StrCat("step ", step_,
+                       " is complete here but not committed: the coordinator "
+                       "or another shard is late")
+              : StrCat("step ", step_,
+                       " lacks the gradients of virtual workers ", workers)));
   waiting_.erase(it);
 }
 

@@ -86,6 +86,7 @@ class Shard : public comm::Node {
 
   // Pulls and pushes.
   void OnPull(comm::EndpointId from, comm::Message request);
+  void WaitForStep(uint64_t waiting, Duration within);
   void OnPullDeadline(uint64_t waiting);
   void AnswerPull(comm::EndpointId from, const comm::Message& request);
   void OnPush(comm::EndpointId from, comm::Message request);

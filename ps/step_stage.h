@@ -91,8 +91,8 @@ class StepStage {
   // Of those whose piece was the last to be taken; -1: none.
   int came_last() const { return came_last_; }
 
-  // "2, 3": whose gradients have not come.
-  std::string MissingVirtualWorkers() const;
+  // Whose gradients have not come, rising.
+  std::vector<int> MissingVirtualWorkers() const;
 
   // The sum over all pieces; only when complete().
   Piece Sum() const;

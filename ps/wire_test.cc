@@ -51,13 +51,15 @@ TEST(WireTest, WhatSpillsAndHowMuchMemoryThereIsComesBack) {
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_TRUE(read->tables[0].spills);
   wire::Plan wire;
-  ToWire(ClusterPlan{.memory_per_shard = int64_t{1} << 40,
+  ToWire(ClusterPlan{.backup_workers = 3,
+                     .memory_per_shard = int64_t{1} << 40,
                      .spill_folder = "/disk"},
          wire);
   const auto plan = FromWire(wire);
   ASSERT_TRUE(plan.ok()) << plan.status();
   EXPECT_EQ(plan->memory_per_shard, int64_t{1} << 40);
   EXPECT_EQ(plan->spill_folder, "/disk");
+  EXPECT_EQ(plan->backup_workers, 3);
   wire.set_memory_per_shard(-1);
   EXPECT_EQ(FromWire(wire).status().code(), StatusCode::kInvalidArgument);
 }

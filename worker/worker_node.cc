@@ -19,6 +19,7 @@ constexpr size_t kUnitsMax = 3;
 constexpr int kComputeLane = 0;
 constexpr int kReadLane = 1;
 constexpr Duration kReportEvery = 100ms;
+constexpr Duration kPatienceMin = 10ms;  // so little is no lateness
 constexpr Duration kOpenWithin = std::chrono::minutes(10);
 
 // The other workers and the checkpoint have deadlines of their own, and that
@@ -42,6 +43,7 @@ struct WorkerNode::Unit {
   StepInput input;
   std::vector<float> dense;
   std::vector<std::vector<float>> rows;
+  int lacks = -1;               // instead of rows: a virtual worker
   uint64_t values_version = 0;  // of what was pulled
   std::vector<float*> row_pointers;
   std::shared_ptr<GradientSums> sums;
@@ -315,6 +317,7 @@ void WorkerNode::BeginOrder() {
     return;
   }
   held_ = false;
+  goes_back_to_.reset();
   stride_ = 1;
   if (order_.kind == OrderKind::kTrain && !joined_.plan.shares_steps()) {
     // Whole steps are dealt to the workers in turn: however many there are, a
@@ -364,8 +367,16 @@ void WorkerNode::Advance() {
     }
     return;
   }
+  if (goes_back_to_.has_value()) {
+    if (filling_ || computing_ || pulling_) {
+      return;
+    }
+    units_.clear();
+    next_fill_ = *std::exchange(goes_back_to_, std::nullopt);
+    pulls_started_until_ = computed_until_ = done_until_ = next_fill_;
+  }
   if (done_until_ == last_unit_ && !filling_) {
-    ReportProgress(std::min(last_unit_, order_.until), true);
+    ReportProgress(counted_until_, true);
     AskOrder();
     return;
   }
@@ -518,6 +529,7 @@ void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
     unit.dense.resize(static_cast<size_t>(client_->layout().size()));
   }
   const Time start = context_->Now();
+  unit.lacks = -1;
   client_->Pull(
       {.step = order_.kind == OrderKind::kTrain ? unit.number : order_.until,
        .groups = unit.input.groups,
@@ -526,10 +538,17 @@ void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
        .loss_scale = &unit.loss_scale,
        .staleness = &unit.staleness,
        .came_last = &came_last_,
+       .lacks = IsBackup() ? &unit.lacks : nullptr,
+       .patience = Patience(),
        .owner = owner},
       [this, &unit, start](const Status& status) {
         RecordTrace("pull", unit.number, start, context_->Now());
         pulling_ = false;
+        if (status.code() == StatusCode::kAborted && unit.lacks >= 0) {
+          StandIn(unit.number - 1, unit.lacks);
+          Advance();
+          return;
+        }
         if (status.code() == StatusCode::kAborted) {
           // This worker took the place of one whose pushes completed the step:
           // the job has gone on, and the coordinator knows where it is.
@@ -561,9 +580,10 @@ void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
         const TraceSpan span("compute", unit.number);
         Compute(unit);
       },
-      [this, owner] {
+      [this, owner, start = context_->Now()] {
         Unit& unit = *owner;
         computing_ = false;
+        compute_took_ = context_->Now() - start;
         computed_until_ = unit.number + stride_;
         if (!unit.status.ok()) {
           Fail(unit.status);
@@ -668,6 +688,44 @@ void WorkerNode::StartPush(const std::shared_ptr<Unit>& owner) {
   if (replica_ != nullptr) {
     replica_->ReadyAll();
   }
+  if (IsBackup() && unit.number + 1 == last_unit_) {
+    WatchLastStep();
+  }
+}
+
+// Others compute as much: who takes longer than twice that is late.
+Duration WorkerNode::Patience() const {
+  return 2 * compute_took_ + kPatienceMin;
+}
+
+void WorkerNode::StandIn(int64_t step, int virtual_worker) {
+  stands_for_ = virtual_worker;
+  goes_back_to_ = std::max(step, order_.from);
+}
+
+void WorkerNode::WatchLastStep() {
+  struct Nothing {
+    std::vector<ps::GroupIds> groups;
+    std::vector<float*> rows;
+    int lacks = -1;
+  };
+  const auto nothing = std::make_shared<Nothing>();
+  nothing->groups.resize(joined_.model.groups.size());
+  nothing->rows.resize(joined_.model.tables.size());
+  client_->Pull({.step = last_unit_,
+                 .groups = nothing->groups,
+                 .rows = nothing->rows,
+                 .lacks = &nothing->lacks,
+                 .patience = Patience(),
+                 .owner = nothing},
+                [this, order = order_.number, step = last_unit_ - 1,
+                 nothing = nothing.get()](const Status&) {
+                  if (nothing->lacks >= 0 && order_.number == order &&
+                      !asking_ && !restarting_) {
+                    StandIn(step, nothing->lacks);
+                    Advance();
+                  }
+                });
 }
 
 // With backups two workers may compute the same: what it adds to the training
@@ -677,7 +735,7 @@ void WorkerNode::TakeTurn(const Unit& unit) {
   if (!unit.repeated) {
     Count(unit);
     stood_in_ += IsBackup() ? 1 : 0;
-  } else if (IsBackup() && came_last_ >= 0) {
+  } else if (IsBackup() && came_last_ >= 0 && unit.sums == sums_) {
     stands_for_ = came_last_;
   }
 }
@@ -743,6 +801,12 @@ void WorkerNode::ReportClock() {
 }
 
 void WorkerNode::Count(const Unit& unit) {
+  // Others have counted the last steps of the window before.
+  const int64_t every = job_->log_every_steps;
+  if (unit.number / every > counted_until_ / every) {
+    ReportProgress(counted_until_, true);
+  }
+  counted_until_ = unit.number + 1;
   if (std::isfinite(unit.loss_sum)) {  // Else the step is skipped.
     loss_sum_ += unit.loss_sum;
     loss_examples_ += unit.input.examples;

@@ -99,6 +99,11 @@ class WorkerNode : public comm::Node {
   // A backup computes what the worker does whose virtual worker that is, from
   // the next step that is read on.
   void StandFor(int virtual_worker);
+  // At once, and in step `step`, which waits for that.
+  void StandIn(int64_t step, int virtual_worker);
+  // Where no pull follows that would tell whether the step lacks others.
+  void WatchLastStep();
+  Duration Patience() const;
   void BeginOrder();
 
   // Starts whatever may start; called after every event.
@@ -168,12 +173,14 @@ class WorkerNode : public comm::Node {
   int came_last_ = -1;   // a virtual worker, in the last step that is known of
   int stands_for_ = -1;  // of a backup: a virtual worker of who it stands for
   int64_t stood_in_ = 0;
+  std::optional<int64_t> goes_back_to_;  // a step, with other shares
+  Duration compute_took_ = std::chrono::seconds(1);
 
   // Where WaitsForClocks().
   int64_t minimum_clock_ = 0;
 
   // Progress since it was last reported.
-  int64_t window_ = 0;
+  int64_t counted_until_ = 0;
   double loss_sum_ = 0;
   int64_t loss_examples_ = 0;
   Histogram staleness_;   // of gradients, outside sync

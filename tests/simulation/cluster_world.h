@@ -71,7 +71,7 @@ struct RunPlan {
   int scales = 0;      // to other numbers of servers and workers
   int partitions = 0;  // of two processes, or of one and all, one way or both
   int slow_processes = 0;   // for a while
-  double slows_worker = 1;  // worker 0, all the time, by this factor
+  double slows_worker = 1;  // worker 1, all the time, by this factor
   int full_disks = 0;       // times in which nothing can be written
   // All processes die at once, for good, after so many seconds; 0: never.
   double power_fails_after = 0;

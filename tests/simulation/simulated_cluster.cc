@@ -444,7 +444,7 @@ void SimulatedCluster::PlanFaults() {
   }
   if (plan_.slows_worker > 1) {
     Between(0.02, 0, [this] {
-      world_.SlowDown(WorkerName(0), plan_.slows_worker, std::chrono::hours(1));
+      world_.SlowDown(WorkerName(1), plan_.slows_worker, std::chrono::hours(1));
     });
   }
   if (plan_.crash_a_server) {
