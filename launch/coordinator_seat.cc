@@ -172,10 +172,11 @@ class CoordinatorSeat::Files : private OwnFiles, public ps::FencedStorage {
   std::atomic<bool> cancelled_ = false;
 };
 
-CoordinatorSeat::CoordinatorSeat(Options options)
+CoordinatorSeat::CoordinatorSeat(Options options, EtcdClient::Options client)
     : options_(std::move(options)),
       keys_(options_.etcd.name),
-      client_({.hosts = options_.etcd.hosts}),
+      client_options_(std::move(client)),
+      client_(client_options_),
       election_(client_, keys_.leader, LeaseFor(options_.timeout)),
       state_(std::make_shared<State>(*this)) {
   char host[256] = "";
@@ -193,8 +194,10 @@ CoordinatorSeat::~CoordinatorSeat() = default;
 
 StatusOr<std::unique_ptr<CoordinatorSeat>> CoordinatorSeat::Take(
     Options options) {
-  auto seat =
-      std::unique_ptr<CoordinatorSeat>(new CoordinatorSeat(std::move(options)));
+  SHOAL_ASSIGN_OR_RETURN(EtcdClient::Options client,
+                         EtcdClient::OptionsFor(options.etcd));
+  auto seat = std::unique_ptr<CoordinatorSeat>(
+      new CoordinatorSeat(std::move(options), std::move(client)));
   SHOAL_ASSIGN_OR_RETURN(const bool leads, seat->StandBy());
   if (!leads) {
     return std::unique_ptr<CoordinatorSeat>();
@@ -340,7 +343,7 @@ Status CoordinatorSeat::Lost() {
   if (lost.ok()) {
     return lost;
   }
-  EtcdClient client({.hosts = options_.etcd.hosts});  // Not given up.
+  EtcdClient client(client_options_);  // Not given up.
   const StatusOr<FoundCoordinator> found =
       LookForCoordinator(client, options_.etcd.name);
   return AbortedError(StrCat(lost.message(), "; ",

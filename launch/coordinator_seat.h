@@ -69,7 +69,7 @@ class CoordinatorSeat {
  private:
   class Files;
   class State;
-  explicit CoordinatorSeat(Options options);
+  CoordinatorSeat(Options options, EtcdClient::Options client);
   StatusOr<bool> StandBy();
   // Looks once: whether it leads now.
   StatusOr<bool> Step();
@@ -83,6 +83,7 @@ class CoordinatorSeat {
   const Options options_;
   const EtcdJobKeys keys_;
   const SystemClock clock_;
+  const EtcdClient::Options client_options_;
   EtcdClient client_;
   EtcdElection election_;
   CoordinatorCard card_;

@@ -92,9 +92,10 @@ Status FindCoordinator(const std::string& job, RoleOptions& options) {
   options.coordinator = {.endpoint = found.card.endpoint,
                          .address = found.card.address,
                          .epoch = found.epoch};
+  SHOAL_ASSIGN_OR_RETURN(EtcdClient::Options client_options,
+                         EtcdClient::OptionsFor(etcd));
   options.find_coordinator =
-      [client = std::make_shared<EtcdClient>(
-           EtcdClient::Options{.hosts = etcd.hosts}),
+      [client = std::make_shared<EtcdClient>(std::move(client_options)),
        name = etcd.name]() -> StatusOr<ps::CoordinatorPlace> {
     SHOAL_ASSIGN_OR_RETURN(const FoundCoordinator now,
                            LookForCoordinator(*client, name));
