@@ -353,7 +353,7 @@ Duration RealPump::TimeToNext() {
 
 void RealPump::End() {
   over_ = true;
-  if (auto* const waiting = dynamic_cast<Cancellable*>(own_storage_.get())) {
+  if (auto* const waiting = dynamic_cast<Cancellable*>(&storage_)) {
     waiting->Cancel();
   }
   storage_thread_.Join();

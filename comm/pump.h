@@ -19,7 +19,9 @@ class Pump {
   struct Options {
     std::string transport = "auto";
     Endpoint::Options endpoint;
-    Storage* storage = nullptr;  // must outlive the pump; null: CreateStorage()
+    // Must outlive the pump, at whose end its waits are cancelled; null:
+    // CreateStorage().
+    Storage* storage = nullptr;
     Duration close_within = std::chrono::seconds(2);  // to flush at the end
   };
 

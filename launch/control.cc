@@ -237,8 +237,9 @@ Status RunStatus(const JobAddress& job) {
                 shard.leaving() ? "  leaving" : "");
   }
   for (const auto& worker : status.workers()) {
-    std::printf("%-20s %-16s %8lld\n", worker.name().c_str(),
-                worker.host().c_str(), static_cast<long long>(worker.pid()));
+    std::printf("%-20s %-16s %8lld%s\n", worker.name().c_str(),
+                worker.host().c_str(), static_cast<long long>(worker.pid()),
+                worker.backup() ? "  backup" : "");
   }
   return OkStatus();
 }

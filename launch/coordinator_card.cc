@@ -96,7 +96,9 @@ StatusOr<FoundCoordinator> AwaitCoordinator(const EtcdAddress& address,
                                        "/NAME"));
   }
   const SystemClock clock;
-  EtcdClient client({.hosts = address.hosts});
+  SHOAL_ASSIGN_OR_RETURN(EtcdClient::Options options,
+                         EtcdClient::OptionsFor(address));
+  EtcdClient client(std::move(options));
   while (true) {
     StatusOr<FoundCoordinator> found = LookForCoordinator(client, address.name);
     if (found.status().code() != StatusCode::kUnavailable) {

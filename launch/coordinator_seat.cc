@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <span>
 #include <thread>
@@ -152,14 +153,32 @@ class CoordinatorSeat::State : public ps::StateStore {
   const std::string name_;
 };
 
-CoordinatorSeat::CoordinatorSeat(Options options)
+struct OwnFiles {
+  const std::unique_ptr<Storage> own = shoal::CreateStorage();
+};
+
+class CoordinatorSeat::Files : private OwnFiles, public ps::FencedStorage {
+ public:
+  explicit Files(CoordinatorSeat& seat)
+      : FencedStorage(*own,
+                      [this, &seat] { return seat.LeadsWithin(cancelled_); }) {}
+
+  void Cancel() override {
+    cancelled_ = true;
+    FencedStorage::Cancel();
+  }
+
+ private:
+  std::atomic<bool> cancelled_ = false;
+};
+
+CoordinatorSeat::CoordinatorSeat(Options options, EtcdClient::Options client)
     : options_(std::move(options)),
       keys_(options_.etcd.name),
-      client_({.hosts = options_.etcd.hosts}),
+      client_options_(std::move(client)),
+      client_(client_options_),
       election_(client_, keys_.leader, LeaseFor(options_.timeout)),
-      state_(std::make_shared<State>(*this)),
-      files_(CreateStorage()),
-      storage_(*files_, [this] { return election_.Leads(); }) {
+      state_(std::make_shared<State>(*this)) {
   char host[256] = "";
   (void)gethostname(host, sizeof(host) - 1);
   card_.host = host;
@@ -175,8 +194,10 @@ CoordinatorSeat::~CoordinatorSeat() = default;
 
 StatusOr<std::unique_ptr<CoordinatorSeat>> CoordinatorSeat::Take(
     Options options) {
-  auto seat =
-      std::unique_ptr<CoordinatorSeat>(new CoordinatorSeat(std::move(options)));
+  SHOAL_ASSIGN_OR_RETURN(EtcdClient::Options client,
+                         EtcdClient::OptionsFor(options.etcd));
+  auto seat = std::unique_ptr<CoordinatorSeat>(
+      new CoordinatorSeat(std::move(options), std::move(client)));
   SHOAL_ASSIGN_OR_RETURN(const bool leads, seat->StandBy());
   if (!leads) {
     return std::unique_ptr<CoordinatorSeat>();
@@ -235,13 +256,15 @@ StatusOr<bool> CoordinatorSeat::Step() {
     }
     return false;
   }
-  SHOAL_RETURN_IF_ERROR(LookForEnd());
+  EtcdClient::Condition end{.key = keys_.end};
+  SHOAL_ASSIGN_OR_RETURN(end.create_revision, LookForEnd());
   if (over_.has_value()) {
     return false;
   }
+  // Not one that is written while this one sleeps: the job would begin anew.
   const EtcdClient::Change forget{.key = keys_.end, .value = std::nullopt};
-  SHOAL_ASSIGN_OR_RETURN(const bool leads,
-                         election_.Try(card_.ToJson(), {&forget, 1}));
+  SHOAL_ASSIGN_OR_RETURN(
+      const bool leads, election_.Try(card_.ToJson(), {&end, 1}, {&forget, 1}));
   if (leads && options_.board != nullptr) {
     options_.board->SetStandby(false);
   }
@@ -261,11 +284,11 @@ Status CoordinatorSeat::TellThatItStandsBy(const EtcdElection::Leader& leader,
 
 // While this one stood by, or this very run: what another one left may be of
 // any time before.
-Status CoordinatorSeat::LookForEnd() {
+StatusOr<int64_t> CoordinatorSeat::LookForEnd() {
   SHOAL_ASSIGN_OR_RETURN(const std::optional<EtcdEntry> entry,
                          client_.Get(keys_.end));
   if (!entry.has_value()) {
-    return OkStatus();
+    return 0;
   }
   const StatusOr<JobEnd> end = EndFromJson(entry->value);
   if (!end.ok()) {
@@ -277,7 +300,7 @@ Status CoordinatorSeat::LookForEnd() {
   if (while_standing_by || same_run) {
     over_ = end->status;
   }
-  return OkStatus();
+  return entry->create_revision;
 }
 
 StatusOr<bool> CoordinatorSeat::GoesOn() {
@@ -299,14 +322,28 @@ std::shared_ptr<ps::StateStore> CoordinatorSeat::state() const {
   return state_;
 }
 
-Storage& CoordinatorSeat::storage() { return storage_; }
+std::unique_ptr<Storage> CoordinatorSeat::CreateStorage() {
+  return std::make_unique<Files>(*this);
+}
+
+// Who can't reach etcd for a moment mostly leads on.
+bool CoordinatorSeat::LeadsWithin(const std::atomic<bool>& cancelled) const {
+  const Time end = clock_.Now() + options_.timeout;
+  while (!election_.Leads()) {
+    if (cancelled || !election_.lost().ok() || clock_.Now() >= end) {
+      return false;
+    }
+    std::this_thread::sleep_for(kRetryPause);
+  }
+  return true;
+}
 
 Status CoordinatorSeat::Lost() {
   const Status lost = election_.lost();
   if (lost.ok()) {
     return lost;
   }
-  EtcdClient client({.hosts = options_.etcd.hosts});  // Not given up.
+  EtcdClient client(client_options_);  // Not given up.
   const StatusOr<FoundCoordinator> found =
       LookForCoordinator(client, options_.etcd.name);
   return AbortedError(StrCat(lost.message(), "; ",
@@ -314,9 +351,6 @@ Status CoordinatorSeat::Lost() {
                                         : found.status().message()));
 }
 
-void CoordinatorSeat::GiveUp() {
-  client_.Cancel();
-  storage_.Cancel();
-}
+void CoordinatorSeat::GiveUp() { client_.Cancel(); }
 
 }  // namespace shoal::launch

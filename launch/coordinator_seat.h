@@ -1,6 +1,7 @@
 #ifndef SHOAL_LAUNCH_COORDINATOR_SEAT_H_
 #define SHOAL_LAUNCH_COORDINATOR_SEAT_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -55,9 +56,10 @@ class CoordinatorSeat {
 
   // For the coordinator's node, with which it lives.
   std::shared_ptr<ps::StateStore> state() const;
-  // The same: files as elsewhere, as long as this process surely leads; else
-  // changes are refused with kAborted.
-  Storage& storage();
+  // Files as elsewhere, of which only a leader changes any: a change waits
+  // until it is sure that this process leads, and is kAborted if it does not,
+  // or that stays unsure for `timeout`. The seat must outlive its calls.
+  std::unique_ptr<Storage> CreateStorage();
 
   // OK as long as this process may lead; then kAborted, saying who does.
   Status Lost();
@@ -65,26 +67,27 @@ class CoordinatorSeat {
   void GiveUp();
 
  private:
+  class Files;
   class State;
-  explicit CoordinatorSeat(Options options);
+  CoordinatorSeat(Options options, EtcdClient::Options client);
   StatusOr<bool> StandBy();
   // Looks once: whether it leads now.
   StatusOr<bool> Step();
   // Prepares, the first time.
   Status TellThatItStandsBy(const EtcdElection::Leader& leader,
                             const CoordinatorCard& card);
-  // Sets over_.
-  Status LookForEnd();
+  // Sets over_. Gives the revision of what says how a job ended; 0: nothing.
+  StatusOr<int64_t> LookForEnd();
+  bool LeadsWithin(const std::atomic<bool>& cancelled) const;
 
   const Options options_;
   const EtcdJobKeys keys_;
   const SystemClock clock_;
+  const EtcdClient::Options client_options_;
   EtcdClient client_;
   EtcdElection election_;
   CoordinatorCard card_;
   std::shared_ptr<State> state_;
-  const std::unique_ptr<Storage> files_;
-  ps::FencedStorage storage_;
   int64_t behind_ = 0;          // the epoch that it stands by behind
   std::optional<Status> over_;  // the job has ended so
 };

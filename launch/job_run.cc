@@ -116,13 +116,14 @@ std::string TextForMembers(const worker::JobSpec& job) {
   return worker::SerializeJob(text);
 }
 
-JobRun::JobRun(const RunRequest& request)
-    : request_(request), storage_(CreateStorage()) {}
+JobRun::JobRun(const RunRequest& request, std::unique_ptr<Storage> storage)
+    : request_(request), storage_(std::move(storage)) {}
 
 JobRun::~JobRun() = default;
 
-StatusOr<std::unique_ptr<JobRun>> JobRun::Prepare(const RunRequest& request) {
-  auto run = std::unique_ptr<JobRun>(new JobRun(request));
+StatusOr<std::unique_ptr<JobRun>> JobRun::Prepare(
+    const RunRequest& request, std::unique_ptr<Storage> storage) {
+  auto run = std::unique_ptr<JobRun>(new JobRun(request, std::move(storage)));
   run->begin_ = run->clock_.Now();
   SHOAL_RETURN_IF_ERROR(run->Load());
   SHOAL_RETURN_IF_ERROR(run->PrepareData());

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
@@ -63,7 +64,9 @@ class JobRun : public ps::JobObserver {
  public:
   // Blocks while the data is prepared. Errors: whatever is wrong with the job,
   // its data or the checkpoint.
-  static StatusOr<std::unique_ptr<JobRun>> Prepare(const RunRequest& request);
+  static StatusOr<std::unique_ptr<JobRun>> Prepare(
+      const RunRequest& request,
+      std::unique_ptr<Storage> storage = CreateStorage());
   ~JobRun() override;
 
   const worker::JobSpec& job() const { return *job_; }
@@ -75,7 +78,11 @@ class JobRun : public ps::JobObserver {
   // Ends the run: writes reports for what `outcome` says, and returns it (or
   // the first error of its own).
   Status Finish(const Status& outcome);
-  // Instead, where the job goes on under another coordinator.
+  // From now on files are changed through `storage` alone.
+  void UseStorage(std::unique_ptr<Storage> storage) {
+    storage_ = std::move(storage);
+  }
+  // Instead of Finish(), where the job goes on under another coordinator.
   void LeaveToOthers() { out_->LeaveData(); }
 
   // After a prediction: a score per row ([classes] of them), in the order of
@@ -101,7 +108,7 @@ class JobRun : public ps::JobObserver {
   void OnNotSaved(const Status& why) override;
 
  private:
-  explicit JobRun(const RunRequest& request);
+  JobRun(const RunRequest& request, std::unique_ptr<Storage> storage);
   Status Load();
   Status MakeWayInStore();
   StatusOr<std::string> OwnCheckpoint();

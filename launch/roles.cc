@@ -114,6 +114,8 @@ ps::ReportFn WorkerReport(StatusBoard* board) {
                static_cast<double>(report.examples));
     board->Set("shoal_dense_bytes", "",
                static_cast<double>(report.dense_bytes));
+    board->Set("shoal_steps_stood_in_total", "",
+               static_cast<double>(report.stood_in));
     if (!report.staleness.empty()) {
       board->Set("shoal_staleness_clocks", "", report.staleness);
     }

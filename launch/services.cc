@@ -92,9 +92,10 @@ Status FindCoordinator(const std::string& job, RoleOptions& options) {
   options.coordinator = {.endpoint = found.card.endpoint,
                          .address = found.card.address,
                          .epoch = found.epoch};
+  SHOAL_ASSIGN_OR_RETURN(EtcdClient::Options client_options,
+                         EtcdClient::OptionsFor(etcd));
   options.find_coordinator =
-      [client = std::make_shared<EtcdClient>(
-           EtcdClient::Options{.hosts = etcd.hosts}),
+      [client = std::make_shared<EtcdClient>(std::move(client_options)),
        name = etcd.name]() -> StatusOr<ps::CoordinatorPlace> {
     SHOAL_ASSIGN_OR_RETURN(const FoundCoordinator now,
                            LookForCoordinator(*client, name));
@@ -180,8 +181,14 @@ Status RunCoordinatorService(RunRequest request, Duration join_within,
     std::fprintf(stderr, "coordinator: the job has ended\n");
     return OkStatus();
   }
+  const auto storage = [seat] {
+    return seat == nullptr ? CreateStorage() : seat->CreateStorage();
+  };
+  const std::unique_ptr<Storage> files = storage();  // of the coordinator
   if (run == nullptr) {
-    SHOAL_ASSIGN_OR_RETURN(run, JobRun::Prepare(request));
+    SHOAL_ASSIGN_OR_RETURN(run, JobRun::Prepare(request, storage()));
+  } else {
+    run->UseStorage(storage());
   }
   SHOAL_ASSIGN_OR_RETURN(ClusterShape shape, run->Shape(/*one_host=*/false));
   if (shape.in_process) {
@@ -189,6 +196,7 @@ Status RunCoordinatorService(RunRequest request, Duration join_within,
         "transport: inproc joins threads of one process; services use auto, "
         "shm or zmq");
   }
+  shape.storage = files.get();
   {
     const ProcessTrace trace(shape.trace_folder, "coordinator");
     ps::Coordinator::Options coordinator = run->CoordinatorOptions();
@@ -197,7 +205,6 @@ Status RunCoordinatorService(RunRequest request, Duration join_within,
     if (seat != nullptr) {
       coordinator.state_store = seat->state();
       shape.coordinator = seat->endpoint();
-      shape.storage = &seat->storage();
     } else if (request.kind == RunRequest::Kind::kTrain) {
       coordinator.state_file = run->out() + kCoordinatorStateFile;
     }

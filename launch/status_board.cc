@@ -21,6 +21,9 @@ constexpr Description kMetrics[] = {
     {"shoal_step", "gauge", "Steps done; of a shard outside sync: pushes."},
     {"shoal_steps_planned", "gauge", "Steps of the whole training."},
     {"shoal_examples_total", "counter", "Examples trained on."},
+    {"shoal_steps_stood_in_total", "counter",
+     "Steps of which a backup worker's gradients came before those of the "
+     "worker that it stood for."},
     {"shoal_train_loss", "gauge", "Mean loss of the last steps."},
     {"shoal_test_metric", "gauge", "The last evaluation on the test part."},
     {"shoal_checkpoint_step", "gauge", "Step of the last checkpoint."},

@@ -138,6 +138,9 @@ void Client::Pull(const PullRequest& request, Done done) {
   operation.dense = request.dense;
   operation.loss_scale = request.loss_scale;
   operation.staleness = request.staleness;
+  operation.came_last = request.came_last;
+  operation.lacks = request.lacks;
+  operation.patience = request.patience;
   operation.owner = request.owner;
   operation.done = std::move(done);
   Start(id);
@@ -156,6 +159,7 @@ void Client::Push(const PushRequest& request, Done done) {
   }
   operation.pieces.assign(request.pieces.begin(), request.pieces.end());
   operation.computed_from = request.computed_from;
+  operation.repeated = request.repeated;
   for (PushPiece& piece : operation.pieces) {
     operation.piece_rows.emplace_back(piece.rows.begin(), piece.rows.end());
     piece.rows = operation.piece_rows.back();
@@ -276,7 +280,12 @@ void Client::StartPull(uint64_t id, Operation& operation) {
   head.set_acknowledged(Acknowledged());
   head.set_version(route_.version);
   // The shard gives up before we do: it knows whose push is missing.
-  head.set_deadline_ns(plan_.timeout.count() / 10 * 9);
+  Duration deadline = plan_.timeout / 10 * 9;
+  if (operation.lacks != nullptr) {
+    head.set_stands_in(true);
+    deadline = std::min(deadline, operation.patience);
+  }
+  head.set_deadline_ns(deadline.count());
   const Buffer head_frame = Encode(head);
   for (size_t s = 0; s < route_.shards.size(); ++s) {
     if (headed_[s].empty()) {
@@ -371,6 +380,12 @@ void Client::OnReply(uint64_t id, size_t shard,
     return;
   }
   Status status = decoded;
+  if (status.ok() && operation.lacks != nullptr && pull.has_lacks()) {
+    *operation.lacks = pull.lacks();
+    status = AbortedError(StrCat("step ", operation.step - 1,
+                                 " lacks the gradients of virtual worker ",
+                                 pull.lacks()));
+  }
   if (status.ok() && operation.status.ok() && !operation.is_push) {
     SHOAL_TRACE("take rows", operation.step);
     status = TakeRows(*reply, shard, operation);
@@ -380,6 +395,13 @@ void Client::OnReply(uint64_t id, size_t shard,
     if (operation.staleness != nullptr) {
       *operation.staleness = std::max(*operation.staleness, pull.staleness());
     }
+    if (operation.came_last != nullptr && pull.came_last() >= 0) {
+      *operation.came_last = pull.came_last();
+    }
+  }
+  if (operation.is_push && operation.repeated != nullptr &&
+      shard == static_cast<size_t>(heads_->of_slot.front())) {
+    *operation.repeated = push.repeated();
   }
   Arrived(id, status.WithPrefix(where));
 }

@@ -84,6 +84,14 @@ class Client {
     double* loss_scale = nullptr;  // of the step, written; null: none
     // In clocks, the worst of all shards, see ps/staleness.h; null: none.
     int64_t* staleness = nullptr;
+    // sync with backup workers: the virtual worker whose gradients of the step
+    // before came last, written unless none is known; null: none.
+    int* came_last = nullptr;
+    // Not null, in sync: of a client that can stand in for another worker. When
+    // the step before is not complete after `patience`, the call ends with
+    // kAborted and a virtual worker that is missing is written.
+    int* lacks = nullptr;
+    Duration patience = {};
     std::shared_ptr<const void> owner;
   };
 
@@ -100,6 +108,9 @@ class Client {
     // What was pulled for the step, as in PullRequest; read where delays are
     // compensated.
     const float* computed_from = nullptr;
+    // Where steps are shared: others had pushed all of it before, as one shard
+    // says, the same to all; written; null: none.
+    bool* repeated = nullptr;
     std::shared_ptr<const void> owner;
   };
 
@@ -137,6 +148,10 @@ class Client {
     float* dense = nullptr;        // pull
     double* loss_scale = nullptr;  // pull
     int64_t* staleness = nullptr;  // pull
+    int* came_last = nullptr;      // pull
+    int* lacks = nullptr;          // pull
+    Duration patience = {};        // pull
+    bool* repeated = nullptr;      // push
     std::vector<PushPiece> pieces;
     std::vector<std::vector<const float*>> piece_rows;
     const float* computed_from = nullptr;  // push

@@ -307,6 +307,9 @@ void Coordinator::FinishRecovery() {
       Abort(recovered);
       return;
     }
+    if (!staleness_.empty()) {
+      options_.observer->OnStaleness(staleness_);
+    }
   }
   if (all_done) {
     FinishRecovered();

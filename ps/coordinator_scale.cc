@@ -82,10 +82,12 @@ Status Coordinator::CheckScale(int servers, int workers, int drain) const {
         "the number of workers changes in sync only, where the servers hold "
         "the dense variables (consistency.mode: sync)");
   }
-  if (workers < 1 || workers > options_.plan.virtual_workers) {
-    return InvalidArgumentError(StrCat(workers, " workers: there must be 1 to ",
-                                       options_.plan.virtual_workers,
-                                       " (cluster.virtual_workers)"));
+  const int backups = options_.plan.backup_workers;
+  if (workers <= backups || workers > options_.plan.virtual_workers + backups) {
+    return InvalidArgumentError(StrCat(
+        workers, " workers: there must be ", backups + 1, " to ",
+        options_.plan.virtual_workers + backups, " (cluster.virtual_workers",
+        backups > 0 ? " and backup_workers)" : ")"));
   }
   if (cut_ || modes_->wanted.has_value()) {
     return FailedPreconditionError(
@@ -285,6 +287,8 @@ void Coordinator::OnStatus(comm::EndpointId from,
       out.set_name(member.name);
       out.set_host(member.host);
       out.set_pid(member.pid);
+      out.set_backup(member.index >=
+                     PrimaryWorkers(options_.plan, options_.num_workers));
     }
   }
   Reply(from, MakeReply(message, {Encode(status)}));

@@ -18,7 +18,7 @@ namespace shoal::ps {
 class FencedStorage : public Storage, public Cancellable {
  public:
   // `leads`: it surely leads the job; asked on the storage thread before each
-  // change, which is kAborted without. `files` must outlive it.
+  // change, which is kAborted without; may block. `files` must outlive it.
   FencedStorage(Storage& files, std::function<bool()> leads)
       : files_(files), leads_(std::move(leads)) {}
 

@@ -39,6 +39,8 @@ struct MemberReport {
   bool ready = false;  // joined, and has what it holds
   int64_t step = 0;
   int64_t examples = 0;  // worker: trained on
+  // Backup worker: steps of which its gradients came first.
+  int64_t stood_in = 0;
   // Of a shard's tables; since it started.
   int64_t table_rows = 0;
   int64_t rows_on_disk = 0;  // of table_rows, those on disk alone

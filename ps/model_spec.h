@@ -99,6 +99,9 @@ struct ClusterPlan {
   // dense variables on the workers, steps that rows may be behind those.
   int64_t staleness = 0;
   int virtual_workers = 1;
+  // Of the workers, where steps are shared: they have no virtual workers of
+  // their own, and compute those of a worker that is late beside it.
+  int backup_workers = 0;
   // The longest that any wait for another member may take.
   Duration timeout = std::chrono::seconds(20);
   // The backend that sums what the workers hold, see comm::CollectiveRegistry.
@@ -125,13 +128,20 @@ struct ClusterPlan {
   }
 };
 
+// Of `num_workers`, those that are not backups: the first ones.
+inline int PrimaryWorkers(const ClusterPlan& plan, int num_workers) {
+  return std::max(1, num_workers - plan.backup_workers);
+}
+
 // The virtual workers [begin, end) of worker `index` of `num_workers`, where
-// steps are shared.
+// steps are shared; of a backup, those that it begins with.
 inline std::pair<int, int> VirtualRange(const ClusterPlan& plan, int index,
                                         int num_workers) {
   const int64_t v = plan.virtual_workers;
-  return {static_cast<int>(index * v / num_workers),
-          static_cast<int>((index + 1) * v / num_workers)};
+  const int64_t primaries = PrimaryWorkers(plan, num_workers);
+  const int64_t i = index % primaries;
+  return {static_cast<int>(i * v / primaries),
+          static_cast<int>((i + 1) * v / primaries)};
 }
 
 }  // namespace shoal::ps

@@ -244,13 +244,16 @@ void Shard::OnPull(comm::EndpointId from, comm::Message request) {
   // A peer's number, whatever it is: added to the clock only within bounds.
   const Duration deadline = std::clamp<Duration>(
       Duration(pull.deadline_ns()), Duration::zero(), plan_.timeout);
-  waiting_.emplace(
-      waiting, WaitingPull{.from = from,
-                           .request = std::move(request),
-                           .step = pull.step(),
-                           .timer = context_->SetTimer(
-                               context_->Now() + deadline,
-                               [this, waiting] { OnPullDeadline(waiting); })});
+  waiting_.emplace(waiting, WaitingPull{.from = from,
+                                        .request = std::move(request),
+                                        .step = pull.step(),
+                                        .stands_in = pull.stands_in()});
+  WaitForStep(waiting, deadline);
+}
+
+void Shard::WaitForStep(uint64_t waiting, Duration within) {
+  waiting_.at(waiting).timer = context_->SetTimer(
+      context_->Now() + within, [this, waiting] { OnPullDeadline(waiting); });
 }
 
 void Shard::OnPullDeadline(uint64_t waiting) {
@@ -258,17 +261,33 @@ void Shard::OnPullDeadline(uint64_t waiting) {
   if (it == waiting_.end()) {
     return;
   }
-  const std::string missing = CurrentStage().MissingVirtualWorkers();
+  const std::vector<int> missing = CurrentStage().MissingVirtualWorkers();
+  const bool needed = !missing.empty() && it->second.step == step_ + 1;
+  if (std::exchange(it->second.stands_in, false)) {
+    if (!needed) {
+      WaitForStep(waiting, plan_.timeout);
+      return;
+    }
+    wire::PullReply reply;
+    reply.set_step(step_);
+    reply.set_lacks(missing.front());
+    Reply(it->second.from, MakeReply(it->second.request, {Encode(reply)}));
+    waiting_.erase(it);
+    return;
+  }
+  std::string workers;
+  for (const int worker : missing) {
+    workers += StrCat(workers.empty() ? "" : ", ", worker);
+  }
   ReplyError(
       it->second.from, it->second.request,
       DeadlineExceededError(
-          missing.empty() ? StrCat("step ", step_,
-                                   " is complete here but not committed: the "
-                                   "coordinator or another shard is late")
-                          : StrCat("step ", step_,
-                                   " lacks the gradients of virtual "
-                                   "workers ",
-                                   missing)));
+          missing.empty()
+              ? StrCat("step ", step_,
+                       " is complete here but not committed: the coordinator "
+                       "or another shard is late")
+              : StrCat("step ", step_,
+                       " lacks the gradients of virtual workers ", workers)));
   waiting_.erase(it);
 }
 
@@ -311,6 +330,8 @@ void Shard::AnswerPull(comm::EndpointId from, const comm::Message& request) {
   }
   if (!commits()) {
     reply.set_staleness(StalenessOf(pull.step()));
+  } else if (plan_.backup_workers > 0) {
+    reply.set_came_last(came_last_);
   }
   std::vector<Buffer> frames = {Encode(reply)};
   const bool counts = meter_->LooksAtPull();
@@ -376,9 +397,11 @@ void Shard::ReplyMoved(comm::EndpointId to, const comm::Message& request) {
   Reply(to, MakeReply(request, {head}));
 }
 
-void Shard::ReplyPush(comm::EndpointId to, const comm::Message& request) {
+void Shard::ReplyPush(comm::EndpointId to, const comm::Message& request,
+                      bool repeated) {
   wire::PushReply reply;
   reply.set_step(step_);
+  reply.set_repeated(repeated);
   Reply(to, MakeReply(request, {Encode(reply)}));
 }
 
@@ -402,11 +425,12 @@ void Shard::OnPush(comm::EndpointId from, comm::Message request) {
     return;
   }
   const int64_t step = push.step;
+  StatusOr<bool> repeated = status;
   if (status.ok()) {
-    status = StagePush(std::move(push));
+    repeated = StagePush(std::move(push));
   }
-  if (!status.ok()) {
-    ReplyError(from, request, status);
+  if (!repeated.ok()) {
+    ReplyError(from, request, repeated.status());
     return;
   }
   if (!commits()) {
@@ -415,11 +439,11 @@ void Shard::OnPush(comm::EndpointId from, comm::Message request) {
     return;
   }
   if (step < step_) {
-    ReplyPush(from, request);
+    ReplyPush(from, request, *repeated);
     return;
   }
   request.frames.clear();
-  unacknowledged_.push_back({from, std::move(request)});
+  unacknowledged_.push_back({{from, std::move(request)}, *repeated});
   if (CurrentStage().complete() && !prepared_) {
     Prepare();
   }
@@ -430,9 +454,9 @@ StepStage& Shard::CurrentStage() {
       .first->second.pushes;
 }
 
-Status Shard::StagePush(PushParts push) {
+StatusOr<bool> Shard::StagePush(PushParts push) {
   if (push.step < step_) {
-    return OkStatus();  // A repeat of what is applied.
+    return true;  // Of what is applied.
   }
   const bool commits = plan_.mode == Mode::kSync;
   if (push.step > step_ + (commits ? 0 : kStepsAheadMax)) {
@@ -453,11 +477,15 @@ Status Shard::StagePush(PushParts push) {
                                        push.step, ", another worker has ",
                                        stage.learning_rate_factor));
   }
+  const int before = stage.pushes.num_present();
   const Status added = stage.pushes.AddAll(std::move(push.pieces));
-  if (!added.ok() && is_new) {
-    stages_.erase(it);
+  if (!added.ok()) {
+    if (is_new) {
+      stages_.erase(it);
+    }
+    return added;
   }
-  return added;
+  return stage.pushes.num_present() == before;
 }
 
 void Shard::ApplyStaged() {
@@ -590,12 +618,13 @@ void Shard::ApplyCommitted(const StepDecision& decision) {
   if (!apply(true)) {
     return;
   }
+  came_last_ = CurrentStage().came_last();
   ++step_;
   last_commit_ = decision;
   prepared_ = false;
   AnswerWaiting();
-  for (const auto& [from, request] : std::exchange(unacknowledged_, {})) {
-    ReplyPush(from, request);
+  for (const auto& [push, repeated] : std::exchange(unacknowledged_, {})) {
+    ReplyPush(push.from, push.message, repeated);
   }
   if (!apply(false)) {
     return;

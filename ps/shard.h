@@ -86,6 +86,7 @@ class Shard : public comm::Node {
 
   // Pulls and pushes.
   void OnPull(comm::EndpointId from, comm::Message request);
+  void WaitForStep(uint64_t waiting, Duration within);
   void OnPullDeadline(uint64_t waiting);
   void AnswerPull(comm::EndpointId from, const comm::Message& request);
   void OnPush(comm::EndpointId from, comm::Message request);
@@ -94,9 +95,11 @@ class Shard : public comm::Node {
   bool CheckVersion(comm::EndpointId from, const comm::Message& request,
                     uint64_t version);
   void ReplyMoved(comm::EndpointId to, const comm::Message& request);
-  void ReplyPush(comm::EndpointId to, const comm::Message& request);
+  void ReplyPush(comm::EndpointId to, const comm::Message& request,
+                 bool repeated = false);
   // Steps that are shared.
-  Status StagePush(PushParts push);
+  // Whether all of it had come before.
+  StatusOr<bool> StagePush(PushParts push);
   // Outside sync: applies the steps whose pushes have all come.
   void ApplyStaged();
   int64_t StalenessOf(int64_t step);
@@ -242,7 +245,12 @@ class Shard : public comm::Node {
   // sync: what of step_ is ready to be applied, and from whose pushes.
   bool prepared_ = false;
   std::vector<Part> parts_;
-  std::vector<WaitingMessage> unacknowledged_;
+  struct UnacknowledgedPush {
+    WaitingMessage push;
+    bool repeated = false;
+  };
+  std::vector<UnacknowledgedPush> unacknowledged_;
+  int came_last_ = -1;  // in the step before
   uint64_t next_waiting_ = 1;
   std::map<uint64_t, WaitingPull> waiting_;
   std::vector<WaitingMessage> waiting_saves_;

@@ -21,6 +21,7 @@ struct WaitingPull {
   comm::EndpointId from;
   comm::Message request;
   int64_t step = 0;
+  bool stands_in = false;
   comm::TimerId timer = comm::TimerId::kNone;
 };
 // Gradients that are summed and checked, and what they are of.

@@ -130,12 +130,14 @@ struct TestPush {
 // Where the frames of a push's first piece lie.
 enum : size_t { kIds = 1, kUser, kItem, kWordIds, kWord, kDenseFrame };
 
-std::vector<Buffer> PullFrames(int64_t step, Duration deadline = 3600s) {
+std::vector<Buffer> PullFrames(int64_t step, Duration deadline = 3600s,
+                               bool stands_in = false) {
   wire::Pull head;
   head.set_version(1);
   head.set_step(step);
   head.set_dense(true);
   head.set_deadline_ns(deadline.count());
+  head.set_stands_in(stands_in);
   return {Encode(head), IdFrame(IdsOf(0, 3)), IdFrame(IdsOf(0, 2))};
 }
 
@@ -155,6 +157,7 @@ class ShardWorld {
                        .dense = plan.dense,
                        .staleness = plan.staleness,
                        .virtual_workers = 2,
+                       .backup_workers = plan.backup_workers,
                        .timeout = timeout,
                        .move_bytes_per_second = plan.move_bytes_per_second,
                        .repair_bytes_per_second = plan.repair_bytes_per_second,
@@ -806,6 +809,65 @@ TEST(ShardTest, PushCountsOnceHoweverOftenItComes) {
   EXPECT_TRUE(world.Push(push).ok());
   EXPECT_EQ(world.Contents(1), after);
   EXPECT_THAT(world.MissingAt(1), HasSubstr("virtual workers 0, 1"));
+}
+
+// For backup workers: who was not needed, and who came last.
+TEST(ShardTest, TellsWhatCameBeforeAndWhoCameLast) {
+  ShardWorld world(Mode::kSync, 3600s, ShardModel(), {.backup_workers = 1});
+  const auto push = [&](int64_t node, comm::EndpointId from) {
+    return world.Send(from, Method::kPush,
+                      TestPush{.nodes = {{node, 0.25F}}}.Frames());
+  };
+  const auto repeated = [&](comm::EndpointId to, uint64_t request) {
+    const std::vector<comm::Message> replies = world.Replies(to, request);
+    EXPECT_THAT(replies, SizeIs(1));
+    wire::PushReply reply;
+    EXPECT_TRUE(!replies.empty() && Decode(replies[0], reply).ok());
+    return reply.repeated();
+  };
+  const auto came_last = [&](int64_t step) {
+    wire::PullReply reply;
+    EXPECT_TRUE(
+        Decode(world.Ask(kOneWorker, Method::kPull, PullFrames(step)), reply)
+            .ok());
+    return reply.came_last();
+  };
+  EXPECT_EQ(came_last(0), -1);
+  const uint64_t first = push(3, kOneWorker);
+  const uint64_t second = push(3, kOtherWorker);
+  EXPECT_THAT(world.Replies(kOneWorker, first), IsEmpty()) << "not committed";
+  const uint64_t last = push(2, kOtherWorker);
+  const uint64_t third = push(3, kOtherWorker);
+  world.Commit(world.Prepared()[0], 0);
+  EXPECT_FALSE(repeated(kOneWorker, first));
+  EXPECT_TRUE(repeated(kOtherWorker, second));
+  EXPECT_FALSE(repeated(kOtherWorker, last));
+  EXPECT_TRUE(repeated(kOtherWorker, third));
+  EXPECT_EQ(came_last(1), 0) << "node 2 is virtual worker 0";
+  EXPECT_TRUE(repeated(kOneWorker, push(2, kOneWorker))) << "of a step before";
+}
+
+TEST(ShardTest, WhoCanStandInIsToldWhoIsMissingAndElseWaits) {
+  ShardWorld world(Mode::kSync, 3600s, ShardModel(), {.backup_workers = 1});
+  const auto pull = [&] {
+    return world.Send(kOneWorker, Method::kPull, PullFrames(1, 20ms, true));
+  };
+  ASSERT_TRUE(world.Push({.nodes = {{2, 0.25F}}}).ok());
+  const uint64_t told = pull();
+  EXPECT_THAT(world.Replies(kOneWorker, told), IsEmpty()) << "not yet late";
+  world.context.Advance(21ms);
+  ASSERT_THAT(world.Replies(kOneWorker, told), SizeIs(1));
+  wire::PullReply reply;
+  ASSERT_TRUE(Decode(world.Replies(kOneWorker, told)[0], reply).ok());
+  EXPECT_EQ(reply.lacks(), 1);
+  ASSERT_TRUE(world.Push({.nodes = {{3, 0.25F}}}).ok());
+  const uint64_t waits = pull();
+  world.context.Advance(1000s);
+  EXPECT_THAT(world.Replies(kOneWorker, waits), IsEmpty())
+      << "the commit is late, nobody is missing";
+  world.Commit(world.Prepared()[0], 0);
+  ASSERT_THAT(world.Replies(kOneWorker, waits), SizeIs(1));
+  EXPECT_EQ(StepOf(world.Replies(kOneWorker, waits)[0]), 1);
 }
 
 TEST(ShardTest, PushOfALaterStepIsRefused) {

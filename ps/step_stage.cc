@@ -252,6 +252,7 @@ Status StepStage::Add(Piece piece) {
     }
   }
   num_present_ += end - begin;
+  came_last_ = static_cast<int>(begin);
   pieces_.emplace(piece.node, std::move(piece));
   return OkStatus();
 }
@@ -276,16 +277,16 @@ Status StepStage::AddAll(std::vector<Piece> pieces) {
   return OkStatus();
 }
 
-std::string StepStage::MissingVirtualWorkers() const {
+std::vector<int> StepStage::MissingVirtualWorkers() const {
   std::vector<bool> present(static_cast<size_t>(tree_.num_leaves()), false);
   for (const auto& [node, piece] : pieces_) {
     const auto [begin, end] = tree_.Range(node);
     std::fill(present.begin() + begin, present.begin() + end, true);
   }
-  std::string missing;
+  std::vector<int> missing;
   for (size_t i = 0; i < present.size(); ++i) {
     if (!present[i]) {
-      missing += StrCat(missing.empty() ? "" : ", ", i);
+      missing.push_back(static_cast<int>(i));
     }
   }
   return missing;

@@ -87,9 +87,12 @@ class StepStage {
   Status AddAll(std::vector<Piece> pieces);
 
   bool complete() const { return num_present_ == tree_.num_leaves(); }
+  int num_present() const { return num_present_; }  // virtual workers
+  // Of those whose piece was the last to be taken; -1: none.
+  int came_last() const { return came_last_; }
 
-  // "2, 3": whose gradients have not come.
-  std::string MissingVirtualWorkers() const;
+  // Whose gradients have not come, rising.
+  std::vector<int> MissingVirtualWorkers() const;
 
   // The sum over all pieces; only when complete().
   Piece Sum() const;
@@ -101,7 +104,8 @@ class StepStage {
   const ModelSpec& model_;
   StepTree tree_;
   std::map<int64_t, Piece> pieces_;  // by node
-  int num_present_ = 0;              // virtual workers
+  int num_present_ = 0;
+  int came_last_ = -1;
 };
 
 }  // namespace shoal::ps

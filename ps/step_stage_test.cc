@@ -19,6 +19,7 @@
 namespace shoal::ps {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr int64_t kDim = 2;
@@ -169,12 +170,12 @@ TEST_F(StepStageTest, SumIsTheTreeSumWhoeverSendsWhichPieces) {
 TEST_F(StepStageTest, NamesTheVirtualWorkersThatAreMissing) {
   Random random(4);
   StepStage stage(model_, 4);
-  EXPECT_EQ(stage.MissingVirtualWorkers(), "0, 1, 2, 3");
+  EXPECT_THAT(stage.MissingVirtualWorkers(), ElementsAre(0, 1, 2, 3));
   StatusOr<PushParts> push =
       ReadPush(PushOf(0, {{2, RandomLeaf(random)}}), Shape());
   ASSERT_TRUE(push.ok());
   ASSERT_TRUE(stage.Add(std::move(push->pieces[0])).ok());
-  EXPECT_EQ(stage.MissingVirtualWorkers(), "2, 3");
+  EXPECT_THAT(stage.MissingVirtualWorkers(), ElementsAre(2, 3));
   // What a part of it sends again is covered; what overlaps it is not.
   push = ReadPush(PushOf(0, {{4, RandomLeaf(random)}, {1, RandomLeaf(random)}}),
                   Shape());

@@ -192,6 +192,7 @@ void ToWire(const ClusterPlan& plan, wire::Plan& out) {
   out.set_mode(static_cast<int>(plan.mode));
   out.set_staleness(plan.staleness);
   out.set_virtual_workers(plan.virtual_workers);
+  out.set_backup_workers(plan.backup_workers);
   out.set_timeout_ns(plan.timeout.count());
   out.set_dense(static_cast<int>(plan.dense));
   out.set_collective(plan.collective);
@@ -297,9 +298,9 @@ StatusOr<ClusterPlan> FromWire(const wire::Plan& in) {
   if (in.mode() < 0 || in.mode() > static_cast<int>(Mode::kAsync) ||
       in.dense() < 0 ||
       in.dense() > static_cast<int>(DensePlace::kWorkerParts) ||
-      in.virtual_workers() < 1 || in.timeout_ns() < 1 ||
-      in.memory_per_shard() < 0 || in.move_bytes_per_second() < 0 ||
-      in.repair_bytes_per_second() < 0) {
+      in.virtual_workers() < 1 || in.backup_workers() < 0 ||
+      in.timeout_ns() < 1 || in.memory_per_shard() < 0 ||
+      in.move_bytes_per_second() < 0 || in.repair_bytes_per_second() < 0) {
     return InvalidArgumentError("the cluster's plan is not valid");
   }
   return ClusterPlan{
@@ -307,6 +308,7 @@ StatusOr<ClusterPlan> FromWire(const wire::Plan& in) {
       .dense = static_cast<DensePlace>(in.dense()),
       .staleness = in.staleness(),
       .virtual_workers = in.virtual_workers(),
+      .backup_workers = in.backup_workers(),
       .timeout = Duration(in.timeout_ns()),
       .collective = in.collective(),
       .allreduce = {in.allreduce().begin(), in.allreduce().end()},

@@ -51,7 +51,8 @@ TEST(WireTest, WhatSpillsAndHowMuchMemoryThereIsComesBack) {
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_TRUE(read->tables[0].spills);
   wire::Plan wire;
-  ToWire(ClusterPlan{.memory_per_shard = int64_t{1} << 40,
+  ToWire(ClusterPlan{.backup_workers = 3,
+                     .memory_per_shard = int64_t{1} << 40,
                      .spill_folder = "/disk",
                      .incremental_checkpoints = true},
          wire);
@@ -60,6 +61,7 @@ TEST(WireTest, WhatSpillsAndHowMuchMemoryThereIsComesBack) {
   EXPECT_EQ(plan->memory_per_shard, int64_t{1} << 40);
   EXPECT_EQ(plan->spill_folder, "/disk");
   EXPECT_TRUE(plan->incremental_checkpoints);
+  EXPECT_EQ(plan->backup_workers, 3);
   wire.set_memory_per_shard(-1);
   EXPECT_EQ(FromWire(wire).status().code(), StatusCode::kInvalidArgument);
 }

@@ -91,10 +91,12 @@ Consistency ChooseConsistency(const JobSpec& job, const ps::ModelSpec& model) {
   Consistency out;
   out.tables_text = TablesText(spec);
   out.dense_text = DenseText(spec);
-  if (out.dense_text == "auto" && !GlobalKey(job).empty()) {
+  const std::string needs_sync =
+      cluster.backup_workers() > 0 ? "cluster.backup_workers" : GlobalKey(job);
+  if (out.dense_text == "auto" && !needs_sync.empty()) {
     out.dense_text = "sync";
     out.choices.push_back(StrCat("consistency.dense: auto is sync, which ",
-                                 GlobalKey(job), " needs"));
+                                 needs_sync, " needs"));
   } else if (out.dense_text == "auto") {
     const double bytes = static_cast<double>(model.num_dense_elements()) * 4;
     const bool one_host =

@@ -22,12 +22,14 @@ using ::testing::StartsWith;
 
 // Of a job with a million dense elements, 4 MB.
 Consistency Choose(const std::string& consistency, int servers = 1,
-                   int workers = 1, const std::string& transport = "auto") {
+                   int workers = 1, const std::string& transport = "auto",
+                   int backups = 0) {
   const auto job = ParseJob(
       StrCat("data: {files: [a.csv], label: l, features: [{column: a}]}\n"
              "train: {batch_size: 64}\ntransport: ",
              transport, "\ncluster: {virtual_workers: 8, servers: ", servers,
-             ", workers: ", workers, "}\nconsistency: {", consistency, "}\n"),
+             ", workers: ", workers, ", backup_workers: ", backups,
+             "}\nconsistency: {", consistency, "}\n"),
       "job.yaml", {});
   EXPECT_TRUE(job.ok()) << job.status();
   ps::ModelSpec model;
@@ -113,6 +115,14 @@ TEST(ConsistencyTest, AutoIsAFunctionOfJobAndModel) {
   EXPECT_EQ(Choose("dense: auto", 3, 4, "zmq").choices,
             Choose("dense: auto", 3, 4, "zmq").choices);
   EXPECT_THAT(Choose("dense: allreduce", 3, 4, "zmq").choices, IsEmpty());
+}
+
+TEST(ConsistencyTest, AutoKeepsToWhatBackupWorkersNeed) {
+  const Consistency chosen = Choose("dense: auto", 1, 4, "auto", 1);
+  EXPECT_EQ(chosen.dense, ps::DensePlace::kShards);
+  EXPECT_THAT(chosen.choices,
+              ElementsAre("consistency.dense: auto is sync, which "
+                          "cluster.backup_workers needs"));
 }
 
 }  // namespace

@@ -35,6 +35,7 @@ class GradientSums {
         may_diverge_(may_diverge),
         nodes_(tree_.Cover(begin, end)) {}
 
+  int begin() const { return begin_; }
   // Of the step tree, rising; each has a sum.
   const std::vector<int64_t>& nodes() const { return nodes_; }
 

@@ -174,13 +174,24 @@ Problem CheckName(const std::string& name) {
 
 Problem CheckCluster(const JobSpec& job) {
   const ClusterSpec& cluster = job.cluster();
-  if (cluster.virtual_workers() < cluster.workers()) {
+  if (cluster.backup_workers() >= cluster.workers()) {
+    return JobProblem{
+        "cluster.backup_workers",
+        StrCat(cluster.backup_workers(), " of cluster.workers (",
+               cluster.workers(),
+               ") leave none that they stand for; ask for fewer, or raise "
+               "cluster.workers")};
+  }
+  const int primaries = cluster.workers() - cluster.backup_workers();
+  if (cluster.virtual_workers() < primaries) {
     return JobProblem{
         "cluster.virtual_workers",
-        StrCat(cluster.virtual_workers(), " is less than cluster.workers (",
-               cluster.workers(),
-               "), so some would have no share of a batch; raise it, or ask "
-               "for fewer workers")};
+        StrCat(
+            cluster.virtual_workers(), " is less than cluster.workers (",
+            primaries,
+            cluster.backup_workers() > 0 ? " without the backup_workers" : "",
+            "), so some would have no share of a batch; raise it, or ask "
+            "for fewer workers")};
   }
   if (job.train().batch_size() < cluster.virtual_workers()) {
     return JobProblem{
@@ -323,6 +334,16 @@ Problem CheckConsistency(const JobSpec& job) {
   }
   const std::string tables = TablesText(consistency);
   const std::string dense = DenseText(consistency);
+  if (job.cluster().backup_workers() > 0 &&
+      (tables != "sync" || (dense != "sync" && dense != "auto"))) {
+    return JobProblem{
+        "cluster.backup_workers",
+        StrCat("workers stand for others in sync, with the dense variables on "
+               "the servers; consistency.",
+               tables != "sync" ? "tables" : "dense", " is ",
+               tables != "sync" ? tables : dense,
+               "; set consistency.mode to sync, or backup_workers to 0")};
+  }
   if (job.cluster().rebalance() == "load" && dense == "allreduce" &&
       tables != "sync") {
     return JobProblem{"cluster.rebalance",

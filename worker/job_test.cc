@@ -313,6 +313,19 @@ struct RuleCase {
 TEST(JobRulesTest, BrokenRulesNameKeyAndWhatToDo) {
   const std::vector<RuleCase> cases = {
       {{"cluster.workers=5"}, "cluster.virtual_workers: 4 is less than"},
+      {{"cluster.workers=6", "cluster.backup_workers=1"},
+       "cluster.virtual_workers: 4 is less than cluster.workers (5 without the "
+       "backup_workers)"},
+      {{"cluster.backup_workers=1"},
+       "cluster.backup_workers: 1 of cluster.workers (1) leave none"},
+      {{"cluster.workers=2", "cluster.backup_workers=1",
+        "consistency.mode=async"},
+       "cluster.backup_workers: workers stand for others in sync, with the "
+       "dense variables on the servers; consistency.tables is async"},
+      {{"cluster.workers=2", "cluster.backup_workers=1",
+        "consistency.dense=allreduce"},
+       "cluster.backup_workers: workers stand for others in sync, with the "
+       "dense variables on the servers; consistency.dense is allreduce"},
       {{"train.batch_size=3"}, "train.batch_size: 3 is less than"},
       {{"consistency={mode: async, dense: sync}"},
        "consistency.dense: sync does not go with tables in async: a worker "
@@ -455,6 +468,9 @@ TEST(JobRulesTest, BrokenRulesNameKeyAndWhatToDo) {
 TEST(JobRulesTest, AllowedNeighboursOfBrokenRulesPass) {
   const std::vector<std::vector<std::string>> cases = {
       {"cluster.workers=4"},
+      {"cluster.workers=6", "cluster.backup_workers=2"},
+      {"cluster.workers=2", "cluster.backup_workers=1",
+       "consistency.dense=auto"},
       {"train.batch_size=4"},
       {"dense={kind: adamw, weight_decay: 0}"},
       {"dense={kind: rmsprop, centered: true, momentum: 0.9, clip_value: 1}"},

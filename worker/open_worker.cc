@@ -222,6 +222,7 @@ ps::ClusterPlan MakeClusterPlan(const JobSpec& job,
                            ? job.consistency().staleness()
                            : kDefaultStaleness,
           .virtual_workers = job.cluster().virtual_workers(),
+          .backup_workers = job.cluster().backup_workers(),
           .timeout = FromSeconds(job.cluster().timeout_seconds()),
           .collective = job.cluster().collective() == "auto"
                             ? "transport"

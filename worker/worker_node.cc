@@ -19,6 +19,7 @@ constexpr size_t kUnitsMax = 3;
 constexpr int kComputeLane = 0;
 constexpr int kReadLane = 1;
 constexpr Duration kReportEvery = 100ms;
+constexpr Duration kPatienceMin = 10ms;  // so little is no lateness
 constexpr Duration kOpenWithin = std::chrono::minutes(10);
 
 // The other workers and the checkpoint have deadlines of their own, and that
@@ -42,9 +43,12 @@ struct WorkerNode::Unit {
   StepInput input;
   std::vector<float> dense;
   std::vector<std::vector<float>> rows;
+  int lacks = -1;               // instead of rows: a virtual worker
   uint64_t values_version = 0;  // of what was pulled
   std::vector<float*> row_pointers;
+  std::shared_ptr<GradientSums> sums;
   std::vector<Gradients> pieces;  // one per node of the cover
+  bool repeated = false;          // others had pushed the same before
   int sends = 0;  // under way: to the shards, to the other workers
   double loss_sum = 0;
   double loss_scale = 1;
@@ -106,7 +110,7 @@ void WorkerNode::OnJoined(StatusOr<ps::JoinResult> joined) {
         if (newer_route_.has_value()) {
           client_->Adopt(*std::exchange(newer_route_, std::nullopt));
         }
-        MakeSums();
+        MakeSums(joined_.virtual_begin, joined_.virtual_end);
         OnOpened();
       });
 }
@@ -267,14 +271,36 @@ void WorkerNode::TakeShare(const ps::wire::Order& order) {
   joined_.num_workers = order.num_workers();
   joined_.virtual_begin = order.virtual_begin();
   joined_.virtual_end = order.virtual_end();
+  stands_for_ = -1;
   job_->source->SetShares(joined_.virtual_begin, joined_.virtual_end);
-  MakeSums();
+  MakeSums(joined_.virtual_begin, joined_.virtual_end);
 }
 
-void WorkerNode::MakeSums() {
-  sums_.emplace(joined_.model, client_->layout(), *job_->runner,
-                joined_.plan.virtual_workers, joined_.virtual_begin,
-                joined_.virtual_end, joined_.plan.global.loss_scale > 0);
+void WorkerNode::MakeSums(int virtual_begin, int virtual_end) {
+  sums_ = std::make_shared<GradientSums>(
+      joined_.model, client_->layout(), *job_->runner,
+      joined_.plan.virtual_workers, virtual_begin, virtual_end,
+      joined_.plan.global.loss_scale > 0);
+}
+
+bool WorkerNode::IsBackup() const {
+  return order_.kind == OrderKind::kTrain &&
+         joined_.plan.mode == ps::Mode::kSync &&
+         joined_.index >= ps::PrimaryWorkers(joined_.plan, joined_.num_workers);
+}
+
+void WorkerNode::StandFor(int virtual_worker) {
+  const int primaries = ps::PrimaryWorkers(joined_.plan, joined_.num_workers);
+  for (int i = 0; i < primaries; ++i) {
+    const auto [begin, end] =
+        ps::VirtualRange(joined_.plan, i, joined_.num_workers);
+    if (virtual_worker < begin || virtual_worker >= end ||
+        begin == sums_->begin()) {
+      continue;
+    }
+    job_->source->SetShares(begin, end);
+    MakeSums(begin, end);
+  }
 }
 
 void WorkerNode::BeginOrder() {
@@ -291,6 +317,7 @@ void WorkerNode::BeginOrder() {
     return;
   }
   held_ = false;
+  goes_back_to_.reset();
   stride_ = 1;
   if (order_.kind == OrderKind::kTrain && !joined_.plan.shares_steps()) {
     // Whole steps are dealt to the workers in turn: however many there are, a
@@ -340,8 +367,16 @@ void WorkerNode::Advance() {
     }
     return;
   }
+  if (goes_back_to_.has_value()) {
+    if (filling_ || computing_ || pulling_) {
+      return;
+    }
+    units_.clear();
+    next_fill_ = *std::exchange(goes_back_to_, std::nullopt);
+    pulls_started_until_ = computed_until_ = done_until_ = next_fill_;
+  }
   if (done_until_ == last_unit_ && !filling_) {
-    ReportProgress(std::min(last_unit_, order_.until), true);
+    ReportProgress(counted_until_, true);
     AskOrder();
     return;
   }
@@ -441,6 +476,10 @@ std::string WorkerNode::UnitText(const Unit& unit) const {
 void WorkerNode::StartFill(Unit& unit) {
   filling_ = true;
   unit.state = Unit::State::kFilling;
+  if (IsBackup() && stands_for_ >= 0) {
+    StandFor(stands_for_);
+  }
+  unit.sums = sums_;
   StartWork(
       kReadLane, "reading the examples of ", &unit,
       [this, &unit, heads = client_->heads()] {
@@ -490,6 +529,7 @@ void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
     unit.dense.resize(static_cast<size_t>(client_->layout().size()));
   }
   const Time start = context_->Now();
+  unit.lacks = -1;
   client_->Pull(
       {.step = order_.kind == OrderKind::kTrain ? unit.number : order_.until,
        .groups = unit.input.groups,
@@ -497,10 +537,18 @@ void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
        .dense = replica_ == nullptr ? unit.dense.data() : nullptr,
        .loss_scale = &unit.loss_scale,
        .staleness = &unit.staleness,
+       .came_last = &came_last_,
+       .lacks = IsBackup() ? &unit.lacks : nullptr,
+       .patience = Patience(),
        .owner = owner},
       [this, &unit, start](const Status& status) {
         RecordTrace("pull", unit.number, start, context_->Now());
         pulling_ = false;
+        if (status.code() == StatusCode::kAborted && unit.lacks >= 0) {
+          StandIn(unit.number - 1, unit.lacks);
+          Advance();
+          return;
+        }
         if (status.code() == StatusCode::kAborted) {
           // This worker took the place of one whose pushes completed the step:
           // the job has gone on, and the coordinator knows where it is.
@@ -532,9 +580,10 @@ void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
         const TraceSpan span("compute", unit.number);
         Compute(unit);
       },
-      [this, owner] {
+      [this, owner, start = context_->Now()] {
         Unit& unit = *owner;
         computing_ = false;
+        compute_took_ = context_->Now() - start;
         computed_until_ = unit.number + stride_;
         if (!unit.status.ok()) {
           Fail(unit.status);
@@ -542,16 +591,9 @@ void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
         }
         if (order_.kind == OrderKind::kTrain) {
           StartPush(owner);
-          if (std::isfinite(unit.loss_sum)) {  // Else the step is skipped.
-            loss_sum_ += unit.loss_sum;
-            loss_examples_ += unit.input.examples;
+          if (joined_.plan.backup_workers == 0) {
+            Count(unit);
           }
-          examples_ += unit.input.examples;
-          if (joined_.plan.mode != ps::Mode::kSync) {
-            staleness_.Add(unit.staleness);
-            staleness_of_all_.Add(unit.staleness);
-          }
-          ReportProgress(unit.number + 1, false);
         } else {
           OnUnitDone(unit);
         }
@@ -590,8 +632,8 @@ void WorkerNode::Compute(Unit& unit) {
       share.fraction *= static_cast<float>(unit.loss_scale);
     }
   }
-  StatusOr<double> loss =
-      sums_->Run(unit.number, unit.input.shares, values, unit.pieces, ready);
+  StatusOr<double> loss = unit.sums->Run(unit.number, unit.input.shares, values,
+                                         unit.pieces, ready);
   unit.status = loss.status();
   unit.loss_sum = loss.ok() ? *loss : 0;
 }
@@ -601,7 +643,7 @@ void WorkerNode::Compute(Unit& unit) {
 void WorkerNode::BeginGradients(const std::shared_ptr<Unit>& owner) {
   Unit& unit = *owner;
   unit.sends = replica_ == nullptr ? 1 : 2;
-  unit.pieces.resize(sums_->nodes().size());
+  unit.pieces.resize(unit.sums->nodes().size());
   if (replica_ == nullptr) {
     return;
   }
@@ -623,7 +665,7 @@ void WorkerNode::StartPush(const std::shared_ptr<Unit>& owner) {
     for (const std::vector<float>& table : unit.pieces[i].rows) {
       rows[i].push_back(table.data());
     }
-    pieces.push_back({.node = sums_->nodes()[i],
+    pieces.push_back({.node = unit.sums->nodes()[i],
                       .rows = rows[i],
                       .dense = unit.pieces[i].dense.data()});
   }
@@ -633,14 +675,68 @@ void WorkerNode::StartPush(const std::shared_ptr<Unit>& owner) {
        .groups = unit.input.groups,
        .pieces = pieces,
        .computed_from = unit.dense.data(),
+       .repeated = &unit.repeated,
        .owner = owner},
       [this, &unit, start = context_->Now(),
        done = SendDone(owner)](const Status& status) {
         RecordTrace("push", unit.number, start, context_->Now());
+        if (joined_.plan.backup_workers > 0 && status.ok()) {
+          TakeTurn(unit);
+        }
         done(status);
       });
   if (replica_ != nullptr) {
     replica_->ReadyAll();
+  }
+  if (IsBackup() && unit.number + 1 == last_unit_) {
+    WatchLastStep();
+  }
+}
+
+// Others compute as much: who takes longer than twice that is late.
+Duration WorkerNode::Patience() const {
+  return 2 * compute_took_ + kPatienceMin;
+}
+
+void WorkerNode::StandIn(int64_t step, int virtual_worker) {
+  stands_for_ = virtual_worker;
+  goes_back_to_ = std::max(step, order_.from);
+}
+
+void WorkerNode::WatchLastStep() {
+  struct Nothing {
+    std::vector<ps::GroupIds> groups;
+    std::vector<float*> rows;
+    int lacks = -1;
+  };
+  const auto nothing = std::make_shared<Nothing>();
+  nothing->groups.resize(joined_.model.groups.size());
+  nothing->rows.resize(joined_.model.tables.size());
+  client_->Pull({.step = last_unit_,
+                 .groups = nothing->groups,
+                 .rows = nothing->rows,
+                 .lacks = &nothing->lacks,
+                 .patience = Patience(),
+                 .owner = nothing},
+                [this, order = order_.number, step = last_unit_ - 1,
+                 nothing = nothing.get()](const Status&) {
+                  if (nothing->lacks >= 0 && order_.number == order &&
+                      !asking_ && !restarting_) {
+                    StandIn(step, nothing->lacks);
+                    Advance();
+                  }
+                });
+}
+
+// With backups two workers may compute the same: what it adds to the training
+// is counted once. A backup that was not needed turns to who came last; one
+// that was stays, so that two that are late get one each.
+void WorkerNode::TakeTurn(const Unit& unit) {
+  if (!unit.repeated) {
+    Count(unit);
+    stood_in_ += IsBackup() ? 1 : 0;
+  } else if (IsBackup() && came_last_ >= 0 && unit.sums == sums_) {
+    stands_for_ = came_last_;
   }
 }
 
@@ -704,6 +800,25 @@ void WorkerNode::ReportClock() {
                  });
 }
 
+void WorkerNode::Count(const Unit& unit) {
+  // Others have counted the last steps of the window before.
+  const int64_t every = job_->log_every_steps;
+  if (unit.number / every > counted_until_ / every) {
+    ReportProgress(counted_until_, true);
+  }
+  counted_until_ = unit.number + 1;
+  if (std::isfinite(unit.loss_sum)) {  // Else the step is skipped.
+    loss_sum_ += unit.loss_sum;
+    loss_examples_ += unit.input.examples;
+  }
+  examples_ += unit.input.examples;
+  if (joined_.plan.mode != ps::Mode::kSync) {
+    staleness_.Add(unit.staleness);
+    staleness_of_all_.Add(unit.staleness);
+  }
+  ReportProgress(unit.number + 1, false);
+}
+
 void WorkerNode::ReportProgress(int64_t step, bool force) {
   const int64_t every = job_->log_every_steps;
   const int64_t window = (step - 1) / every;
@@ -737,6 +852,7 @@ void WorkerNode::Report() {
       {.ready = true,
        .step = std::max<int64_t>(done_until_, 0),
        .examples = examples_,
+       .stood_in = stood_in_,
        .dense_bytes = replica_ == nullptr ? 0 : replica_->memory_bytes(),
        .staleness = staleness_of_all_});
   context_->SetTimer(context_->Now() + ps::kReportEvery, [this] { Report(); });

@@ -94,7 +94,16 @@ class WorkerNode : public comm::Node {
   void OnOrder(const comm::Message& reply);
   Status TakeMode(const ps::wire::Order& order);
   void TakeShare(const ps::wire::Order& order);
-  void MakeSums();
+  void MakeSums(int virtual_begin, int virtual_end);
+  bool IsBackup() const;
+  // A backup computes what the worker does whose virtual worker that is, from
+  // the next step that is read on.
+  void StandFor(int virtual_worker);
+  // At once, and in step `step`, which waits for that.
+  void StandIn(int64_t step, int virtual_worker);
+  // Where no pull follows that would tell whether the step lacks others.
+  void WatchLastStep();
+  Duration Patience() const;
   void BeginOrder();
 
   // Starts whatever may start; called after every event.
@@ -117,6 +126,8 @@ class WorkerNode : public comm::Node {
   void Compute(Unit& unit);
 
   void ReportClock();
+  void TakeTurn(const Unit& unit);
+  void Count(const Unit& unit);
   void ReportProgress(int64_t step, bool force);
   void Report();
   void Fail(const Status& why);
@@ -133,7 +144,7 @@ class WorkerNode : public comm::Node {
   ps::JoinResult joined_;
   std::optional<ps::RouteTable> newer_route_;  // while it opens
   StatusOr<WorkerJob> job_;
-  std::optional<GradientSums> sums_;
+  std::shared_ptr<GradientSums> sums_;  // of the steps that are read now
   bool stopped_ = false;
   int opening_ = 0;  // things that the first order waits for
 
@@ -158,11 +169,18 @@ class WorkerNode : public comm::Node {
   std::deque<std::shared_ptr<Unit>> units_;  // rising
   uint64_t values_versions_ = 0;
 
+  // sync with backup workers.
+  int came_last_ = -1;   // a virtual worker, in the last step that is known of
+  int stands_for_ = -1;  // of a backup: a virtual worker of who it stands for
+  int64_t stood_in_ = 0;
+  std::optional<int64_t> goes_back_to_;  // a step, with other shares
+  Duration compute_took_ = std::chrono::seconds(1);
+
   // Where WaitsForClocks().
   int64_t minimum_clock_ = 0;
 
   // Progress since it was last reported.
-  int64_t window_ = 0;
+  int64_t counted_until_ = 0;
   double loss_sum_ = 0;
   int64_t loss_examples_ = 0;
   Histogram staleness_;   // of gradients, outside sync

@@ -105,6 +105,12 @@ int OnProgress(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
   return *static_cast<const std::atomic<bool>*>(user) ? 1 : 0;
 }
 
+// Tokens run out, and end with every change of who may do what.
+bool IsOfAnOldToken(const std::string& body) {
+  return body.find("invalid auth token") != std::string::npos ||
+         body.find("revision of auth store is old") != std::string::npos;
+}
+
 // Whether another member may do better.
 Status Refused(long http, const std::string& body) {
   const Json json = Json::parse(body, nullptr, /*allow_exceptions=*/false);
@@ -132,88 +138,97 @@ Status Refused(long http, const std::string& body) {
 
 }  // namespace
 
-StatusOr<EtcdAddress> EtcdAddress::Parse(const std::string& text) {
-  const auto wrong = [&text](const char* what) {
-    return InvalidArgumentError(
-        StrCat("'", text, "' ", what,
-               "; expected etcd://HOST:PORT[,HOST:PORT...][/NAME]"));
-  };
-  constexpr std::string_view kScheme = "etcd://";
-  if (!text.starts_with(kScheme)) {
-    return wrong(text.starts_with("etcds://")
-                     ? "asks for TLS, which is not there for etcd"
-                     : "is no address of etcd");
-  }
-  if (text.find('@') != std::string::npos) {
-    // A password in it is not repeated.
-    return InvalidArgumentError(
-        "an address of etcd has a '@': users and passwords are not there for "
-        "etcd; expected etcd://HOST:PORT[,HOST:PORT...][/NAME]");
-  }
-  EtcdAddress address;
-  std::string_view rest = std::string_view(text).substr(kScheme.size());
-  const size_t slash = rest.find('/');
-  if (slash != std::string_view::npos) {
-    address.name = rest.substr(slash + 1);
-    rest = rest.substr(0, slash);
-    if (address.name.empty() || address.name.ends_with('/')) {
-      return wrong("has a '/' and no name after it");
-    }
-  }
-  while (true) {
-    const size_t comma = rest.find(',');
-    const std::string_view host = rest.substr(0, comma);
-    const size_t colon = host.rfind(':');
-    int port = 0;
-    if (colon == std::string_view::npos || colon == 0) {
-      return wrong("has a member without host or port");
-    }
-    const char* const end = host.data() + host.size();
-    const auto [at, error] =
-        std::from_chars(host.data() + colon + 1, end, port);
-    if (error != std::errc() || at != end || port < 1 || port > 65535) {
-      return wrong("has a port that is no number from 1 to 65535");
-    }
-    if (host.find_first_of(" ?#\\\"'") != std::string_view::npos) {
-      return wrong("has a member that is no host");
-    }
-    address.hosts.emplace_back(host);
-    if (comma == std::string_view::npos) {
-      return address;
-    }
-    rest = rest.substr(comma + 1);
-  }
-}
-
-std::string EtcdAddress::HostsText() const {
-  std::string text = "etcd://";
-  for (size_t i = 0; i < hosts.size(); ++i) {
-    text += StrCat(i == 0 ? "" : ",", hosts[i]);
-  }
-  return text;
+StatusOr<EtcdClient::Options> EtcdClient::OptionsFor(
+    const EtcdAddress& address) {
+  Options options{.hosts = address.hosts, .tls = address.tls};
+  SHOAL_ASSIGN_OR_RETURN(options.access, EtcdAccess::Read());
+  return options;
 }
 
 StatusOr<std::string> EtcdClient::PostTo(const std::string& host,
                                          const char* path,
                                          const std::string& body) {
+  bool token_is_old = false;
+  if (options_.access.user.empty()) {
+    return PostOnce(host, path, body, "", token_is_old);
+  }
+  for (bool again : {true, false}) {
+    SHOAL_ASSIGN_OR_RETURN(const std::string token, Token(host));
+    StatusOr<std::string> answer =
+        PostOnce(host, path, body, token, token_is_old);
+    if (!token_is_old || !again) {
+      return answer;
+    }
+    const MutexLock lock(mutex_);
+    if (token_ == token) {
+      token_.clear();
+    }
+  }
+  return InternalError("unreachable");
+}
+
+StatusOr<std::string> EtcdClient::Token(const std::string& host) {
+  {
+    const MutexLock lock(mutex_);
+    if (!token_.empty()) {
+      return token_;
+    }
+  }
+  bool token_is_old = false;
+  SHOAL_ASSIGN_OR_RETURN(const std::string body,
+                         PostOnce(host, "auth/authenticate",
+                                  Json{{"name", options_.access.user},
+                                       {"password", options_.access.password}}
+                                      .dump(-1, ' ', /*ensure_ascii=*/false,
+                                            Json::error_handler_t::replace),
+                                  "", token_is_old));
+  SHOAL_ASSIGN_OR_RETURN(const Json json, ParseAnswer(body));
+  const auto token = json.find("token");
+  if (token == json.end() || !token->is_string()) {
+    return OddAnswer("token");
+  }
+  const MutexLock lock(mutex_);
+  token_ = token->get<std::string>();
+  return token_;
+}
+
+StatusOr<std::string> EtcdClient::PostOnce(const std::string& host,
+                                           const char* path,
+                                           const std::string& body,
+                                           const std::string& token,
+                                           bool& token_is_old) {
+  token_is_old = false;
   static const CURLcode kStarted = curl_global_init(CURL_GLOBAL_DEFAULT);
   (void)kStarted;
   // One for each call: a call that waits must not keep another from leaving.
   CURL* const curl = curl_easy_init();
-  const std::string url = StrCat("http://", host, "/v3/", path);
+  const std::string scheme = options_.tls ? "https" : "http";
+  const std::string url = StrCat(scheme, "://", host, "/v3/", path);
   const long within = std::max<long>(
       1, std::chrono::ceil<std::chrono::milliseconds>(options_.request_within)
              .count());
   std::string answer;
   char detail[CURL_ERROR_SIZE] = "";
-  curl_slist* const headers =
+  curl_slist* headers =
       curl_slist_append(nullptr, "Content-Type: application/json");
+  if (!token.empty()) {
+    headers =
+        curl_slist_append(headers, StrCat("Authorization: ", token).c_str());
+  }
   const auto set = [curl](CURLoption option, auto value) {
     curl_easy_setopt(curl, option, value);
   };
   set(CURLOPT_URL, url.c_str());
   set(CURLOPT_NOPROXY, "*");  // What proxies are for is not behind this wall.
-  set(CURLOPT_PROTOCOLS_STR, "http");
+  set(CURLOPT_PROTOCOLS_STR, scheme.c_str());
+  const EtcdAccess& access = options_.access;
+  if (options_.tls && !access.ca_file.empty()) {
+    set(CURLOPT_CAINFO, access.ca_file.c_str());
+  }
+  if (options_.tls && !access.cert_file.empty()) {
+    set(CURLOPT_SSLCERT, access.cert_file.c_str());
+    set(CURLOPT_SSLKEY, access.key_file.c_str());
+  }
   set(CURLOPT_HTTPHEADER, headers);
   set(CURLOPT_POSTFIELDS, body.c_str());
   set(CURLOPT_POSTFIELDSIZE, static_cast<long>(body.size()));
@@ -235,11 +250,18 @@ StatusOr<std::string> EtcdClient::PostTo(const std::string& host,
     return InternalError(
         StrCat("its answer has more than ", kAnswerBytesMax, " bytes"));
   }
+  if (code == CURLE_PEER_FAILED_VERIFICATION ||
+      code == CURLE_SSL_CACERT_BADFILE || code == CURLE_SSL_CERTPROBLEM) {
+    return FailedPreconditionError(
+        StrCat(detail[0] != '\0' ? detail : curl_easy_strerror(code),
+               "; see ETCDCTL_CACERT, ETCDCTL_CERT and ETCDCTL_KEY"));
+  }
   if (code != CURLE_OK) {
     return UnavailableError(detail[0] != '\0' ? detail
                                               : curl_easy_strerror(code));
   }
   if (http != 200) {
+    token_is_old = IsOfAnOldToken(answer);
     return Refused(http, answer);
   }
   return answer;
@@ -302,14 +324,17 @@ StatusOr<std::optional<EtcdEntry>> EtcdClient::Get(const std::string& key) {
   return std::optional<EtcdEntry>(std::move(entry));
 }
 
-StatusOr<int64_t> EtcdClient::ChangeIf(const Condition& condition,
+StatusOr<int64_t> EtcdClient::ChangeIf(std::span<const Condition> conditions,
                                        std::span<const Change> changes) {
   Json request;
-  request["compare"] = Json::array(
-      {{{"key", ToBase64(condition.key)},
-        {"target", "CREATE"},
-        {"result", "EQUAL"},
-        {"create_revision", std::to_string(condition.create_revision)}}});
+  request["compare"] = Json::array();
+  for (const Condition& condition : conditions) {
+    request["compare"].push_back(
+        {{"key", ToBase64(condition.key)},
+         {"target", "CREATE"},
+         {"result", "EQUAL"},
+         {"create_revision", std::to_string(condition.create_revision)}});
+  }
   request["success"] = Json::array();
   for (const Change& change : changes) {
     Json operation = {{"key", ToBase64(change.key)}};

@@ -6,24 +6,14 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "base/etcd/address.h"
+#include "base/mutex.h"
 #include "base/status.h"
 #include "base/time.h"
 
 namespace shoal {
-
-// "etcd://HOST:PORT[,HOST:PORT...][/NAME]".
-struct EtcdAddress {
-  std::vector<std::string> hosts;  // "HOST:PORT"
-  std::string name;                // may be empty
-
-  static bool Is(std::string_view text) { return text.starts_with("etcd"); }
-  // Errors: kInvalidArgument (what is wrong, and how it is written).
-  static StatusOr<EtcdAddress> Parse(const std::string& text);
-  std::string HostsText() const;  // "etcd://HOST:PORT,..."
-};
 
 struct EtcdEntry {
   std::string value;
@@ -38,14 +28,20 @@ struct EtcdEntry {
 // Thread-safe; calls block. Errors of all: kUnavailable (no member answers, or
 // none of them has a majority; naming each and why), kInternal (one answers
 // what etcd would not), kFailedPrecondition (etcd refuses: its words),
-// kCancelled (after Cancel()). A change that ended with kUnavailable may have
+// kCancelled (after Cancel()). With a
+// user, calls name it by a token that is asked for again when it has run out. A
+// change that ended with kUnavailable may have
 // been made.
 class EtcdClient {
  public:
   struct Options {
     std::vector<std::string> hosts;
+    bool tls = false;
+    EtcdAccess access = {};
     Duration request_within = std::chrono::seconds(1);  // to each of them
   };
+  // With the access that the environment gives. Errors: EtcdAccess::Read()'s.
+  static StatusOr<Options> OptionsFor(const EtcdAddress& address);
   explicit EtcdClient(Options options) : options_(std::move(options)) {}
   EtcdClient(const EtcdClient&) = delete;
   EtcdClient& operator=(const EtcdClient&) = delete;
@@ -62,9 +58,9 @@ class EtcdClient {
     std::optional<std::string> value;  // none: what is there goes
     int64_t lease = 0;                 // that it goes with; 0: none
   };
-  // Makes all changes at once if the condition holds: gives their revision, or
-  // 0 if it does not hold.
-  StatusOr<int64_t> ChangeIf(const Condition& condition,
+  // Makes all changes at once if all conditions hold: gives their revision, or
+  // 0 if one does not.
+  StatusOr<int64_t> ChangeIf(std::span<const Condition> conditions,
                              std::span<const Change> changes);
 
   struct Lease {
@@ -82,10 +78,17 @@ class EtcdClient {
  private:
   // Gives the answer's body.
   StatusOr<std::string> Post(const char* path, const std::string& body);
+  // As the user, if there is one.
   StatusOr<std::string> PostTo(const std::string& host, const char* path,
                                const std::string& body);
+  StatusOr<std::string> Token(const std::string& host);
+  StatusOr<std::string> PostOnce(const std::string& host, const char* path,
+                                 const std::string& body,
+                                 const std::string& token, bool& token_is_old);
 
   const Options options_;
+  Mutex mutex_;
+  std::string token_ SHOAL_GUARDED_BY(mutex_);
   std::atomic<size_t> first_ = 0;  // of the hosts
   std::atomic<bool> cancelled_ = false;
 };

@@ -27,13 +27,15 @@ StatusOr<std::optional<EtcdElection::Leader>> EtcdElection::Look() {
 }
 
 StatusOr<bool> EtcdElection::Try(const std::string& card,
+                                 std::span<const EtcdClient::Condition> only_if,
                                  std::span<const EtcdClient::Change> with) {
   const Time asked = clock_.Now();
   SHOAL_ASSIGN_OR_RETURN(lease_, client_.Grant(ttl_));
   std::vector<EtcdClient::Change> changes(with.begin(), with.end());
   changes.push_back({.key = key_, .value = card, .lease = lease_.id});
-  const StatusOr<int64_t> revision =
-      client_.ChangeIf({.key = key_, .create_revision = 0}, changes);
+  std::vector<EtcdClient::Condition> conditions(only_if.begin(), only_if.end());
+  conditions.push_back({.key = key_, .create_revision = 0});
+  const StatusOr<int64_t> revision = client_.ChangeIf(conditions, changes);
   if (!revision.ok() || *revision == 0) {
     // Perhaps it was made all the same; without the lease it goes.
     (void)client_.Revoke(lease_.id);
@@ -57,8 +59,8 @@ Status EtcdElection::Tell(const std::string& card) {
 
 Status EtcdElection::Change(std::span<const EtcdClient::Change> changes) {
   SHOAL_RETURN_IF_ERROR(lost());
-  const StatusOr<int64_t> revision =
-      client_.ChangeIf({.key = key_, .create_revision = epoch_}, changes);
+  const EtcdClient::Condition leads{.key = key_, .create_revision = epoch_};
+  const StatusOr<int64_t> revision = client_.ChangeIf({&leads, 1}, changes);
   if (revision.status().code() == StatusCode::kNotFound) {
     Lose("its lease has run out");
   } else if (revision.ok() && *revision == 0) {

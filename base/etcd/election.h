@@ -42,9 +42,10 @@ class EtcdElection {
   // Who leads now, if anybody. From any thread.
   StatusOr<std::optional<Leader>> Look();
 
-  // Leads, if nobody does: then gives true, makes `with` too, and a thread
-  // renews the lease until Resign() or until it is lost.
+  // Leads, if nobody does and `only_if` holds: then gives true, makes `with`
+  // too, and a thread renews the lease until Resign() or until it is lost.
   StatusOr<bool> Try(const std::string& card,
+                     std::span<const EtcdClient::Condition> only_if = {},
                      std::span<const EtcdClient::Change> with = {});
 
   // The rest is for a leader.

@@ -40,7 +40,8 @@ class FakeEtcd {
   FakeEtcd() {
     server_.Post("/v3/(.*)", [this](const httplib::Request& request,
                                     httplib::Response& response) {
-      Handle(request.matches[1], request.body, response);
+      Handle(request.matches[1], request.body,
+             request.get_header_value("Authorization"), response);
     });
     port_ = server_.bind_to_any_port("127.0.0.1");
     thread_ = std::thread([this] { server_.listen_after_bind(); });
@@ -77,6 +78,11 @@ class FakeEtcd {
     std::erase_if(entries_, [](const auto& e) { return e.second.lease != 0; });
   }
   int requests() const { return requests_; }
+  // From now on there are users; tokens that were given are none any more.
+  void EndTokens() {
+    const MutexLock lock(mutex_);
+    ++token_;
+  }
 
  private:
   struct Entry {
@@ -86,7 +92,7 @@ class FakeEtcd {
   };
 
   void Handle(const std::string& path, const std::string& body,
-              httplib::Response& response) {
+              const std::string& token, httplib::Response& response) {
     ++requests_;
     Answer answer;
     {
@@ -96,6 +102,19 @@ class FakeEtcd {
         next_.pop_front();
       } else if (always_.has_value()) {
         answer = *always_;
+      } else if (path == "auth/authenticate") {
+        const Json in = Json::parse(body);
+        answer =
+            in["name"] == "me" && in["password"] == "a:b"
+                ? Answer{.body =
+                             Json{{"token", std::to_string(++token_)}}.dump()}
+                : Answer{.http = 400,
+                         .body = R"({"error": "etcdserver: authentication )"
+                                 R"(failed", "code": 3})"};
+      } else if (token_ > 0 && token != std::to_string(token_)) {
+        answer = {.http = 401,
+                  .body = R"({"error": "etcdserver: invalid auth token", )"
+                          R"("code": 16})"};
       } else {
         answer = Right(path, Json::parse(body));
       }
@@ -135,10 +154,14 @@ class FakeEtcd {
               {"value", at->second.value}}});
       }
     } else if (path == "kv/txn") {
-      const Json& compare = in["compare"][0];
-      const auto at = entries_.find(compare["key"]);
-      const int64_t created = at == entries_.end() ? 0 : at->second.created;
-      if (std::to_string(created) == compare["create_revision"]) {
+      const bool holds = std::all_of(
+          in["compare"].begin(), in["compare"].end(),
+          [this](const Json& compare) {
+            const auto at = entries_.find(compare["key"]);
+            const int64_t made = at == entries_.end() ? 0 : at->second.created;
+            return std::to_string(made) == compare["create_revision"];
+          });
+      if (holds) {
         ++revision_;
         out["header"] = Header();
         out["succeeded"] = true;
@@ -164,6 +187,7 @@ class FakeEtcd {
   int port_ = 0;
   std::thread thread_;
   std::atomic<int> requests_ = 0;
+  int token_ SHOAL_GUARDED_BY(mutex_) = 0;
   Mutex mutex_;
   std::deque<Answer> next_ SHOAL_GUARDED_BY(mutex_);
   std::optional<Answer> always_ SHOAL_GUARDED_BY(mutex_);
@@ -191,6 +215,10 @@ TEST(EtcdAddressTest, HostsAndNameAreRead) {
               testing::ElementsAre("a:1", "[::1]:65535", "10.0.0.1:2"));
   EXPECT_EQ(more->name, "team/job");
   EXPECT_EQ(more->HostsText(), "etcd://a:1,[::1]:65535,10.0.0.1:2");
+  const StatusOr<EtcdAddress> tls = EtcdAddress::Parse("etcds://a:1/job");
+  ASSERT_TRUE(tls.ok()) << tls.status();
+  EXPECT_TRUE(tls->tls && !more->tls);
+  EXPECT_EQ(tls->HostsText(), "etcds://a:1");
 }
 
 TEST(EtcdAddressTest, OthersAreRefusedSayingHowItIsWritten) {
@@ -198,7 +226,7 @@ TEST(EtcdAddressTest, OthersAreRefusedSayingHowItIsWritten) {
        {"", "etcd", "etcd://", "etcd://a", "etcd://a:", "etcd://:1",
         "etcd://a:0", "etcd://a:65536", "etcd://a:1x", "etcd://a:1,",
         "etcd://a:1,b", "etcd://a:1/", "etcd://a:1/b/", "etcd://a b:1",
-        "http://a:1", "tcp://a:1", "etcds://a:1", "etcd://u:secret@a:1"}) {
+        "http://a:1", "tcp://a:1", "etcds://a", "etcd://u:secret@a:1"}) {
     const Status status = EtcdAddress::Parse(text).status();
     EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << text;
     EXPECT_THAT(status.message(), HasSubstr("etcd://HOST:PORT")) << text;
@@ -218,8 +246,8 @@ TEST_F(EtcdClientTest, ChangesAreMadeTogetherWhenTheConditionHolds) {
   EXPECT_FALSE(client_.Get("a")->has_value());
   const EtcdClient::Change puts[] = {{.key = "a", .value = bytes},
                                      {.key = "b", .value = ""}};
-  const StatusOr<int64_t> made =
-      client_.ChangeIf({.key = "a", .create_revision = 0}, puts);
+  const EtcdClient::Condition new_ones[] = {{.key = "a"}, {.key = "b"}};
+  const StatusOr<int64_t> made = client_.ChangeIf(new_ones, puts);
   ASSERT_TRUE(made.ok()) << made.status();
   EXPECT_GT(*made, 0);
   EXPECT_EQ((*client_.Get("a"))->value, bytes);
@@ -228,15 +256,63 @@ TEST_F(EtcdClientTest, ChangesAreMadeTogetherWhenTheConditionHolds) {
 
   const EtcdClient::Change more[] = {{.key = "a", .value = "other"},
                                      {.key = "b", .value = std::nullopt}};
-  for (const int64_t wrong : {int64_t{0}, *made + 1}) {
-    EXPECT_EQ(*client_.ChangeIf({.key = "a", .create_revision = wrong}, more),
-              0);
+  const EtcdClient::Condition right[] = {
+      {.key = "a", .create_revision = *made},
+      {.key = "b", .create_revision = *made}};
+  for (const int64_t revision : {int64_t{0}, *made + 1}) {
+    const EtcdClient::Condition wrong{.key = "a", .create_revision = revision};
+    const EtcdClient::Condition one_wrong[] = {right[1], wrong};
+    EXPECT_EQ(*client_.ChangeIf({&wrong, 1}, more), 0);
+    EXPECT_EQ(*client_.ChangeIf(one_wrong, more), 0);
     EXPECT_EQ((*client_.Get("a"))->value, bytes);
     EXPECT_TRUE(client_.Get("b")->has_value());
   }
-  EXPECT_GT(*client_.ChangeIf({.key = "a", .create_revision = *made}, more), 0);
+  EXPECT_GT(*client_.ChangeIf(right, more), 0);
   EXPECT_EQ((*client_.Get("a"))->value, "other");
   EXPECT_FALSE(client_.Get("b")->has_value());
+}
+
+TEST_F(EtcdClientTest, UserIsNamedByATokenThatIsAskedForAgain) {
+  etcd_.EndTokens();
+  EXPECT_EQ(client_.Get("a").status().code(), StatusCode::kFailedPrecondition);
+  EtcdClient::Options options{.hosts = {etcd_.host()},
+                              .access = {.user = "me", .password = "a:b"}};
+  EtcdClient mine(options);
+  EXPECT_TRUE(mine.Get("a").ok());
+  const int before = etcd_.requests();
+  EXPECT_TRUE(mine.Get("a").ok());
+  EXPECT_EQ(etcd_.requests(), before + 1) << "the token is kept";
+  etcd_.EndTokens();
+  EXPECT_TRUE(mine.Get("a").ok());
+  options.access.password = "wrong";
+  const Status refused = EtcdClient(options).Get("a").status();
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+  EXPECT_THAT(refused.message(), HasSubstr("authentication failed"));
+  EXPECT_THAT(refused.message(), testing::Not(HasSubstr("wrong")));
+}
+
+TEST(EtcdAccessTest, ComesFromTheEnvironmentAndIsChecked) {
+  const auto read = [](const char* name, const char* value) {
+    setenv(name, value, 1);
+    const StatusOr<EtcdAccess> access = EtcdAccess::Read();
+    unsetenv(name);
+    return access;
+  };
+  const StatusOr<EtcdAccess> user = read("ETCDCTL_USER", "me:a:b");
+  ASSERT_TRUE(user.ok()) << user.status();
+  EXPECT_EQ(user->user, "me");
+  EXPECT_EQ(user->password, "a:b");
+  const auto error = [&read](const char* name, const char* value) {
+    const Status status = read(name, value).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  EXPECT_THAT(
+      error("ETCDCTL_USER", "secret"),
+      AllOf(HasSubstr("NAME:PASSWORD"), testing::Not(HasSubstr("secret"))));
+  EXPECT_THAT(error("ETCDCTL_CACERT", "/none.pem"),
+              AllOf(HasSubstr("ETCDCTL_CACERT"), HasSubstr("/none.pem")));
+  EXPECT_THAT(error("ETCDCTL_CERT", "/dev/null"), HasSubstr("ETCDCTL_KEY"));
 }
 
 TEST_F(EtcdClientTest, LeasesAreRenewedUntilTheyAreGone) {
@@ -273,8 +349,7 @@ TEST_F(EtcdClientTest, AnswersThatAreNotEtcdsAreRefusedNamingTheEndpoint) {
        {"{}", "{\"header\": 7}", "{\"header\": {\"revision\": \"0\"}}",
         "{\"header\": {\"revision\": \"3\"}, \"succeeded\": \"yes\"}"}) {
     etcd_.Next({{.http = 200, .body = body}});
-    EXPECT_EQ(client_.ChangeIf({.key = "a"}, {}).status().code(),
-              StatusCode::kInternal)
+    EXPECT_EQ(client_.ChangeIf({}, {}).status().code(), StatusCode::kInternal)
         << body;
   }
   for (const char* body : {"{}", "{\"ID\": \"7\"}", "{\"TTL\": \"7\"}",
@@ -394,7 +469,12 @@ TEST_F(EtcdElectionTest, OneLeadsUntilItResignsAndTheNextHasAGreaterEpoch) {
   EXPECT_FALSE(first.Look()->has_value());
   EXPECT_FALSE(first.Leads());
   const EtcdClient::Change with{.key = "job/other", .value = "x"};
-  ASSERT_TRUE(*first.Try("one", {&with, 1}));
+  const EtcdClient::Condition there{.key = "job/other", .create_revision = 7};
+  const EtcdClient::Condition new_one{.key = "job/other"};
+  EXPECT_FALSE(*first.Try("one", {&there, 1}, {&with, 1}));
+  EXPECT_FALSE(first.Look()->has_value());
+  EXPECT_FALSE(client_.Get("job/other")->has_value());
+  ASSERT_TRUE(*first.Try("one", {&new_one, 1}, {&with, 1}));
   EXPECT_TRUE(first.Leads());
   EXPECT_TRUE(client_.Get("job/other")->has_value());
   EXPECT_FALSE(*second.Try("two"));

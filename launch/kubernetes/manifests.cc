@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/s3/names.h"
 #include "base/strcat.h"
 #include "launch/kubernetes/base_files.h"
 #include "launch/kubernetes/yaml_json.h"
@@ -21,6 +22,9 @@ constexpr size_t kNameSizeMax = 40;
 
 // Of docker/cuda.Dockerfile.
 constexpr char kGpuImage[] = "shoal-cuda:0.1.0";
+
+// Of k8s/components/store.
+constexpr char kStoreSecret[] = "shoal-store";
 
 struct Kind {
   std::string_view name;
@@ -89,6 +93,11 @@ bool NeedsGpu(const worker::JobSpec& job) {
       [](const std::string& device) { return device.starts_with("cuda"); });
 }
 
+bool NeedsStore(const worker::JobSpec& job) {
+  return IsS3Path(job.checkpoint().folder()) ||
+         IsS3Path(job.checkpoint().restore());
+}
+
 // Renders one object after the other.
 class Renderer {
  public:
@@ -119,6 +128,10 @@ class Renderer {
       if (worker && NeedsGpu(job_)) {
         AddGpu(spec["template"]["spec"]);
       }
+    } else if (kind == "NetworkPolicy" && NeedsStore(job_)) {
+      spec["egress"].push_back({{"ports",
+                                 {{{"port", 443}, {"protocol", "TCP"}},
+                                  {{"port", 9000}, {"protocol", "TCP"}}}}});
     }
     if (spec.is_null()) {
       object.erase("spec");
@@ -148,6 +161,9 @@ class Renderer {
       }
       if (cpus > 0) {
         container["resources"]["requests"]["cpu"] = std::to_string(cpus);
+      }
+      if (NeedsStore(job_)) {
+        container["envFrom"] = {{{"secretRef", {{"name", kStoreSecret}}}}};
       }
       for (json& variable : container["env"]) {
         if (variable["name"] == "SHOAL_COORDINATOR") {

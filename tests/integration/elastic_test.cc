@@ -2,6 +2,8 @@
 
 #include <chrono>
 #include <csignal>
+#include <cstdint>
+#include <cstdio>
 #include <filesystem>
 #include <sstream>
 #include <string>
@@ -18,7 +20,9 @@ namespace shoal::integration {
 namespace {
 
 using ::testing::ContainsRegex;
+using ::testing::DoubleNear;
 using ::testing::HasSubstr;
+using ::testing::Pointwise;
 
 class ElasticTest : public JobsTest {
  protected:
@@ -81,6 +85,43 @@ TEST_F(ElasticTest, ScalesServersAndWorkersWithTheBitsOfTheUndisturbedRun) {
   EXPECT_EQ(done, steps.size()) << "the job ended before: " << answers;
   EXPECT_EQ(Digest("out"), Digest("calm"));
   EXPECT_FALSE(std::filesystem::exists(folder_ / "out" / "coordinator.txt"));
+}
+
+// A worker that is stopped for seconds holds nobody up where another stands in
+// for it; what is reported counts each example once.
+TEST_F(ElasticTest, BackupWorkerStandsInWithTheBitsOfTheUndisturbedRun) {
+  const RunOutcome calm = Train("calm", Keys({"cluster.workers=2"}));
+  ASSERT_EQ(calm.exit_code, 0) << calm.output;
+  pid_t stopped = 0;
+  int64_t stopped_at = 0;
+  bool went_on = false;
+  const RunOutcome run = RunProgram(
+      TrainCommand("out", Keys({"cluster.workers=3", "cluster.backup_workers=1",
+                                "cluster.servers=2", "transport=zmq"})),
+      [&](pid_t launcher) {
+        if (went_on) {
+          return;
+        }
+        const RunOutcome status = Shoal({"status"});
+        int64_t step = 0;
+        if (std::sscanf(status.output.c_str(), "step %ld", &step) != 1) {
+          return;
+        }
+        if (stopped == 0 && step > 0) {
+          EXPECT_THAT(status.output, ContainsRegex("worker 2 .*backup\n"));
+          stopped = ChildrenWith(launcher, "worker --index 1").at(0);
+          stopped_at = step;
+          kill(stopped, SIGSTOP);
+        } else if (stopped != 0 && step > stopped_at + 100) {
+          went_on = true;
+          kill(stopped, SIGCONT);
+        }
+      },
+      std::chrono::seconds(120));
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_TRUE(went_on) << "it ended before, or nobody stood in: " << run.output;
+  EXPECT_EQ(Digest("out"), Digest("calm"));
+  EXPECT_THAT(Losses("out"), Pointwise(DoubleNear(1e-9), Losses("calm")));
 }
 
 TEST_F(ElasticTest, RefusesWhatCanNotBe) {

@@ -24,12 +24,24 @@ namespace {
 
 constexpr char kProgram[] = "/usr/bin/etcd";
 
+constexpr char kMakeCertificates[] = R"(
+set -e
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+  -keyout ca.key -out ca.pem -days 2 -subj /CN=authority
+for name in server client; do
+  openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+    -keyout $name.key -out $name.csr -subj /O=$name
+  openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial \
+    -out $name.pem -days 2 -extfile <(echo subjectAltName=IP:127.0.0.1)
+done
+)";
+
 }  // namespace
 
 bool EtcdServer::IsInstalled() { return std::filesystem::exists(kProgram); }
 
-EtcdServer::EtcdServer(std::string folder)
-    : folder_(std::move(folder)), port_(FreePort()) {
+EtcdServer::EtcdServer(std::string folder, bool tls)
+    : folder_(std::move(folder)), tls_(tls), port_(FreePort()) {
   // Held, so that the other one is another.
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address = {};
@@ -44,11 +56,12 @@ EtcdServer::EtcdServer(std::string folder)
 EtcdServer::~EtcdServer() { Kill(); }
 
 std::string EtcdServer::address() const {
-  return StrCat("etcd://127.0.0.1:", port_);
+  return StrCat(tls_ ? "etcds" : "etcd", "://127.0.0.1:", port_);
 }
 
 bool EtcdServer::Start() {
-  const std::string clients = StrCat("http://127.0.0.1:", port_);
+  const std::string clients =
+      StrCat(tls_ ? "https" : "http", "://127.0.0.1:", port_);
   const std::string peers = StrCat("http://127.0.0.1:", peer_port_);
   const std::string log = folder_ + "/etcd.log";
   std::vector<std::string> argv = {kProgram,
@@ -68,6 +81,22 @@ bool EtcdServer::Start() {
                                    "50",
                                    "--election-timeout",
                                    "500"};
+  EtcdClient::Options options{.hosts = {StrCat("127.0.0.1:", port_)},
+                              .tls = tls_};
+  if (tls_) {
+    const RunOutcome made =
+        RunProgram({"bash", "-c", StrCat("cd ", folder_, kMakeCertificates)});
+    if (made.exit_code != 0) {
+      return false;
+    }
+    options.access = {.ca_file = folder_ + "/ca.pem",
+                      .cert_file = folder_ + "/client.pem",
+                      .key_file = folder_ + "/client.key"};
+    argv.insert(argv.end(),
+                {"--client-cert-auth", "--trusted-ca-file", folder_ + "/ca.pem",
+                 "--cert-file", folder_ + "/server.pem", "--key-file",
+                 folder_ + "/server.key"});
+  }
   std::vector<char*> raw;
   for (std::string& word : argv) {
     raw.push_back(word.data());
@@ -82,7 +111,7 @@ bool EtcdServer::Start() {
     execv(raw[0], raw.data());
     _exit(127);
   }
-  EtcdClient client({.hosts = {StrCat("127.0.0.1:", port_)}});
+  EtcdClient client(options);
   const SystemClock clock;
   const Time end = clock.Now() + 20s;
   while (clock.Now() < end) {

@@ -14,13 +14,14 @@ class EtcdServer {
   // Debian's package is etcd-server.
   static bool IsInstalled();
 
-  // `folder`: an existing one, for its data and its log.
-  explicit EtcdServer(std::string folder);
+  // `folder`: an existing one, for its data and its log. With `tls` clients
+  // need a certificate: ca.pem, client.pem and client.key are made there.
+  explicit EtcdServer(std::string folder, bool tls = false);
   ~EtcdServer();
   EtcdServer(const EtcdServer&) = delete;
   EtcdServer& operator=(const EtcdServer&) = delete;
 
-  // "etcd://127.0.0.1:PORT".
+  // "etcd://127.0.0.1:PORT", or "etcds://...".
   std::string address() const;
 
   // Starts it, on what it had kept. Blocks until it answers; false: it does
@@ -31,6 +32,7 @@ class EtcdServer {
 
  private:
   const std::string folder_;
+  const bool tls_;
   int port_ = 0;
   int peer_port_ = 0;
   pid_t pid_ = 0;

@@ -40,7 +40,8 @@ TEST_F(EtcdAddressesTest, WrongOnesAreRefused) {
   const std::string nobody = "etcd://127.0.0.1:1";
   const RunOutcome run = Script(
       nobody,
-      "$S coordinator $JOB --coordinator etcds://a:1; echo tls $?; "
+      "ETCDCTL_CACERT=/none.pem $S coordinator $JOB --coordinator "
+      "etcds://a:1; echo tls $?; "
       "$S coordinator $JOB --coordinator tcp://a:1; echo tcp $?; "
       "$S coordinator $JOB --coordinator $AT --set cluster.timeout_seconds=2; "
       "echo short $?; "
@@ -49,7 +50,7 @@ TEST_F(EtcdAddressesTest, WrongOnesAreRefused) {
       "$S worker --coordinator $AT/small --join-within 1; echo worker $?; "
       "$S coordinator $JOB --coordinator $AT; echo away $?");
   EXPECT_THAT(run.output,
-              AllOf(HasSubstr("asks for TLS"), HasSubstr("tls 1"),
+              AllOf(HasSubstr("ETCDCTL_CACERT: can't read"), HasSubstr("tls 1"),
                     HasSubstr("is no address of etcd"), HasSubstr("tcp 1"),
                     HasSubstr("at least 6"), HasSubstr("short 1")));
   EXPECT_THAT(
@@ -99,6 +100,46 @@ TEST_F(EtcdJobsTest,
   const RunOutcome here = Train("here", {});
   EXPECT_EQ(here.exit_code, 0);
   EXPECT_THAT(here.output, HasSubstr("note: the key `coordinator`"));
+}
+
+// etcd that trusts certificates only, and then users too.
+TEST_F(EtcdAddressesTest, TlsAndUsersAreThoseOfEtcdctl) {
+  if (!EtcdServer::IsInstalled()) {
+    GTEST_SKIP() << "there is no etcd (Debian's package etcd-server)";
+  }
+  ASSERT_EQ(Train("threads", {"--in-process"}).exit_code, 0);
+  EtcdServer etcd(folder_.string(), /*tls=*/true);
+  ASSERT_TRUE(etcd.Start()) << Read("etcd.log");
+  Write("users.py", R"(
+import json, ssl, sys, urllib.request
+context = ssl.create_default_context(cafile="ca.pem")
+context.load_cert_chain("client.pem", "client.key")
+for path, body in [("user/add", {"name": "root", "password": "pw"}),
+                   ("role/add", {"name": "root"}),
+                   ("user/grant", {"user": "root", "role": "root"}),
+                   ("enable", {})]:
+    url = sys.argv[1].replace("etcds", "https") + "/v3/auth/" + path
+    urllib.request.urlopen(url, json.dumps(body).encode(), context=context)
+)");
+  const RunOutcome run =
+      Script(etcd.address(),
+             "$S coordinator $JOB --coordinator $AT; echo untrusted $?; "
+             "export ETCDCTL_CACERT=ca.pem; "
+             "$S coordinator $JOB --coordinator $AT; echo uncertain $?; "
+             "export ETCDCTL_CERT=client.pem ETCDCTL_KEY=client.key; "
+             "python3 users.py $AT; echo users $?; "
+             "$S coordinator $JOB --coordinator $AT; echo nameless $?; "
+             "ETCDCTL_USER=root:no $S coordinator $JOB --coordinator $AT; "
+             "echo stranger $?; "
+             "export ETCDCTL_USER=root:pw; members; "
+             "$S coordinator $JOB --coordinator $AT; echo trained $?; wait");
+  EXPECT_THAT(
+      run.output,
+      AllOf(HasSubstr("ETCDCTL_CACERT, ETCDCTL_CERT"), HasSubstr("untrusted 1"),
+            HasSubstr("users 0"), HasSubstr("nameless 1"),
+            HasSubstr("stranger 1"), HasSubstr("trained 0")));
+  EXPECT_THAT(run.output, Not(HasSubstr("uncertain 0")));
+  EXPECT_EQ(Digest("out"), Digest("threads"));
 }
 
 TEST_F(EtcdJobsTest, StandbySaysSoAndEndsWithTheJob) {

@@ -6,6 +6,7 @@ pod is one process of the real program: mounts become folders, a Service's name
 the address of the pod behind it, the pod's name the host's.
 """
 
+import base64
 import copy
 import os
 import re
@@ -212,6 +213,11 @@ class FakeCluster:
                 if mount["name"] == volume["name"]:
                     folders[mount["mountPath"]] = folder
         values = {}
+        for source in container.get("envFrom", []):
+            secret = self.api.get(("", "secrets", namespace,
+                                   source["secretRef"]["name"]))
+            for key, text in secret["data"].items():
+                values[key] = base64.b64decode(text).decode()
         for variable in container.get("env", []):
             value = variable.get("value", "")
             path = variable.get("valueFrom", {}).get("fieldRef", {}).get(

@@ -1,5 +1,6 @@
 """`shoal launch k8s` from end to end: a fake API server, real processes."""
 
+import base64
 import fcntl
 import glob
 import os
@@ -366,6 +367,18 @@ def test_a_job_that_cannot_work_ends_with_its_exit_code(site):
     assert "PodFailurePolicy" in run.err, run
     assert len([n for n in s.cluster.created if "coordinator" in n]) == 1
     assert s.api.names() == ONLY_THE_VOLUME
+
+
+def test_members_get_the_variables_of_the_stores_secret(site):
+    s = site()
+    s.api.put(("", "secrets", "train", "shoal-store"), {"data": {
+        key: base64.b64encode(value.encode()).decode() for key, value in (
+            ("AWS_ENDPOINT_URL", "ftp://of-the-secret"), ("AWS_REGION", "r"),
+            ("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s"))}})
+    run = s.launch("--set", "checkpoint.folder=s3://bucket/checkpoints")
+    # That it is refused shows that it has come.
+    assert run.code == 1, run
+    assert "AWS_ENDPOINT_URL is 'ftp://of-the-secret'" in run.out, run
 
 
 def test_a_worker_that_finds_no_gpu_ends_the_job(site):

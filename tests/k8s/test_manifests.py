@@ -257,7 +257,7 @@ def launch(program, *args):
                           capture_output=True, text=True, timeout=60)
 
 
-GPU = """\
+COMPONENT = """\
 components: [{component}]
 """
 
@@ -270,7 +270,7 @@ def test_gpu_is_asked_for_by_the_device_of_the_job(program, tmp_path, device):
     text = OVERLAY.format(base=os.path.relpath(K8S / "base", tmp_path), **sizes)
     text = re.sub("^images: .*", "", text, flags=re.M)
     if device == "cuda":
-        text += GPU.format(component=os.path.relpath(K8S / "components/gpu",
+        text += COMPONENT.format(component=os.path.relpath(K8S / "components/gpu",
                                                      tmp_path))
     (tmp_path / "kustomization.yaml").write_text(text)
     want = by_name(render(tmp_path))
@@ -284,6 +284,30 @@ def test_gpu_is_asked_for_by_the_device_of_the_job(program, tmp_path, device):
                  "--set", "devices.workers=[cpu, cuda]")
     assert "nvidia.com/gpu" in run.stdout
     assert "shoal-cuda" not in run.stdout
+
+
+@pytest.mark.parametrize("key", ["folder", "restore"])
+def test_store_of_the_job_gets_its_secret(program, tmp_path, key):
+    job = JOB + f"checkpoint: {{{key}: 's3://bucket/checkpoints'}}\n"
+    (tmp_path / "job.yaml").write_text(job)
+    sizes = {"servers": 2, "shards": 1, "workers": 2, "threads": 1}
+    text = OVERLAY.format(base=os.path.relpath(K8S / "base", tmp_path), **sizes)
+    text = re.sub("^images: .*", "", text, flags=re.M)
+    text += COMPONENT.format(component=os.path.relpath(K8S / "components/store",
+                                                 tmp_path))
+    (tmp_path / "kustomization.yaml").write_text(text)
+    want = by_name(render(tmp_path))
+    assert lints.lint(list(want.values())) == []
+    run = launch(program, tmp_path / "job.yaml", "--dry-run", "--namespace",
+                 "train")
+    assert run.returncode == 0, run.stderr
+    assert by_name(load(run.stdout)) == want
+    assert run.stdout.count("shoal-store") == 3
+    plain = launch(program, tmp_path / "job.yaml", "--dry-run", "--set",
+                   f"checkpoint.{key}=''")
+    assert "shoal-store" not in plain.stdout
+    assert [text for obj in want.values() for text in
+            schemas.check(obj, VERSIONS[-1])] == []
 
 
 def test_gpu_overlay_does_not_fall_back_to_the_cpu(rendered):

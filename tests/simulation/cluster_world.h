@@ -56,6 +56,7 @@ struct RunPlan {
   int64_t staleness = 0;  // bounded
   int servers = SimulatedJob::kServers;
   int workers = SimulatedJob::kWorkers;
+  int backup_workers = 0;  // of these
   ps::DensePlace dense = ps::DensePlace::kShards;
   // Lost connections, five at least (of some, one end learns late), long delays
   // and clocks that differ.
@@ -73,8 +74,9 @@ struct RunPlan {
   ps::RebalanceBy rebalance = ps::RebalanceBy::kBytes;
   int scales = 0;      // to other numbers of servers and workers
   int partitions = 0;  // of two processes, or of one and all, one way or both
-  int slow_processes = 0;  // for a while
-  int full_disks = 0;      // times in which nothing can be written
+  int slow_processes = 0;   // for a while
+  double slows_worker = 1;  // worker 1, all the time, by this factor
+  int full_disks = 0;       // times in which nothing can be written
   // All processes die at once, for good, after so many seconds; 0: never.
   double power_fails_after = 0;
   std::string restore_folder = {};  // of `files`
@@ -110,6 +112,7 @@ struct RunResult {
   int switched = 0;  // the same, of modes
   int partitioned = 0;
   int slowed = 0;
+  int stood_in = 0;  // steps, of backup workers
   int disks_filled = 0;
   int64_t rows_on_disk = 0;   // alone, of a shard, when it had most
   double repair_seconds = 0;  // the longest repair, once all processes ran

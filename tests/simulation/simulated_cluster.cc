@@ -167,6 +167,7 @@ std::unique_ptr<comm::Node> SimulatedCluster::Make(const std::string& node) {
     options.plan.mode = plan_.mode;
     options.plan.staleness = plan_.staleness;
     options.plan.dense = plan_.dense;
+    options.plan.backup_workers = plan_.backup_workers;
     options.num_servers = plan_.servers;
     options.num_workers = plan_.workers;
     options.replicas = plan_.replicas;
@@ -208,6 +209,12 @@ std::unique_ptr<comm::Node> SimulatedCluster::Make(const std::string& node) {
     Find(options.coordinator, options.find_coordinator);
     options.worker = IndexOf(node);
     options.open = &worker::OpenWorker;
+    if (plan_.backup_workers > 0) {
+      options.report = [this](const ps::MemberReport& report) {
+        result_.stood_in =
+            std::max(result_.stood_in, static_cast<int>(report.stood_in));
+      };
+    }
     made = std::make_unique<worker::WorkerNode>(options);
   }
   return plan_.decorate ? plan_.decorate(node, std::move(made))
@@ -413,7 +420,8 @@ void SimulatedCluster::PlanFaults() {
     const int servers =
         plan_.replicas + static_cast<int>(random_.Below(
                              static_cast<uint64_t>(6 - plan_.replicas)));
-    const auto workers = 1 + static_cast<int>(random_.Below(4));
+    const int workers =
+        plan_.backup_workers + 1 + static_cast<int>(random_.Below(4));
     Between(0.05, 1.5, [this, servers, workers] { Scale(servers, workers); });
   }
   if (!plan_.modes.empty()) {
@@ -433,6 +441,11 @@ void SimulatedCluster::PlanFaults() {
   }
   for (int i = 0; i < plan_.full_disks; ++i) {
     Between(0.02, 8, [this] { FillDisk(); });
+  }
+  if (plan_.slows_worker > 1) {
+    Between(0.02, 0, [this] {
+      world_.SlowDown(WorkerName(1), plan_.slows_worker, std::chrono::hours(1));
+    });
   }
   if (plan_.crash_a_server) {
     Between(0.5, 0, [this] { world_.CrashNode("server 1 shard 1"); });

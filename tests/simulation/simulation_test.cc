@@ -212,6 +212,44 @@ TEST_F(SimulationTest, OtherNumbersOfMembersLeaveTheBitsOfTheUndisturbedRun) {
       &RunResult::scaled);
 }
 
+// Workers that are late, slow all the time or lost, have others compute the
+// same beside them; who is first changes nothing.
+TEST_F(SimulationTest, BackupWorkersLeaveTheBitsOfTheUndisturbedRun) {
+  ExpectBits(
+      200 / kShare,
+      [](int seed) {
+        const int replicas = 1 + seed % 3;
+        const int backups = 1 + seed % 2;
+        return RunPlan{.workers = 2 + backups + seed % 3,
+                       .backup_workers = backups,
+                       .replicas = replicas,
+                       .server_crashes = replicas > 1 ? 1 : 0,
+                       .coordinator_crashes = seed % 2,
+                       .scales = seed % 5 == 0 ? 1 : 0,
+                       .slow_processes = 2,
+                       .slows_worker = seed % 4 == 0 ? 1.0 : 20.0};
+      },
+      &RunResult::stood_in);
+}
+
+// A job goes at the pace of the others where one of its workers is slow.
+TEST_F(SimulationTest, BackupWorkerTakesTheTimeOfASlowOne) {
+  RunPlan plan = {.faults = false, .crashes = 0, .slows_worker = 20};
+  const RunResult slow = RunJob(*job, plan);
+  plan.workers = 4;
+  plan.backup_workers = 1;
+  const RunResult backed = RunJob(*job, plan);
+  plan.slows_worker = 1;
+  const RunResult calm = RunJob(*job, plan);
+  for (const RunResult& result : {slow, backed, calm}) {
+    ASSERT_TRUE(result.status.ok()) << result.status;
+    EXPECT_EQ(result.digest, undisturbed_digest);
+  }
+  EXPECT_GT(backed.stood_in, 25);
+  EXPECT_LT(backed.seconds, 0.5 * slow.seconds)
+      << slow.seconds << " s, and " << calm.seconds << " s where none is slow";
+}
+
 // One worker that waits for its pushes leaves no choice of an order: whatever
 // is sent twice is applied once, and what a lost server had acknowledged is not
 // lost.
