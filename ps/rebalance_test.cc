@@ -22,7 +22,7 @@ int Below(Random& random, int n) {
 }
 
 // One shard a server; `hosts` of them, in turn.
-std::vector<ShardPlace> PlacesOf(int servers, int hosts) {
+std::vector<ShardPlace> EvenPlaces(int servers, int hosts) {
   std::vector<ShardPlace> places;
   for (int server = 0; server < servers; ++server) {
     places.push_back({server, server, StrCat("h", server % hosts)});
@@ -121,7 +121,7 @@ TEST(RebalanceTest, MovesCostLittleMoreThanTheBestOfAllChoices) {
     const std::vector<double> before = WeightsOf(shards, chains, goal.slots);
     const double mean = Mean(before);
     const std::vector<SlotMove> moves =
-        PlanMoves(PlacesOf(shards, shards), 1, chains, goal);
+        PlanMoves(EvenPlaces(shards, shards), 1, chains, goal);
     if (SpreadOf(before) <= goal.tolerance * mean) {
       ASSERT_TRUE(moves.empty());
       continue;
@@ -162,7 +162,7 @@ World RandomWorld(uint64_t seed) {
   Random random(seed);
   World world;
   const int servers = 3 + Below(random, 6);
-  world.places = PlacesOf(servers, 2 + Below(random, servers - 1));
+  world.places = EvenPlaces(servers, 2 + Below(random, servers - 1));
   const int replicas = 1 + Below(random, 3);
   world.length = static_cast<size_t>(replicas);
   // Of the last servers some are new.
@@ -311,22 +311,22 @@ TEST(RebalanceTest, LoadMovesWhatIsSmallAndKeepsBytesWithinTheirBound) {
                           {.weight = 1, .cost = 50},
                           {.weight = 1, .cost = 50}},
                 .tolerance = 0.1};
-  EXPECT_EQ(PlanMoves(PlacesOf(3, 3), 1, chains, goal).at(0),
+  EXPECT_EQ(PlanMoves(EvenPlaces(3, 3), 1, chains, goal).at(0),
             (SlotMove{.slot = 1, .from = 0, .to = 1}));
   goal.cost_share_max = 0.7;  // 47; what it would be is 51.
-  EXPECT_TRUE(PlanMoves(PlacesOf(3, 3), 1, chains, goal).empty());
+  EXPECT_TRUE(PlanMoves(EvenPlaces(3, 3), 1, chains, goal).empty());
 }
 
 TEST(RebalanceTest, WhatIsShortOrOnItsWayStays) {
   MoveGoal goal{.slots = std::vector<MoveGoal::Slot>(4), .tolerance = 0.1};
   std::vector<Chain> chains(4, Chain{.members = {0}});
-  EXPECT_EQ(PlanMoves(PlacesOf(2, 2), 1, chains, goal).size(), 2U);
-  EXPECT_TRUE(PlanMoves(PlacesOf(2, 2), 2, chains, goal).empty());
+  EXPECT_EQ(PlanMoves(EvenPlaces(2, 2), 1, chains, goal).size(), 2U);
+  EXPECT_TRUE(PlanMoves(EvenPlaces(2, 2), 2, chains, goal).empty());
   chains.assign(4, Chain{.members = {0}, .joining = 1, .leaving = 0});
-  EXPECT_TRUE(PlanMoves(PlacesOf(2, 2), 1, chains, goal).empty());
+  EXPECT_TRUE(PlanMoves(EvenPlaces(2, 2), 1, chains, goal).empty());
   chains.assign(4, Chain{.members = {0}});
   goal.slots.clear();  // Nothing is known.
-  EXPECT_TRUE(PlanMoves(PlacesOf(2, 2), 1, chains, goal).empty());
+  EXPECT_TRUE(PlanMoves(EvenPlaces(2, 2), 1, chains, goal).empty());
 }
 
 }  // namespace

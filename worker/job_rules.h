@@ -16,7 +16,9 @@ struct JobProblem {
 
 // The first value outside its bounds, else the first broken rule between keys.
 std::optional<JobProblem> FindJobProblem(const JobSpec& job);
-// Of those, the ones about `tables`.
+// Of those, the ones about processes, their devices and their hosts.
+std::optional<JobProblem> FindClusterProblem(const JobSpec& job);
+// And about `tables`.
 std::optional<JobProblem> FindTableProblem(const JobSpec& job);
 // And about what needs the gradients of a whole step at once.
 std::optional<JobProblem> FindGlobalProblem(const JobSpec& job);

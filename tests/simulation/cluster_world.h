@@ -16,9 +16,9 @@
 
 namespace shoal::simulation {
 
-// Under sanitizers all takes ten times as long, so fewer are run.
+// Under sanitizers all takes more than ten times as long, so fewer are run.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr uint64_t kShare = 10;
+inline constexpr uint64_t kShare = 20;
 #else
 inline constexpr uint64_t kShare = 1;
 #endif

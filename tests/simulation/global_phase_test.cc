@@ -121,9 +121,9 @@ bool FindsInRoutes(const std::vector<std::string>& overrides,
 
 TEST(GlobalPhaseSimulationTest, FindsNothingInRoutesAsTheyAre) {
   EXPECT_FALSE(FindsInRoutes(
-      kLamb, [](ps::wire::Commit&) {}, 15));
+      kLamb, [](ps::wire::Commit&) {}, kShare > 1 ? 3 : 15));
   EXPECT_FALSE(FindsInRoutes(
-      kSkips, [](ps::wire::Commit&) {}, 15));
+      kSkips, [](ps::wire::Commit&) {}, kShare > 1 ? 3 : 15));
 }
 
 TEST(GlobalPhaseSimulationTest, FindsARouteThatForgetsTheRatios) {

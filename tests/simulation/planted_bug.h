@@ -16,6 +16,11 @@ namespace shoal::simulation {
 // to files; of at most 500 seeds one shows each.
 class PlantedBugTest : public ::testing::Test {
  protected:
+  void SetUp() override {
+    if (kShare > 1) {
+      GTEST_SKIP() << "bugs are searched for without sanitizers";
+    }
+  }
   static void SetUpTestSuite();
   static void TearDownTestSuite();
 

@@ -31,7 +31,7 @@ uint64_t NumberFromEnvironment(const char* name, uint64_t otherwise) {
   return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
 }
 
-constexpr uint64_t kFewer = kShare > 1 ? 2 : 1;  // where each is of more kinds
+constexpr uint64_t kFewer = kShare > 1 ? 5 : 1;  // where each is of more kinds
 
 class SimulationTest : public ::testing::Test {
  protected:
@@ -154,7 +154,7 @@ TEST_F(SimulationTest, PartitionsLeaveTheBitsOfTheUndisturbedRun) {
 // slots have their replicas again.
 TEST_F(SimulationTest, LostServersLeaveTheBitsOfTheUndisturbedRun) {
   ExpectBits(
-      350 / kShare,
+      300 / kShare,
       [](int seed) {
         return RunPlan{.replicas = 2 + seed % 2,
                        .server_crashes = 3,
@@ -167,7 +167,7 @@ TEST_F(SimulationTest, LostServersLeaveTheBitsOfTheUndisturbedRun) {
 // workers are, and another goes on from its file.
 TEST_F(SimulationTest, LostCoordinatorsLeaveTheBitsOfTheUndisturbedRun) {
   ExpectBits(
-      350 / kShare,
+      300 / kShare,
       [](int seed) {
         const int replicas = 1 + seed % 3;
         return RunPlan{.crashes = 1,
@@ -183,7 +183,7 @@ TEST_F(SimulationTest, LostCoordinatorsLeaveTheBitsOfTheUndisturbedRun) {
 // another one leads, and comes to itself while that one does.
 TEST_F(SimulationTest, LostLeadersLeaveTheBitsOfTheUndisturbedRun) {
   ExpectBits(
-      350 / kShare,
+      300 / kShare,
       [](int seed) {
         const int replicas = 1 + seed % 3;
         return RunPlan{.crashes = 1,
