@@ -14,11 +14,7 @@
 namespace shoal::simulation {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr uint64_t kSeeds = 5 / kShare;
-#else
 constexpr uint64_t kSeeds = 40 / kShare;
-#endif
 
 // Counts the routes by which slots move that a shard is told of.
 class CountsMoves : public ForwardingNode {
