@@ -19,17 +19,21 @@ namespace shoal::launch {
 
 Status RunCheckpointList(const std::string& path) {
   const std::unique_ptr<Storage> storage = CreateStorage();
-  SHOAL_ASSIGN_OR_RETURN(const std::string newest,
-                         ps::FindCheckpoint(*storage, path));
-  std::vector<std::string> folders = {newest};
-  if (!ps::ReadManifest(*storage, path).ok()) {
-    const std::string parent = newest.substr(0, newest.rfind('/'));
-    SHOAL_ASSIGN_OR_RETURN(const std::vector<int64_t> steps,
-                           ps::ListCheckpoints(*storage, parent));
-    folders.clear();
-    for (const int64_t step : steps) {
-      folders.push_back(StrCat(parent, "/step-", step));
+  std::vector<std::string> folders;
+  if (ps::ReadManifest(*storage, path).ok()) {
+    folders.push_back(path);
+  }
+  for (const std::string& parent : {path, StrCat(path, "/checkpoints")}) {
+    const StatusOr<std::vector<int64_t>> steps =
+        ps::ListCheckpoints(*storage, parent);
+    if (folders.empty() && steps.ok()) {
+      for (const int64_t step : *steps) {
+        folders.push_back(NormalPath(StrCat(parent, "/step-", step)));
+      }
     }
+  }
+  if (folders.empty()) {
+    return ps::FindCheckpoint(*storage, path).status();
   }
   for (const std::string& folder : folders) {
     SHOAL_ASSIGN_OR_RETURN(const ps::Manifest manifest,
@@ -44,6 +48,11 @@ Status RunCheckpointList(const std::string& path) {
         manifest.base.has_value()
             ? StrCat("incremental, based on step-", manifest.base->step).c_str()
             : "full");
+    if (const Status chain = ps::ReadChain(*storage, folder).status();
+        !chain.ok()) {
+      std::printf("  can't be read: %s\n",
+                  std::string(chain.message()).c_str());
+    }
   }
   return OkStatus();
 }

@@ -132,11 +132,12 @@ StatusOr<std::unique_ptr<JobRun>> JobRun::Prepare(
   return run;
 }
 
-// In a store files are copied, one after another: too long for a coordinator
-// whose members wait. Where one goes on for another, nothing is to make way.
+// In a store files are copied, one after another, and so is what incremental
+// ones are based on: too long for a coordinator whose members wait. Where one
+// goes on for another, nothing is to make way.
 Status JobRun::MakeWayInStore() {
   if (request_.kind != RunRequest::Kind::kTrain ||
-      !IsS3Path(out_->checkpoints()) ||
+      !(IsS3Path(out_->checkpoints()) || out_->SettingAsideCopies(*storage_)) ||
       request_.out_use == OutUse::kGoOnInTurn ||
       storage_->ReadFile(out() + kCoordinatorStateFile).ok()) {
     return OkStatus();

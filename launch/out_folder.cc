@@ -194,6 +194,18 @@ std::string OutFolder::Spelled(const std::string& folder) const {
   return IsSamePlace(own, folder) ? own : folder;
 }
 
+bool OutFolder::SettingAsideCopies(Storage& storage) const {
+  const StatusOr<std::vector<std::string>> names =
+      storage.ListFolder(checkpoints());
+  return names.ok() &&
+         std::any_of(names->begin(), names->end(), [&](const auto& name) {
+           const auto manifest =
+               ps::ReadManifest(storage, StrCat(checkpoints(), "/", name));
+           return ps::StepOfFolder(name).has_value() && manifest.ok() &&
+                  manifest->base.has_value();
+         });
+}
+
 Status OutFolder::SetAsideCheckpoints(Storage& storage,
                                       const std::string& restored_from) const {
   const StatusOr<std::vector<std::string>> names =
@@ -235,6 +247,11 @@ Status OutFolder::SetAsideCheckpoints(Storage& storage,
   for (const auto& [step, name] : moving) {
     const StatusOr<std::vector<ps::ChainLink>> links =
         ps::ReadChain(storage, StrCat(checkpoints(), "/", name));
+    // One of which a part is lost goes as it is.
+    if (!links.ok() && links.status().code() != StatusCode::kDataLoss &&
+        links.status().code() != StatusCode::kNotFound) {
+      return links.status();
+    }
     for (size_t i = links.ok() ? links->size() : 0; i-- > 1;) {
       const ps::ChainLink& link = (*links)[i];
       if (link.manifest.step <= last_kept) {

@@ -63,6 +63,8 @@ class OutFolder {
   // removed. Says on standard error what it moved.
   Status SetAsideCheckpoints(Storage& storage,
                              const std::string& restored_from) const;
+  // That may copy files, not only rename folders: one there is incremental.
+  bool SettingAsideCopies(Storage& storage) const;
 
  private:
   OutFolder(std::string path, std::string checkpoints, std::string data,

@@ -148,15 +148,18 @@ void ChangedRows::MakeRoom(int64_t slot, int64_t rows) {
 
 std::shared_ptr<ChangedSet> ChangedRows::Cut(int64_t step,
                                              std::optional<int64_t> base) {
-  if (!base.has_value() || (base != step_ && base != base_)) {
+  // A request that comes after one of a later step is late: what it asks for
+  // is not what it gets, so nothing is based on that.
+  const bool is_late = step_.has_value() && step < *step_;
+  if (!base.has_value() || is_late || (base != step_ && base != base_)) {
     now_ = std::make_unique<ChangedSet>(slot_bits_, /*whole=*/true);
   } else if (base != step_) {
     // The checkpoint of step_ was given up.
     now_->Merge(*before_);
   }
   before_ = std::move(now_);
-  base_ = base;
-  step_ = step;
+  base_ = is_late ? std::nullopt : base;
+  step_ = is_late ? std::nullopt : std::optional(step);
   now_ = std::make_unique<ChangedSet>(slot_bits_, /*whole=*/false);
   marked_.assign(marked_.size(), false);
   return before_;

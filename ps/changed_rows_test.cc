@@ -121,6 +121,15 @@ std::vector<std::byte> BytesOf(std::span<const std::byte> values,
   return bytes;
 }
 
+TEST(ChangedRowsTest, NothingIsBasedOnACutThatWasAskedForLate) {
+  ChangedRows changes(2, 0);
+  changes.Cut(10, std::nullopt);
+  changes.Cut(30, 10);
+  EXPECT_TRUE(changes.Cut(20, 10)->IsWhole(0));
+  EXPECT_TRUE(changes.Cut(40, 20)->IsWhole(0)) << "that of 20 was of 30's time";
+  EXPECT_FALSE(changes.Cut(50, 40)->IsWhole(0));
+}
+
 class MarkedTableTest : public ::testing::TestWithParam<Case> {
  protected:
   static constexpr int kSlotBits = 6;

@@ -1,5 +1,6 @@
 #include "ps/checkpoint_folders.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <utility>
@@ -163,6 +164,26 @@ Status CheckNoneDamaged(Storage& storage, const std::string& parent,
   return OkStatus();
 }
 
+// The same where the newest is there and what it is based on is not.
+Status ReadNewest(Storage& storage, const std::string& parent,
+                  const std::vector<int64_t>& steps) {
+  const auto read = [&](int64_t step) {
+    return ReadChain(storage, StrCat(parent, "/step-", step)).status();
+  };
+  const Status newest = read(steps.back());
+  if (newest.ok()) {
+    return newest;
+  }
+  const auto good = std::find_if(steps.rbegin() + 1, steps.rend(),
+                                 [&](int64_t step) { return read(step).ok(); });
+  return Status(
+      newest.code(),
+      good == steps.rend()
+          ? std::string(newest.message())
+          : StrCat(newest.message(), "; the newest that can be read is ",
+                   parent, "/step-", *good, ": name that folder to use it"));
+}
+
 }  // namespace
 
 StatusOr<std::string> FindCheckpoint(Storage& storage,
@@ -188,7 +209,7 @@ StatusOr<std::string> FindCheckpoint(Storage& storage,
         CheckNoneDamaged(storage, parent, steps->empty() ? -1 : steps->back()));
     if (!steps->empty()) {
       const std::string newest = StrCat(parent, "/step-", steps->back());
-      SHOAL_RETURN_IF_ERROR(ReadChain(storage, newest).status());
+      SHOAL_RETURN_IF_ERROR(ReadNewest(storage, parent, *steps));
       return newest;
     }
   }

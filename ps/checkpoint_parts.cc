@@ -159,6 +159,11 @@ StatusOr<TableTensors> TableOf(const Tensors& tensors, const std::string& file,
   if (tensors.contains(name + "/removed")) {
     SHOAL_ASSIGN_OR_RETURN(const Tensor* removed, find("removed", "U64", 1));
     table.removed = removed->data.As<uint64_t>();
+    if (static_cast<int64_t>(table.removed.size_bytes()) !=
+        removed->data.size()) {
+      return Damaged(
+          file, StrCat("table '", name, "': the removed ids are not aligned"));
+    }
     SHOAL_RETURN_IF_ERROR(CheckRemoved(table, file, name));
   }
   if (tensors.contains(name + "/whole")) {

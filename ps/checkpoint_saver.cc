@@ -164,6 +164,17 @@ void CheckpointSaver::Publish() {
       [folder = Folder(step_), step = step_, parts, texts = texts_,
        base = base_, parent = options_.parent,
        kept = options_.kept](Storage& storage) -> StatusOr<Buffer> {
+        if (base.has_value()) {
+          const StatusOr<Manifest> there =
+              ReadManifest(storage, StrCat(parent, "/step-", base->step));
+          if (!there.ok() || there->checksum != base->checksum) {
+            (void)storage.Remove(folder);
+            return AbortedError(StrCat(
+                "step-", base->step, ", which it is based on, is ",
+                there.ok() ? "another one now"
+                           : StrCat("gone: ", there.status().message())));
+          }
+        }
         // Of a run before, of the coordinator of which nothing was kept.
         SHOAL_RETURN_IF_ERROR(RemoveWhatIsBasedOn(storage, parent, step));
         std::string checksum;
@@ -180,6 +191,8 @@ void CheckpointSaver::Publish() {
         if (published.ok()) {
           published_ = ManifestBase{step_, std::string(published->text())};
           since_full_ = base_.has_value() ? since_full_ + 1 : 1;
+        } else {
+          published_.reset();  // The next one is full.
         }
         End(published.status().WithPrefix(
             StrCat("checkpoint of step ", step_)));

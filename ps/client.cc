@@ -179,6 +179,9 @@ void Client::Start(uint64_t id) {
   if (operation.staleness != nullptr) {
     *operation.staleness = 0;
   }
+  if (operation.lacks != nullptr) {
+    *operation.lacks = -1;
+  }
   Divide(operation);
   operation.is_push ? StartPush(id, operation) : StartPull(id, operation);
 }
@@ -382,9 +385,17 @@ void Client::OnReply(uint64_t id, size_t shard,
   Status status = decoded;
   if (status.ok() && operation.lacks != nullptr && pull.has_lacks()) {
     *operation.lacks = pull.lacks();
-    status = AbortedError(StrCat("step ", operation.step - 1,
-                                 " lacks the gradients of virtual worker ",
-                                 pull.lacks()));
+    // Others may have all, and wait for the commit, which waits for this.
+    for (const uint64_t call : operation.calls) {
+      caller_.Forget(call);
+    }
+    operation.missing = 1;
+    operation.status = OkStatus();
+    Arrived(id, AbortedError(StrCat("step ", operation.step - 1,
+                                    " lacks the gradients of virtual worker ",
+                                    pull.lacks()))
+                    .WithPrefix(where));
+    return;
   }
   if (status.ok() && operation.status.ok() && !operation.is_push) {
     SHOAL_TRACE("take rows", operation.step);

@@ -1503,20 +1503,22 @@ TEST_F(AsynchronousSaveTest, OneThatIsGivenUpEndsNothingAndTheNextOneStops) {
   EXPECT_EQ(NumReplies(next), 0);
 }
 
-// Of those that were published, every third is full; what was given up is
-// nothing's base.
-TEST_F(AsynchronousSaveTest, IncrementalOnesAreBasedOnWhatWasPublished) {
-  options_.full_checkpoint_every = 3;
-  options_.plan.incremental_checkpoints = true;
-  StartAndJoin();
-  size_t asked = 0;
+class IncrementalSaveTest : public AsynchronousSaveTest {
+ protected:
+  void SetUp() override {
+    AsynchronousSaveTest::SetUp();
+    options_.full_checkpoint_every = 3;
+    options_.plan.incremental_checkpoints = true;
+    StartAndJoin();
+  }
+
   // The base that shards are told of in that of the next boundary, or -1.
-  const auto save = [&](bool given_up) -> int64_t {
-    BothDone(asked + 1);
+  int64_t Save(bool given_up = false) {
+    BothDone(asked_ + 1);
     wire::Save save;
     for (int shard = 0; shard < 2; ++shard) {
       const auto asked_of = AskedOf(Shard(shard), Method::kSave);
-      EXPECT_THAT(asked_of, SizeIs(asked + 1));
+      EXPECT_THAT(asked_of, SizeIs(asked_ + 1));
       EXPECT_TRUE(Decode(asked_of.back(), save).ok());
       Answer(Shard(shard), asked_of.back(), {});
     }
@@ -1529,13 +1531,20 @@ TEST_F(AsynchronousSaveTest, IncrementalOnesAreBasedOnWhatWasPublished) {
       }
     }
     context_.RunStorage();
-    ++asked;
+    ++asked_;
     return save.has_base() ? save.base() : -1;
-  };
-  EXPECT_EQ(save(/*given_up=*/true), -1);
-  EXPECT_EQ(save(false), -1);  // of step 4
-  EXPECT_EQ(save(true), 4);
-  EXPECT_EQ(save(false), 4);  // of step 8
+  }
+
+  size_t asked_ = 0;
+};
+
+// Of those that were published, every third is full; what was given up is
+// nothing's base.
+TEST_F(IncrementalSaveTest, AreBasedOnWhatWasPublished) {
+  EXPECT_EQ(Save(/*given_up=*/true), -1);
+  EXPECT_EQ(Save(), -1);  // of step 4
+  EXPECT_EQ(Save(true), 4);
+  EXPECT_EQ(Save(), 4);  // of step 8
   const StatusOr<Manifest> manifest =
       ReadManifest(context_.storage, "out/step-8");
   ASSERT_TRUE(manifest.ok()) << manifest.status();
@@ -1543,7 +1552,19 @@ TEST_F(AsynchronousSaveTest, IncrementalOnesAreBasedOnWhatWasPublished) {
   EXPECT_EQ(manifest->base->step, 4);
   EXPECT_EQ(manifest->base->checksum,
             ReadManifest(context_.storage, "out/step-4")->checksum);
-  EXPECT_EQ(save(false), 8);  // of step 10, the last
+  EXPECT_EQ(Save(), 8);  // of step 10, the last
+}
+
+TEST_F(IncrementalSaveTest, NoneIsPublishedThatIsBasedOnNothing) {
+  EXPECT_EQ(Save(), -1);
+  ASSERT_TRUE(context_.storage.Remove("out/step-2").ok());
+  EXPECT_EQ(Save(), 2);
+  ASSERT_THAT(observer_.not_saved, SizeIs(1));
+  EXPECT_THAT(observer_.not_saved[0].message(),
+              AllOf(HasSubstr("step 4"), HasSubstr("step-2, which it is")));
+  EXPECT_FALSE(context_.storage.ListFolder("out/step-4").ok());
+  EXPECT_EQ(Save(), -1) << "full";
+  EXPECT_EQ(Save(), 6);
 }
 
 // Its slots are others' by then, but not what they were at the cut.

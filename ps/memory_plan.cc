@@ -67,6 +67,17 @@ StatusOr<MemoryPlan> PlanMemory(const ModelSpec& model,
   const auto first_spilling =
       std::find_if(model.tables.begin(), model.tables.end(),
                    [](const TableSpec& table) { return table.spills; });
+  if (plan.marks_changes && plan.bytes_max > 0) {
+    const auto counting = std::count_if(
+        model.tables.begin(), model.tables.end(),
+        [](const TableSpec& table) { return table.rules.counts(); });
+    // Two sets without an id, and ids.
+    plan.mark_bytes =
+        2 * ChangedSet(slot_bits, true).bytes() +
+        plan.bytes_max / kMarkPart /
+            std::max<int64_t>(
+                1, static_cast<int64_t>(model.tables.size()) + counting);
+  }
   if (first_spilling == model.tables.end()) {
     return plan;
   }
@@ -89,11 +100,9 @@ StatusOr<MemoryPlan> PlanMemory(const ModelSpec& model,
     const auto counting = std::count_if(
         model.tables.begin(), model.tables.end(),
         [](const TableSpec& table) { return table.rules.counts(); });
-    const int64_t tables = static_cast<int64_t>(model.tables.size()) + counting;
-    // Two sets without an id, and ids.
-    plan.mark_bytes = 2 * ChangedSet(slot_bits, true).bytes() +
-                      plan.bytes_max / kMarkPart / tables;
-    bounds.Add(tables * plan.mark_bytes, "what changes between checkpoints");
+    bounds.Add((static_cast<int64_t>(model.tables.size()) + counting) *
+                   plan.mark_bytes,
+               "what changes between checkpoints");
   }
   std::vector<int64_t> weights(model.tables.size());
   int64_t all = 0;

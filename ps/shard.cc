@@ -270,7 +270,8 @@ void Shard::OnPullDeadline(uint64_t waiting) {
     }
     wire::PullReply reply;
     reply.set_step(step_);
-    reply.set_lacks(missing.front());
+    // Not the same to all, so that several that stand in divide them.
+    reply.set_lacks(missing[waiting % missing.size()]);
     Reply(it->second.from, MakeReply(it->second.request, {Encode(reply)}));
     waiting_.erase(it);
     return;
@@ -427,7 +428,7 @@ void Shard::OnPush(comm::EndpointId from, comm::Message request) {
   const int64_t step = push.step;
   StatusOr<bool> repeated = status;
   if (status.ok()) {
-    repeated = StagePush(std::move(push));
+    repeated = StagePush(from, std::move(push));
   }
   if (!repeated.ok()) {
     ReplyError(from, request, repeated.status());
@@ -454,9 +455,16 @@ StepStage& Shard::CurrentStage() {
       .first->second.pushes;
 }
 
-StatusOr<bool> Shard::StagePush(PushParts push) {
+StatusOr<bool> Shard::StagePush(comm::EndpointId from, PushParts push) {
+  // A push that is sent again is no repeat of another one's.
+  const std::pair<uint64_t, uint64_t> sender(from.value, push.sequence);
+  const int64_t first_node = push.pieces.empty() ? 0 : push.pieces[0].node;
+  const auto is_others = [&](const std::map<int64_t, Sender>& taken) {
+    const auto it = taken.find(first_node);
+    return it == taken.end() || it->second != sender;
+  };
   if (push.step < step_) {
-    return true;  // Of what is applied.
+    return push.step < step_ - 1 || is_others(taken_before_);
   }
   const bool commits = plan_.mode == Mode::kSync;
   if (push.step > step_ + (commits ? 0 : kStepsAheadMax)) {
@@ -485,7 +493,10 @@ StatusOr<bool> Shard::StagePush(PushParts push) {
     }
     return added;
   }
-  return stage.pushes.num_present() == before;
+  if (plan_.backup_workers > 0 && stage.pushes.num_present() > before) {
+    stage.taken.emplace(first_node, sender);
+  }
+  return is_others(stage.taken);
 }
 
 void Shard::ApplyStaged() {
@@ -619,6 +630,7 @@ void Shard::ApplyCommitted(const StepDecision& decision) {
     return;
   }
   came_last_ = CurrentStage().came_last();
+  taken_before_ = std::move(stages_.at(step_).taken);
   ++step_;
   last_commit_ = decision;
   prepared_ = false;

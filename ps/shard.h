@@ -99,7 +99,7 @@ class Shard : public comm::Node {
                  bool repeated = false);
   // Steps that are shared.
   // Whether all of it had come before.
-  StatusOr<bool> StagePush(PushParts push);
+  StatusOr<bool> StagePush(comm::EndpointId from, PushParts push);
   // Outside sync: applies the steps whose pushes have all come.
   void ApplyStaged();
   int64_t StalenessOf(int64_t step);
@@ -141,6 +141,8 @@ class Shard : public comm::Node {
   void TakeMode(const ModeState& mode);
   void Adopt(RouteTable route);
   void FindPortions();
+  // Of slots that this one was not the head of.
+  void ForgetChanges(const RouteTable& before);
   void BeginTransfers();
   void SendSlots();
   void SendSlotsTo(int shard, Transfer& transfer);
@@ -237,9 +239,12 @@ class Shard : public comm::Node {
 
   // Where steps are shared: the pushes of step_ and, outside sync, of those
   // after it; the learning rate factor that they name.
+  using Sender = std::pair<uint64_t, uint64_t>;  // endpoint, sequence
   struct Stage {
     StepStage pushes;
     double learning_rate_factor = 1;
+    // With backup workers: whose push was taken, by its first node.
+    std::map<int64_t, Sender> taken = {};
   };
   std::map<int64_t, Stage> stages_;
   // sync: what of step_ is ready to be applied, and from whose pushes.
@@ -251,6 +256,7 @@ class Shard : public comm::Node {
   };
   std::vector<UnacknowledgedPush> unacknowledged_;
   int came_last_ = -1;  // in the step before
+  std::map<int64_t, Sender> taken_before_;
   uint64_t next_waiting_ = 1;
   std::map<uint64_t, WaitingPull> waiting_;
   std::vector<WaitingMessage> waiting_saves_;

@@ -208,6 +208,9 @@ void Shard::Adopt(RouteTable route) {
   for (const DenseChunk& chunk : held_->chunks) {
     dense_->Add(chunk);
   }
+  if (!first && !commits() && plan_.incremental_checkpoints) {
+    ForgetChanges(before);
+  }
 
   BeginTransfers();
   // In order; what of them is not held here any more is others' to hand on.
@@ -239,6 +242,18 @@ std::shared_ptr<const Portion> Shard::PortionOf(
     const std::function<bool(int64_t)>& has_slot) const {
   return std::make_shared<const Portion>(layout_->PortionOf(
       route_.slot_bits, route_.dense_on_workers(), has_slot));
+}
+
+// Where steps are dealt a push may have come here before the cut of a
+// checkpoint and to the head after it.
+void Shard::ForgetChanges(const RouteTable& before) {
+  for (const auto& table : tables_) {
+    for (int64_t slot = 0; slot < route_.num_slots(); ++slot) {
+      if (headed_->Has(slot) && before.HeadOf(slot) != index_) {
+        table->ForgetChanges(slot);
+      }
+    }
+  }
 }
 
 void Shard::FindPortions() {

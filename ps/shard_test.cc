@@ -838,11 +838,14 @@ TEST(ShardTest, TellsWhatCameBeforeAndWhoCameLast) {
   EXPECT_THAT(world.Replies(kOneWorker, first), IsEmpty()) << "not committed";
   const uint64_t last = push(2, kOtherWorker);
   const uint64_t third = push(3, kOtherWorker);
+  const uint64_t again = push(3, kOneWorker);
   world.Commit(world.Prepared()[0], 0);
   EXPECT_FALSE(repeated(kOneWorker, first));
   EXPECT_TRUE(repeated(kOtherWorker, second));
   EXPECT_FALSE(repeated(kOtherWorker, last));
   EXPECT_TRUE(repeated(kOtherWorker, third));
+  EXPECT_FALSE(repeated(kOneWorker, again)) << "its own";
+  EXPECT_FALSE(repeated(kOneWorker, push(3, kOneWorker))) << "and later";
   EXPECT_EQ(came_last(1), 0) << "node 2 is virtual worker 0";
   EXPECT_TRUE(repeated(kOneWorker, push(2, kOneWorker))) << "of a step before";
 }

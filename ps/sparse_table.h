@@ -145,6 +145,8 @@ class SparseTable {
                                          std::optional<int64_t> base) {
     return changes_->Cut(step, base);
   }
+  // What of a slot changed is not known.
+  void ForgetChanges(int64_t slot) { changes_->Forget(slot); }
 
   // Calls visit(id, values, state) for all rows, in the order of IdHash(), with
   // value_bytes() of values in the format and state_floats() of state.

@@ -367,7 +367,6 @@ void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
     unit.dense.resize(static_cast<size_t>(client_->layout().size()));
   }
   const Time start = context_->Now();
-  unit.lacks = -1;
   client_->Pull(
       {.step = order_.kind == OrderKind::kTrain ? unit.number : order_.until,
        .groups = unit.input.groups,
@@ -383,11 +382,16 @@ void WorkerNode::StartPull(const std::shared_ptr<Unit>& owner) {
         RecordTrace("pull", unit.number, start, context_->Now());
         pulling_ = false;
         if (status.code() == StatusCode::kAborted && unit.lacks >= 0) {
-          StandIn(unit.number - 1, unit.lacks);
+          if (!StandIn(unit.number - 1, unit.lacks)) {
+            unit.state = Unit::State::kFilled;  // Pulls it again.
+            pulls_started_until_ = unit.number;
+          }
           Advance();
           return;
         }
         if (status.code() == StatusCode::kAborted) {
+          // It has heard of the commit that way; see AnswerRecover().
+          trained_until_ = std::max(trained_until_, unit.number + 1);
           // This worker took the place of one whose pushes completed the step:
           // the job has gone on, and the coordinator knows where it is.
           restarting_ = true;
@@ -421,7 +425,9 @@ void WorkerNode::StartCompute(const std::shared_ptr<Unit>& owner) {
       [this, owner, start = context_->Now()] {
         Unit& unit = *owner;
         computing_ = false;
-        compute_took_ = context_->Now() - start;
+        if (order_.kind == OrderKind::kTrain) {
+          compute_took_ = context_->Now() - start;
+        }
         computed_until_ = unit.number + stride_;
         if (!unit.status.ok()) {
           Fail(unit.status);
@@ -526,8 +532,14 @@ void WorkerNode::StartPush(const std::shared_ptr<Unit>& owner) {
   if (replica_ != nullptr) {
     replica_->ReadyAll();
   }
-  if (IsBackup() && unit.number + 1 == last_unit_) {
-    WatchLastStep();
+  if (IsBackup()) {
+    if (std::exchange(pushed_step_, unit.number) != unit.number) {
+      pushed_shares_.clear();
+    }
+    pushed_shares_.push_back(unit.sums->begin());
+    if (unit.number + 1 == last_unit_) {
+      WatchLastStep();
+    }
   }
 }
 

@@ -99,8 +99,11 @@ class WorkerNode : public comm::Node {
   // A backup computes what the worker does whose virtual worker that is, from
   // the next step that is read on.
   void StandFor(int virtual_worker);
-  // At once, and in step `step`, which waits for that.
-  void StandIn(int64_t step, int virtual_worker);
+  // At once, and in step `step`, which waits for that; unless it has pushed the
+  // same for that step already: false.
+  bool StandIn(int64_t step, int virtual_worker);
+  // The first virtual worker of the worker who has that one; -1: nobody.
+  int ShareOf(int virtual_worker) const;
   // Where no pull follows that would tell whether the step lacks others.
   void WatchLastStep();
   Duration Patience() const;
@@ -175,6 +178,11 @@ class WorkerNode : public comm::Node {
   int64_t stood_in_ = 0;
   std::optional<int64_t> goes_back_to_;  // a step, with other shares
   Duration compute_took_ = std::chrono::seconds(1);
+  // Of the last step that it has pushed for: the shares, and how often it was
+  // told that one of these is missing.
+  int64_t pushed_step_ = -1;
+  std::vector<int> pushed_shares_;
+  int waits_for_pushed_ = 0;
 
   // Where WaitsForClocks().
   int64_t minimum_clock_ = 0;

@@ -17,6 +17,7 @@ constexpr Duration kOrderWithin = std::chrono::hours(24);
 
 // A worker that is later than by this is late.
 constexpr Duration kPatienceMin = 10ms;
+constexpr int kPatienceDoublings = 10;
 
 }  // namespace
 
@@ -110,17 +111,28 @@ bool WorkerNode::IsBackup() const {
          joined_.index >= ps::PrimaryWorkers(joined_.plan, joined_.num_workers);
 }
 
-void WorkerNode::StandFor(int virtual_worker) {
+int WorkerNode::ShareOf(int virtual_worker) const {
   const int primaries = ps::PrimaryWorkers(joined_.plan, joined_.num_workers);
   for (int i = 0; i < primaries; ++i) {
     const auto [begin, end] =
         ps::VirtualRange(joined_.plan, i, joined_.num_workers);
-    if (virtual_worker < begin || virtual_worker >= end ||
-        begin == sums_->begin()) {
-      continue;
+    if (virtual_worker >= begin && virtual_worker < end) {
+      return begin;
     }
-    job_->source->SetShares(begin, end);
-    MakeSums(begin, end);
+  }
+  return -1;
+}
+
+void WorkerNode::StandFor(int virtual_worker) {
+  const int primaries = ps::PrimaryWorkers(joined_.plan, joined_.num_workers);
+  const int share = ShareOf(virtual_worker);
+  for (int i = 0; i < primaries; ++i) {
+    const auto [begin, end] =
+        ps::VirtualRange(joined_.plan, i, joined_.num_workers);
+    if (begin == share && begin != sums_->begin()) {
+      job_->source->SetShares(begin, end);
+      MakeSums(begin, end);
+    }
   }
 }
 
@@ -179,12 +191,23 @@ int64_t WorkerNode::NextOwn(int64_t step) const {
 
 // Others compute as much: who takes longer than twice that is late.
 Duration WorkerNode::Patience() const {
-  return 2 * compute_took_ + kPatienceMin;
+  return (2 * compute_took_ + kPatienceMin) * (1 << waits_for_pushed_);
 }
 
-void WorkerNode::StandIn(int64_t step, int virtual_worker) {
+bool WorkerNode::StandIn(int64_t step, int virtual_worker) {
+  const int share = ShareOf(virtual_worker);
+  const bool pushed = (computed_until_ <= step && share == sums_->begin()) ||
+                      (step == pushed_step_ &&
+                       std::find(pushed_shares_.begin(), pushed_shares_.end(),
+                                 share) != pushed_shares_.end());
+  waits_for_pushed_ =
+      pushed ? std::min(waits_for_pushed_ + 1, kPatienceDoublings) : 0;
+  if (pushed) {
+    return false;  // It is on its way.
+  }
   stands_for_ = virtual_worker;
   goes_back_to_ = std::max(step, order_.from);
+  return true;
 }
 
 void WorkerNode::WatchLastStep() {
@@ -204,10 +227,14 @@ void WorkerNode::WatchLastStep() {
                  .owner = nothing},
                 [this, order = order_.number, step = last_unit_ - 1,
                  nothing = nothing.get()](const Status&) {
-                  if (nothing->lacks >= 0 && order_.number == order &&
-                      !asking_ && !restarting_) {
-                    StandIn(step, nothing->lacks);
+                  if (nothing->lacks < 0 || order_.number != order || asking_ ||
+                      restarting_) {
+                    return;
+                  }
+                  if (StandIn(step, nothing->lacks)) {
                     Advance();
+                  } else {
+                    WatchLastStep();
                   }
                 });
 }

@@ -56,6 +56,8 @@ TEST_F(IncrementalTest, RunEndsWithTheSameBitsAndGoesOnFromThem) {
 
   // Without what it is based on it is nothing.
   fs::remove_all(folder_ / "short/checkpoints/step-10");
+  EXPECT_THAT(Checkpoint("ls", "short").output,
+              HasSubstr("based on step-20\n  can't be read: "));
   const RunOutcome broken =
       Train("broken", Sets({"checkpoint.restore=" + Path("short")}));
   ExpectRefused(broken, "broken");
@@ -131,7 +133,7 @@ TEST_F(IncrementalTest, NoNumberOfCheckpointsIsRefused) {
         Train("refused", Sets({std::string("checkpoint.full_every=") + value}));
     ExpectRefused(run, "refused");
     EXPECT_THAT(run.output, HasSubstr("checkpoint.full_every"));
-    EXPECT_THAT(run.output, HasSubstr("1 or more"));
+    EXPECT_THAT(run.output, HasSubstr("1 to 100"));
   }
 }
 
