@@ -67,16 +67,16 @@ StatusOr<MemoryPlan> PlanMemory(const ModelSpec& model,
   const auto first_spilling =
       std::find_if(model.tables.begin(), model.tables.end(),
                    [](const TableSpec& table) { return table.spills; });
+  // With those of candidates.
+  const int64_t tables = std::count_if(model.tables.begin(), model.tables.end(),
+                                       [](const TableSpec& table) {
+                                         return table.rules.counts();
+                                       }) +
+                         static_cast<int64_t>(model.tables.size());
   if (plan.marks_changes && plan.bytes_max > 0) {
-    const auto counting = std::count_if(
-        model.tables.begin(), model.tables.end(),
-        [](const TableSpec& table) { return table.rules.counts(); });
     // Two sets without an id, and ids.
-    plan.mark_bytes =
-        2 * ChangedSet(slot_bits, true).bytes() +
-        plan.bytes_max / kMarkPart /
-            std::max<int64_t>(
-                1, static_cast<int64_t>(model.tables.size()) + counting);
+    plan.mark_bytes = 2 * ChangedSet(slot_bits, true).bytes() +
+                      plan.bytes_max / kMarkPart / std::max<int64_t>(1, tables);
   }
   if (first_spilling == model.tables.end()) {
     return plan;
@@ -97,12 +97,7 @@ StatusOr<MemoryPlan> PlanMemory(const ModelSpec& model,
   SHOAL_ASSIGN_OR_RETURN(const int64_t dense, DenseBytes(model, cluster));
   bounds.Add(dense, "the dense variables");
   if (plan.marks_changes) {
-    const auto counting = std::count_if(
-        model.tables.begin(), model.tables.end(),
-        [](const TableSpec& table) { return table.rules.counts(); });
-    bounds.Add((static_cast<int64_t>(model.tables.size()) + counting) *
-                   plan.mark_bytes,
-               "what changes between checkpoints");
+    bounds.Add(tables * plan.mark_bytes, "what changes between checkpoints");
   }
   std::vector<int64_t> weights(model.tables.size());
   int64_t all = 0;

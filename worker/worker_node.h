@@ -102,8 +102,9 @@ class WorkerNode : public comm::Node {
   // At once, and in step `step`, which waits for that; unless it has pushed the
   // same for that step already: false.
   bool StandIn(int64_t step, int virtual_worker);
-  // The first virtual worker of the worker who has that one; -1: nobody.
-  int ShareOf(int virtual_worker) const;
+  // The virtual workers [begin, end) of the worker who has that one; from -1:
+  // nobody has.
+  std::pair<int, int> ShareOf(int virtual_worker) const;
   // Where no pull follows that would tell whether the step lacks others.
   void WatchLastStep();
   Duration Patience() const;

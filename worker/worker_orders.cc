@@ -111,28 +111,23 @@ bool WorkerNode::IsBackup() const {
          joined_.index >= ps::PrimaryWorkers(joined_.plan, joined_.num_workers);
 }
 
-int WorkerNode::ShareOf(int virtual_worker) const {
+std::pair<int, int> WorkerNode::ShareOf(int virtual_worker) const {
   const int primaries = ps::PrimaryWorkers(joined_.plan, joined_.num_workers);
   for (int i = 0; i < primaries; ++i) {
-    const auto [begin, end] =
+    const std::pair<int, int> share =
         ps::VirtualRange(joined_.plan, i, joined_.num_workers);
-    if (virtual_worker >= begin && virtual_worker < end) {
-      return begin;
+    if (virtual_worker >= share.first && virtual_worker < share.second) {
+      return share;
     }
   }
-  return -1;
+  return {-1, -1};
 }
 
 void WorkerNode::StandFor(int virtual_worker) {
-  const int primaries = ps::PrimaryWorkers(joined_.plan, joined_.num_workers);
-  const int share = ShareOf(virtual_worker);
-  for (int i = 0; i < primaries; ++i) {
-    const auto [begin, end] =
-        ps::VirtualRange(joined_.plan, i, joined_.num_workers);
-    if (begin == share && begin != sums_->begin()) {
-      job_->source->SetShares(begin, end);
-      MakeSums(begin, end);
-    }
+  const auto [begin, end] = ShareOf(virtual_worker);
+  if (begin >= 0 && begin != sums_->begin()) {
+    job_->source->SetShares(begin, end);
+    MakeSums(begin, end);
   }
 }
 
@@ -195,7 +190,7 @@ Duration WorkerNode::Patience() const {
 }
 
 bool WorkerNode::StandIn(int64_t step, int virtual_worker) {
-  const int share = ShareOf(virtual_worker);
+  const int share = ShareOf(virtual_worker).first;
   const bool pushed = (computed_until_ <= step && share == sums_->begin()) ||
                       (step == pushed_step_ &&
                        std::find(pushed_shares_.begin(), pushed_shares_.end(),

@@ -152,19 +152,20 @@ StatusOr<std::string> EtcdClient::PostTo(const std::string& host,
   if (options_.access.user.empty()) {
     return PostOnce(host, path, body, "", token_is_old);
   }
-  for (bool again : {true, false}) {
-    SHOAL_ASSIGN_OR_RETURN(const std::string token, Token(host));
-    StatusOr<std::string> answer =
-        PostOnce(host, path, body, token, token_is_old);
-    if (!token_is_old || !again) {
-      return answer;
-    }
+  SHOAL_ASSIGN_OR_RETURN(std::string token, Token(host));
+  StatusOr<std::string> answer =
+      PostOnce(host, path, body, token, token_is_old);
+  if (!token_is_old) {
+    return answer;
+  }
+  {
     const MutexLock lock(mutex_);
     if (token_ == token) {
       token_.clear();
     }
   }
-  return InternalError("unreachable");
+  SHOAL_ASSIGN_OR_RETURN(token, Token(host));
+  return PostOnce(host, path, body, token, token_is_old);
 }
 
 StatusOr<std::string> EtcdClient::Token(const std::string& host) {

@@ -28,10 +28,9 @@ struct EtcdEntry {
 // Thread-safe; calls block. Errors of all: kUnavailable (no member answers, or
 // none of them has a majority; naming each and why), kInternal (one answers
 // what etcd would not), kFailedPrecondition (etcd refuses: its words),
-// kCancelled (after Cancel()). With a
-// user, calls name it by a token that is asked for again when it has run out. A
-// change that ended with kUnavailable may have
-// been made.
+// kCancelled (after Cancel()). With a user, calls name it by a token that is
+// asked for again when it has run out. A change that ended with kUnavailable
+// may have been made.
 class EtcdClient {
  public:
   struct Options {
