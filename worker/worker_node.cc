@@ -535,6 +535,7 @@ void WorkerNode::StartPush(const std::shared_ptr<Unit>& owner) {
   if (IsBackup()) {
     if (std::exchange(pushed_step_, unit.number) != unit.number) {
       pushed_shares_.clear();
+      waits_for_pushed_ = 0;
     }
     pushed_shares_.push_back(unit.sums->begin());
     if (unit.number + 1 == last_unit_) {
