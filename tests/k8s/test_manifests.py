@@ -262,18 +262,23 @@ components: [{component}]
 """
 
 
-@pytest.mark.parametrize("device", ["cuda", "auto"])
-def test_gpu_is_asked_for_by_the_device_of_the_job(program, tmp_path, device):
-    job = JOB + f"device: {device}\n"
+def render_with(tmp_path, job, component=None):
+    """Writes the job file, and what kustomize makes of an overlay for it."""
     (tmp_path / "job.yaml").write_text(job)
     sizes = {"servers": 2, "shards": 1, "workers": 2, "threads": 1}
     text = OVERLAY.format(base=os.path.relpath(K8S / "base", tmp_path), **sizes)
     text = re.sub("^images: .*", "", text, flags=re.M)
-    if device == "cuda":
-        text += COMPONENT.format(component=os.path.relpath(K8S / "components/gpu",
-                                                     tmp_path))
+    if component:
+        text += COMPONENT.format(component=os.path.relpath(
+            K8S / "components" / component, tmp_path))
     (tmp_path / "kustomization.yaml").write_text(text)
-    want = by_name(render(tmp_path))
+    return by_name(render(tmp_path))
+
+
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_gpu_is_asked_for_by_the_device_of_the_job(program, tmp_path, device):
+    want = render_with(tmp_path, JOB + f"device: {device}\n",
+                       "gpu" if device == "cuda" else None)
     run = launch(program, tmp_path / "job.yaml", "--dry-run", "--namespace",
                  "train")
     assert run.returncode == 0, run.stderr
@@ -288,15 +293,9 @@ def test_gpu_is_asked_for_by_the_device_of_the_job(program, tmp_path, device):
 
 @pytest.mark.parametrize("key", ["folder", "restore"])
 def test_store_of_the_job_gets_its_secret(program, tmp_path, key):
-    job = JOB + f"checkpoint: {{{key}: 's3://bucket/checkpoints'}}\n"
-    (tmp_path / "job.yaml").write_text(job)
-    sizes = {"servers": 2, "shards": 1, "workers": 2, "threads": 1}
-    text = OVERLAY.format(base=os.path.relpath(K8S / "base", tmp_path), **sizes)
-    text = re.sub("^images: .*", "", text, flags=re.M)
-    text += COMPONENT.format(component=os.path.relpath(K8S / "components/store",
-                                                 tmp_path))
-    (tmp_path / "kustomization.yaml").write_text(text)
-    want = by_name(render(tmp_path))
+    want = render_with(
+        tmp_path, JOB + f"checkpoint: {{{key}: 's3://bucket/checkpoints'}}\n",
+        "store")
     assert lints.lint(list(want.values())) == []
     run = launch(program, tmp_path / "job.yaml", "--dry-run", "--namespace",
                  "train")
