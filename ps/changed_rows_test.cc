@@ -17,6 +17,7 @@
 #include "ps/sparse_table.h"
 #include "ps/spill_testing.h"
 #include "ps/table_snapshot.h"
+#include "ps/table_testing.h"
 
 namespace shoal::ps {
 namespace {
@@ -156,19 +157,7 @@ class MarkedTableTest : public ::testing::TestWithParam<Case> {
     table_ = *SparseTable::Create(options);
   }
 
-  void Apply(Random& random) {
-    std::vector<uint64_t> ids;
-    for (uint64_t i = random.Below(60); i > 0; --i) {
-      ids.push_back(random.Below(1 + random.Below(4000)));
-    }
-    std::sort(ids.begin(), ids.end(),
-              [](uint64_t a, uint64_t b) { return IdHash(a) < IdHash(b); });
-    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-    const std::vector<float> gradients(ids.size() * kDim, 0.5F);
-    table_->Apply(ids, gradients.data(), 1, ++step_);
-    std::vector<float> values(ids.size() * kDim);
-    table_->PullAndKeep(ids, values.data());
-  }
+  void Apply(Random& random) { StepSomeIds(random, 4000, ++step_, *table_); }
 
   static Rows RowsOf(const SparseTable& table) {
     Rows rows;

@@ -14,6 +14,7 @@
 #include "ps/slots.h"
 #include "ps/sparse_table.h"
 #include "ps/spill_testing.h"
+#include "ps/table_testing.h"
 
 namespace shoal::ps {
 namespace {
@@ -79,19 +80,7 @@ class TableSnapshotTest : public ::testing::TestWithParam<SnapshotCase> {
   }
 
   // A step of some ids, the first ones more often.
-  void Apply(Random& random) {
-    std::vector<uint64_t> ids;
-    for (uint64_t i = random.Below(60); i > 0; --i) {
-      ids.push_back(random.Below(1 + random.Below(kIds)));
-    }
-    std::sort(ids.begin(), ids.end(),
-              [](uint64_t a, uint64_t b) { return IdHash(a) < IdHash(b); });
-    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-    const std::vector<float> gradients(ids.size() * kDim, 0.5F);
-    table_->Apply(ids, gradients.data(), 1, ++step_);
-    std::vector<float> values(ids.size() * kDim);
-    table_->PullAndKeep(ids, values.data());
-  }
+  void Apply(Random& random) { StepSomeIds(random, kIds, ++step_, *table_); }
 
   // A slot goes to another shard; every other one comes back, changed.
   void MoveSlot(Random& random) {

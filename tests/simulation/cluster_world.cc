@@ -152,4 +152,19 @@ RunResult RunJob(const SimulatedJob& job, const RunPlan& plan) {
   return SimulatedCluster(job, plan).Run();
 }
 
+RunPlan PlanOfRest(const RunResult& ended, uint64_t seed,
+                   const std::map<int64_t, std::string>& digests) {
+  return {.seed = seed + 1,
+          .servers = 1 + static_cast<int>(seed % 4),
+          .workers = 1 + static_cast<int>(seed % 3),
+          .crashes = 1,
+          .files = ended.files,
+          .digests = digests};
+}
+
+void RestoreFrom(int64_t step, RunPlan& plan) {
+  plan.restore_step = step;
+  plan.restore_folder = StrCat(kCheckpoints, "/step-", step);
+}
+
 }  // namespace shoal::simulation

@@ -124,6 +124,13 @@ inline constexpr char kCheckpoints[] = "checkpoints";
 
 RunResult RunJob(const SimulatedJob& job, const RunPlan& plan);
 
+// Another job, on another cluster, where the one of `seed` has ended: over the
+// files that it left.
+RunPlan PlanOfRest(const RunResult& ended, uint64_t seed,
+                   const std::map<int64_t, std::string>& digests);
+// It goes on from the checkpoint of `step`, which is there.
+void RestoreFrom(int64_t step, RunPlan& plan);
+
 }  // namespace shoal::simulation
 
 #endif  // SHOAL_TESTS_SIMULATION_CLUSTER_WORLD_H_

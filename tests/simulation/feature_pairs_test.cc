@@ -300,8 +300,7 @@ void ExpectTheSameBits(const std::vector<Feature>& features,
   EXPECT_EQ(result.digests, want.digests);
 
   // The second: an incremental one is based on the first.
-  plan.restore_step = std::next(result.digests.begin())->first;
-  plan.restore_folder = StrCat(kCheckpoints, "/step-", plan.restore_step);
+  RestoreFrom(std::next(result.digests.begin())->first, plan);
   plan.files = result.files;
   plan.servers = std::max(2, plan.replicas);
   const RunResult rest = RunJob(**job, plan);

@@ -240,20 +240,14 @@ TEST_F(IncrementalTest, PowerFailureLeavesTheLastCheckpointAndItsBases) {
                                             .digests = want});
     ASSERT_TRUE(!result.ended || result.status.ok()) << result.status;
     ASSERT_EQ(result.violation, "");
-    RunPlan rest = {.seed = seed + 1,
-                    .servers = 1 + static_cast<int>(seed % 4),
-                    .workers = 1 + static_cast<int>(seed % 3),
-                    .crashes = 1,
-                    .files = result.files,
-                    .digests = want};
+    RunPlan rest = PlanOfRest(result, seed, want);
     if (!result.digests.empty()) {
       // Also one that others are based on, which make way.
       auto from = result.digests.rbegin();
       if (seed % 2 == 0 && result.digests.size() > 1) {
         ++from;
       }
-      rest.restore_step = from->first;
-      rest.restore_folder = StrCat(kCheckpoints, "/step-", rest.restore_step);
+      RestoreFrom(from->first, rest);
       ++restored;
     }
     const RunResult ended = RunJob(*job_, rest);

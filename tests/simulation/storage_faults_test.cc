@@ -33,15 +33,9 @@ class StorageFaultsTest : public ::testing::Test {
   // there is one, on another cluster; it must end with the same bits.
   void ExpectRest(const RunResult& ended, uint64_t seed) {
     ASSERT_EQ(ended.violation, "");
-    RunPlan plan = {.seed = seed + 1,
-                    .servers = 1 + static_cast<int>(seed % 4),
-                    .workers = 1 + static_cast<int>(seed % 3),
-                    .crashes = 1,
-                    .files = ended.files,
-                    .digests = calm_.digests};
+    RunPlan plan = PlanOfRest(ended, seed, calm_.digests);
     if (!ended.digests.empty()) {
-      plan.restore_step = ended.digests.rbegin()->first;
-      plan.restore_folder = StrCat(kCheckpoints, "/step-", plan.restore_step);
+      RestoreFrom(ended.digests.rbegin()->first, plan);
       ++restored_;
     }
     const RunResult rest = RunJob(*job_, plan);
