@@ -2,7 +2,6 @@
 // table while it is read.
 #include "ps/table_snapshot.h"
 
-#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
